@@ -1,0 +1,4 @@
+//! SQLite.
+/// SQLite, WAL, one writer.
+#[derive(Debug)]
+pub struct SqliteStore;

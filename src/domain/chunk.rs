@@ -1,0 +1,200 @@
+//! A chunk: the unit of work that is leased, run, retried and committed.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    fault::Problem,
+    job::JobId,
+    spec::{InputCompression, InputFormat},
+    time::Timestamp,
+};
+
+/// Which chunk.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ChunkId {
+    /// Its job.
+    pub job: JobId,
+    /// Its place in the job: parts in `seq` order are in input order.
+    pub seq: u64,
+}
+
+impl std::fmt::Display for ChunkId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.job, self.seq)
+    }
+}
+
+/// Which part of an object a chunk covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Slice {
+    /// All of it.
+    Whole,
+    /// CSV and JSON Lines: the records that start in `start..end` (bytes of the uncompressed object). Both are record
+    /// borders for CSV; for JSON Lines the reader finds them: a record belongs to the slice in which its first byte lies.
+    Bytes {
+        /// First byte.
+        start: u64,
+        /// One past the last.
+        end: u64,
+    },
+    /// Parquet: rows `start..end` of the object.
+    Rows {
+        /// First row.
+        start: u64,
+        /// One past the last.
+        end: u64,
+    },
+}
+
+/// An object, or a slice of one, as pinned by the snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectSlice {
+    /// Key in the bucket, or absolute path without its leading slash.
+    pub key: String,
+    /// Size of the whole object, bytes.
+    pub size: u64,
+    /// As the store gave it; every read must see the same.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub etag: Option<String>,
+    /// `Auto`: the reader looks at the content.
+    pub format: InputFormat,
+    /// `Auto`: the reader looks at the content.
+    pub compression: InputCompression,
+    /// Which part of it.
+    pub slice: Slice,
+}
+
+/// Where a chunk is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChunkState {
+    /// Waits to be claimed.
+    Pending,
+    /// Some worker holds its lease.
+    Running,
+    /// Its part is committed.
+    Done,
+    /// It will not be tried again; the job fails with it.
+    Failed,
+    /// The job ended before it ran.
+    Cancelled,
+}
+
+impl ChunkState {
+    /// As the tables and the API write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// One object that a chunk wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartFile {
+    /// Relative to the output prefix.
+    pub key: String,
+    /// Rows in it.
+    pub records: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// Of its bytes, lower-case hex.
+    pub sha256: String,
+}
+
+/// What a chunk came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct ChunkResult {
+    /// The predictions; `None` when no record got one.
+    pub part: Option<PartFile>,
+    /// The error rows; `None` when there are none.
+    pub errors: Option<PartFile>,
+    /// Records with a prediction.
+    pub succeeded: u64,
+    /// Error rows.
+    pub failed: u64,
+    /// Error rows by code.
+    pub error_codes: BTreeMap<String, u64>,
+    /// The first error row's detail with its place, for the job's summary when every record failed.
+    pub first_error: Option<String>,
+    /// Work done.
+    pub usage: Usage,
+}
+
+/// Work done by one chunk, or summed over a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct Usage {
+    /// Wall time in which the runner held the chunk, seconds.
+    pub wall_seconds: f64,
+    /// Time inside the runtime, summed over sessions, seconds.
+    pub device_seconds: f64,
+    /// Bytes read from the store.
+    pub bytes_read: u64,
+    /// Bytes put.
+    pub bytes_written: u64,
+    /// Busy seconds by stage: decode, featurize, infer, interpret, encode, put.
+    pub stage_seconds: BTreeMap<String, f64>,
+    /// Records a call of the runtime.
+    pub batch_size: u32,
+    /// The provider that ran it, `cpu` or `cuda`.
+    pub provider: String,
+    /// Version of the runtime library.
+    pub runtime: String,
+}
+
+impl Usage {
+    /// Adds another chunk's work.
+    pub fn add(&mut self, other: &Usage) {
+        self.wall_seconds += other.wall_seconds;
+        self.device_seconds += other.device_seconds;
+        self.bytes_read += other.bytes_read;
+        self.bytes_written += other.bytes_written;
+        for (stage, seconds) in &other.stage_seconds {
+            *self.stage_seconds.entry(stage.clone()).or_default() += seconds;
+        }
+        self.batch_size = self.batch_size.max(other.batch_size);
+        if !other.provider.is_empty() {
+            self.provider.clone_from(&other.provider);
+        }
+        if !other.runtime.is_empty() {
+            self.runtime.clone_from(&other.runtime);
+        }
+    }
+}
+
+/// A chunk as the store keeps it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chunk {
+    /// Which.
+    pub id: ChunkId,
+    /// What it covers, in input order.
+    pub inputs: Vec<ObjectSlice>,
+    /// Where it is in its life.
+    pub state: ChunkState,
+    /// How often it was claimed.
+    pub claims: u32,
+    /// How often it ended in an error that may pass.
+    pub failures: u32,
+    /// How often its runner died.
+    pub crashes: u32,
+    /// Not to be claimed before.
+    pub not_before: Option<Timestamp>,
+    /// Who holds or last held it.
+    pub worker: Option<String>,
+    /// When it was last claimed.
+    pub started_at: Option<Timestamp>,
+    /// When it was committed or given up.
+    pub finished_at: Option<Timestamp>,
+    /// What it came to, once done.
+    pub result: Option<ChunkResult>,
+    /// The last error, if any.
+    pub error: Option<Problem>,
+}

@@ -1,0 +1,28 @@
+//! The words of the service: validated types without I/O and without a framework.
+//!
+//! Every room may use these; these use no room. A value that exists here has been checked where it entered
+//! (`api/` for requests, `model/` for model folders), so nobody downstream checks again.
+//!
+//! Absent: tokio, sqlx, axum, object_store, ort.
+
+pub mod chunk;
+pub mod fault;
+pub mod job;
+pub mod names;
+pub mod outcome;
+pub mod pipeline;
+pub mod signature;
+pub mod spec;
+pub mod time;
+pub mod uri;
+
+pub use chunk::{Chunk, ChunkId, ChunkResult, ChunkState, ObjectSlice, PartFile, Slice};
+pub use fault::{Fault, Problem};
+pub use job::{Counts, Job, JobEvent, JobId, JobState};
+pub use names::PartNames;
+pub use outcome::{RecordError, Stage};
+pub use pipeline::{Activation, Missing, Pipeline, PipelineSpec, Task};
+pub use signature::{Dim, Dtype, Signature, ValueInfo, ValueType};
+pub use spec::JobSpec;
+pub use time::Timestamp;
+pub use uri::{Scheme, Uri};

@@ -1,0 +1,197 @@
+//! A job definition, validated: what `POST /v1/jobs` means once `api/` has read it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{pipeline::PipelineSpec, uri::Uri};
+
+/// Input formats. One word for one thing: the same names in requests, manifests and messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum InputFormat {
+    /// By extension, then by content, object by object.
+    #[default]
+    Auto,
+    /// Apache Parquet.
+    Parquet,
+    /// RFC 4180.
+    Csv,
+    /// One JSON object a line.
+    Jsonl,
+}
+
+/// Compression of text input. Parquet compresses inside itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum InputCompression {
+    /// By extension, then by content, object by object.
+    #[default]
+    Auto,
+    /// As it is.
+    None,
+    /// RFC 1952, several members allowed.
+    Gzip,
+    /// RFC 8878, several frames allowed.
+    Zstd,
+}
+
+/// How CSV is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CsvOptions {
+    /// One ASCII byte.
+    pub delimiter: u8,
+    /// Whether the first record names the columns; otherwise they are `column_0`, `column_1` …
+    pub header: bool,
+}
+
+impl Default for CsvOptions {
+    fn default() -> Self {
+        Self { delimiter: b',', header: true }
+    }
+}
+
+/// What to read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputSpec {
+    /// A prefix (ending in `/`) or one object.
+    pub uri: Uri,
+    /// Format of every object, or `auto`.
+    pub format: InputFormat,
+    /// Compression of every object, or `auto`.
+    pub compression: InputCompression,
+    /// Globs on the key below the prefix; empty means all.
+    pub include: Vec<String>,
+    /// Globs on the key below the prefix; win over `include`.
+    pub exclude: Vec<String>,
+    /// How CSV is written.
+    pub csv: CsvOptions,
+}
+
+/// Output formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputFormat {
+    /// One JSON object a line.
+    #[default]
+    Jsonl,
+    /// RFC 4180 with a header.
+    Csv,
+    /// Apache Parquet.
+    Parquet,
+}
+
+/// Compression of parts. For Parquet it names the codec of the pages (`none` keeps the default, zstd).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputCompression {
+    /// As it is; Parquet pages are zstd all the same.
+    #[default]
+    None,
+    /// `.gz`.
+    Gzip,
+    /// `.zst`.
+    Zstd,
+}
+
+/// Which input columns stand beside the predictions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IncludeInput {
+    /// Provenance and predictions alone.
+    None,
+    /// Every input column.
+    All,
+    /// These, in this order.
+    Columns(Vec<String>),
+}
+
+/// What to do when the output prefix already holds a job's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum IfExists {
+    /// Refuse the job.
+    #[default]
+    Fail,
+}
+
+/// Where and how to write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputSpec {
+    /// Always a prefix.
+    pub uri: Uri,
+    /// Format of the parts.
+    pub format: OutputFormat,
+    /// Compression of the parts.
+    pub compression: OutputCompression,
+    /// Which input columns to carry.
+    pub include_input: IncludeInput,
+    /// Put before the name of each prediction column.
+    pub prediction_prefix: String,
+    /// What an occupied prefix means.
+    pub if_exists: IfExists,
+}
+
+/// How to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutionSpec {
+    /// Records a call of the runtime; `None` lets the runner choose.
+    pub batch_size: Option<u32>,
+    /// About how many records a chunk holds; `None` cuts by bytes alone.
+    pub chunk_records: Option<u64>,
+    /// Among waiting chunks the higher goes first; −100 to 100.
+    pub priority: i32,
+    /// How many chunks of the job may run at once.
+    pub max_parallel_chunks: Option<u32>,
+    /// How often a chunk is tried before the job fails, at least 1.
+    pub max_attempts: u32,
+    /// Seconds from acceptance after which the job ends as `expired`.
+    pub deadline_seconds: Option<u64>,
+    /// Execution providers in order of preference (`cpu`, `cuda`, `tensorrt`); empty takes the service's.
+    pub providers: Vec<String>,
+}
+
+impl Default for ExecutionSpec {
+    fn default() -> Self {
+        Self {
+            batch_size: None,
+            chunk_records: None,
+            priority: 0,
+            max_parallel_chunks: None,
+            max_attempts: 4,
+            deadline_seconds: None,
+            providers: Vec::new(),
+        }
+    }
+}
+
+/// How many records may fail before the job does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct ErrorPolicy {
+    /// More failed records than this fail the job.
+    pub max_failed_records: Option<u64>,
+    /// A larger share of failed records than this (0 to 1) fails the job, judged when all records are done.
+    pub max_failed_ratio: Option<f64>,
+}
+
+/// A job definition in full; nothing is left to default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// For people.
+    pub name: Option<String>,
+    /// For people and filters.
+    pub labels: BTreeMap<String, String>,
+    /// A model folder (prefix) or one `.onnx` object.
+    pub model: Uri,
+    /// What to read.
+    pub input: InputSpec,
+    /// Where and how to write.
+    pub output: OutputSpec,
+    /// The job's own pipeline settings; win over the model folder's.
+    pub pipeline: PipelineSpec,
+    /// How to run.
+    pub execution: ExecutionSpec,
+    /// How many records may fail.
+    pub error_policy: ErrorPolicy,
+}

@@ -1,0 +1,29 @@
+//! Nightshift: self-hosted batch inference in one binary.
+//!
+//! A job walks through the rooms in this order: `api` accepts → `db` keeps → `plan` cuts → `execute` leases → `runner`
+//! computes → `execute` commits and finalises. A room imports only what stands below it in this list, or `domain`.
+
+/// The HTTP edge: routes, request and response types, problem details, docs.
+pub mod api;
+/// The wiring: builds handles from the configuration, starts the rooms, stops them in reverse.
+pub mod app;
+/// One file a subcommand; the only home of `anyhow`-style catch-alls.
+pub mod cli;
+/// Every setting once.
+pub mod config;
+/// All durable state behind one trait; the only home of SQL.
+pub mod db;
+/// The words of the service: validated types, no I/O.
+pub mod domain;
+/// Claim → lease → runner supervision → fenced commit → finalise.
+pub mod execute;
+/// Resolve a model folder, admit the ONNX file, read its signature, derive the pipeline.
+pub mod model;
+/// URL → object store: list, ranged read, put, presign.
+pub mod objects;
+/// List the input prefix → snapshot its objects → cut chunks.
+pub mod plan;
+/// The data plane, in a process of its own: source → decode → featurize → infer → interpret → encode.
+pub mod runner;
+/// Logs.
+pub mod telemetry;

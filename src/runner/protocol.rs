@@ -1,0 +1,165 @@
+//! What supervisor and runner say to each other: length-prefixed JSON frames over a Unix socket pair.
+//!
+//! A frame is a little-endian `u32` length and that many bytes of JSON. Bytes of records never travel here.
+
+use std::{collections::BTreeMap, io, path::PathBuf};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::domain::{
+    ChunkResult, ObjectSlice, PartNames, Pipeline, Problem,
+    job::PinnedModel,
+    spec::{CsvOptions, IncludeInput, OutputCompression, OutputFormat},
+    uri::Uri,
+};
+
+/// Frames above this size are refused: nothing that the protocol carries comes near it.
+pub const MAX_FRAME_BYTES: u32 = 64 * 1024 * 1024;
+
+/// Everything a runner needs to know of one attempt at one chunk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChunkTask {
+    /// Chosen by the supervisor; names this attempt in every later frame.
+    pub attempt: u64,
+    /// For logs: `job_…/12`.
+    pub chunk: String,
+    /// The model's folder in the cache.
+    pub model_dir: PathBuf,
+    /// The pinned model.
+    pub model: PinnedModel,
+    /// How records become predictions.
+    pub pipeline: Pipeline,
+    /// What to read, in order; keys are relative to the store of `input`.
+    pub inputs: Vec<ObjectSlice>,
+    /// The job's input location: says which store.
+    pub input: Uri,
+    /// How CSV is written.
+    pub csv: CsvOptions,
+    /// The job's output prefix.
+    pub output: Uri,
+    /// Names this attempt may write.
+    pub names: PartNames,
+    /// Format of the part.
+    pub format: OutputFormat,
+    /// Compression of the part.
+    pub compression: OutputCompression,
+    /// Which input columns to carry.
+    pub include_input: IncludeInput,
+    /// Put before prediction columns.
+    pub prediction_prefix: String,
+    /// Records a call of the runtime; `None` lets the runner choose.
+    pub batch_size: Option<u32>,
+    /// Execution providers, in order of preference.
+    pub providers: Vec<String>,
+}
+
+/// Supervisor → runner.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToRunner {
+    /// Load the chunk's model unless it is loaded, then run the chunk.
+    Run(Box<ChunkTask>),
+    /// Stop this attempt at the next chance; it answers with `Stopped`.
+    Cancel {
+        /// Which.
+        attempt: u64,
+    },
+    /// No more work will come: say `Goodbye` and exit.
+    Drain,
+}
+
+/// Runner → supervisor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromRunner {
+    /// The runtime library is loaded.
+    Ready {
+        /// Version of the runtime library.
+        runtime: String,
+    },
+    /// A model is being loaded; until `Loaded` the load deadline runs.
+    Loading {
+        /// Its digest.
+        digest: String,
+    },
+    /// It is loaded.
+    Loaded {
+        /// Its digest.
+        digest: String,
+        /// The provider that took it.
+        provider: String,
+    },
+    /// A batch entered the runtime (`busy`) or left it; while busy the batch deadline runs.
+    Batch {
+        /// Which session.
+        session: u32,
+        /// Whether it is in the runtime.
+        busy: bool,
+    },
+    /// Records done so far in this attempt.
+    Progress {
+        /// Which attempt.
+        attempt: u64,
+        /// Records with an outcome.
+        records: u64,
+    },
+    /// The part is in the bucket.
+    Done {
+        /// Which attempt.
+        attempt: u64,
+        /// What it came to.
+        result: Box<ChunkResult>,
+    },
+    /// The attempt could not be finished.
+    Failed {
+        /// Which attempt.
+        attempt: u64,
+        /// Why.
+        problem: Problem,
+        /// Whether trying again can help.
+        retryable: bool,
+    },
+    /// The attempt was stopped as asked.
+    Stopped {
+        /// Which attempt.
+        attempt: u64,
+    },
+    /// The last frame.
+    Goodbye {
+        /// Batches and records done in this process's life, by name.
+        totals: BTreeMap<String, u64>,
+    },
+}
+
+/// Writes one frame.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_frame<T: Serialize>(mut to: impl io::Write, frame: &T) -> io::Result<()> {
+    let body = serde_json::to_vec(frame)?;
+    let length = u32::try_from(body.len()).ok().filter(|n| *n <= MAX_FRAME_BYTES);
+    let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "frame too large"))?;
+    let mut bytes = Vec::with_capacity(body.len() + 4);
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(&body);
+    to.write_all(&bytes)
+}
+
+/// Reads one frame; `None` when the other side closed between frames.
+///
+/// # Errors
+/// Those of the reader; `InvalidData` for a frame that is too large or no JSON of this protocol.
+pub fn read_frame<T: DeserializeOwned>(mut from: impl io::Read) -> io::Result<Option<T>> {
+    let mut length = [0u8; 4];
+    match from.read_exact(&mut length) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let length = u32::from_le_bytes(length);
+    if length > MAX_FRAME_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "frame too large"));
+    }
+    let mut body = vec![0; length as usize];
+    from.read_exact(&mut body)?;
+    Ok(Some(serde_json::from_slice(&body)?))
+}
