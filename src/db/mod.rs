@@ -225,8 +225,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Leases a job that is `finalizing` or `cancelling` and has no chunk `running` under a live lease.
     async fn claim_finalizing(&self, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>>;
 
-    /// Applies `Ended`: final state, `finished_at`; the output prefix is free again.
-    async fn finish_job(&self, lease: &JobLease, ending: Ending) -> Result<Written>;
+    /// Applies `Ended`: final state, `finished_at`; the output prefix is free again. `error` is kept on the job unless it has one.
+    async fn finish_job(&self, lease: &JobLease, ending: Ending, error: Option<&Problem>) -> Result<Written>;
 
     // ---- Start -------------------------------------------------------------------------------------------------
 

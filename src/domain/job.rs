@@ -227,8 +227,22 @@ pub struct PlanCursor {
     pub bytes: u64,
     /// Running SHA-256 over `key \0 size \0 etag \n` of every object, lower-case hex: the snapshot's digest once done.
     pub digest: String,
+    /// A large object after `after_key`, some of whose chunks are written already.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub partial: Option<PartialObject>,
     /// Nothing more to list.
     pub done: bool,
+}
+
+/// How far the cutting of one large object has come: cutting it again gives the same chunks, of which these are written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartialObject {
+    /// Its key.
+    pub key: String,
+    /// Its etag; another one now means that it changed under the planner.
+    pub etag: Option<String>,
+    /// Chunks written.
+    pub chunks: u64,
 }
 
 /// A job as the store keeps it.

@@ -1,1 +1,18 @@
-//! To be written.
+//! Runs chunks and ends jobs: claim → lease → runner supervision → fenced commit → finalise.
+//!
+//! In: chunks and jobs that the store hands out under leases. Out: committed results, manifests, final states. Moves no record:
+//! the runner does, in a process of its own.
+//!
+//! Correctness rests on the epochs of leases and on part names that no other attempt uses, never on what this process believes:
+//! two executors that run the same chunk do harm to nobody but the electricity bill.
+
+mod commit;
+mod executor;
+mod finalize;
+mod lease;
+pub mod manifest;
+mod supervisor;
+
+pub use executor::{Executor, Options};
+pub use finalize::Finalizer;
+pub use supervisor::{RunnerOptions, Supervisor};

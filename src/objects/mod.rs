@@ -3,12 +3,16 @@
 //! In: [`Uri`]s and keys. Out: bytes, or an [`Error`] that names the object and knows whether trying again can help.
 //! Retries and credentials are settled here; callers see one failure, the last.
 
-use std::ops::Range;
-
-use bytes::Bytes;
-use futures::stream::BoxStream;
+mod bucket;
+mod stores;
+mod upload;
+mod walk;
 
 use crate::domain::Uri;
+
+pub use bucket::Bucket;
+pub use stores::{Options, Stores};
+pub use upload::Upload;
 
 /// One object, as listed or headed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +62,20 @@ pub enum Error {
         /// Which.
         uri: Uri,
     },
+    /// A key that cannot be addressed: empty or dotted segments, which object stores allow and paths do not.
+    #[error("{uri} cannot be addressed: {reason}; rename the object, or leave it out with input.exclude")]
+    BadKey {
+        /// Which.
+        uri: Uri,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The store lists keys in an order of its own, so that a snapshot of it could not be resumed.
+    #[error("the store of {uri} does not list its objects in key order")]
+    Unordered {
+        /// The first object out of order.
+        uri: Uri,
+    },
     /// The store did not answer, or asked to slow down.
     #[error("{operation} {uri} failed: {reason}")]
     Unavailable {
@@ -79,6 +97,8 @@ impl Error {
             Self::Denied { .. } => "access_denied",
             Self::Changed { .. } => "input_changed",
             Self::OutsideRoots { .. } => "outside_file_roots",
+            Self::BadKey { .. } => "invalid_key",
+            Self::Unordered { .. } => "unordered_listing",
             Self::Unavailable { .. } => "store_unavailable",
         }
     }
@@ -91,70 +111,3 @@ impl Error {
 
 /// Shorthand for this room.
 pub type Result<T> = std::result::Result<T, Error>;
-
-/// How to reach the stores.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// Folders that `file://` locations may lie in, absolute.
-    pub file_roots: Vec<std::path::PathBuf>,
-}
-
-/// Opens the store of a location; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Stores {}
-
-/// One bucket (or the file system below the roots); cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Bucket {}
-
-impl Stores {
-    /// Reads credentials and endpoints from the AWS environment names.
-    pub fn new(_options: Options) -> Self {
-        todo!()
-    }
-
-    /// The store of this location. Connects to nothing yet.
-    ///
-    /// # Errors
-    /// [`Error::OutsideRoots`]; [`Error::Denied`] when the environment's settings make no client.
-    pub fn open(&self, _uri: &Uri) -> Result<Bucket> {
-        todo!()
-    }
-}
-
-impl Bucket {
-    /// Size and etag of one object.
-    pub async fn head(&self, _key: &str) -> Result<ObjectMeta> {
-        todo!()
-    }
-
-    /// Objects below `prefix` in key order, from the first after `after` on; empty "folder" objects left out.
-    pub fn list(&self, _prefix: &str, _after: Option<&str>) -> BoxStream<'static, Result<ObjectMeta>> {
-        todo!()
-    }
-
-    /// Exactly this range. With `etag`, [`Error::Changed`] when the object is not that one any more.
-    pub async fn read(&self, _key: &str, _etag: Option<&str>, _range: Range<u64>) -> Result<Bytes> {
-        todo!()
-    }
-
-    /// The same as a stream.
-    pub async fn stream(&self, _key: &str, _etag: Option<&str>, _range: Range<u64>) -> Result<BoxStream<'static, Result<Bytes>>> {
-        todo!()
-    }
-
-    /// Writes one object whole.
-    pub async fn put(&self, _key: &str, _bytes: Bytes) -> Result<()> {
-        todo!()
-    }
-
-    /// Deletes one object; no error when it is not there.
-    pub async fn delete(&self, _key: &str) -> Result<()> {
-        todo!()
-    }
-
-    /// A URL that reads the object for `ttl` without credentials, where the store can make one (S3 can, files cannot).
-    pub async fn presign(&self, _key: &str, _ttl: std::time::Duration) -> Result<Option<url::Url>> {
-        todo!()
-    }
-}

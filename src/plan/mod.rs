@@ -1,1 +1,127 @@
-//! To be written.
+//! Lists the input prefix, pins its objects and cuts them into chunks.
+//!
+//! In: a job under a planning lease. Out: chunks in input order, appended to the store while the listing goes on, so that
+//! execution starts before planning ends. Reads no records: of large objects the Parquet footer, or the record borders of CSV.
+//!
+//! Where a chunk begins and ends depends on the listing and the settings alone, and the cursor is written together with the
+//! chunks it stands for: a planner that dies is followed by one that goes on where the cursor stands.
+
+mod cut;
+mod gather;
+mod snapshot;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    db::{self, JobLease, Store, Written},
+    domain::{Job, Problem},
+    objects::{self, Stores},
+};
+
+/// How to cut.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// About how many bytes a chunk holds.
+    pub chunk_bytes: u64,
+    /// Most objects in a chunk.
+    pub chunk_objects: usize,
+    /// How long a planner may be silent before another takes over.
+    pub lease_ttl: Duration,
+    /// How often to look for work when nobody says that there is some.
+    pub poll: Duration,
+}
+
+/// Plans jobs, one after the other.
+#[derive(Debug)]
+pub struct Planner {
+    /// Holds the jobs.
+    pub store: Arc<dyn Store>,
+    /// Reaches the input.
+    pub stores: Stores,
+    /// This process's name in leases.
+    pub worker: String,
+    /// Rung when a job was accepted; rung here when chunks were planned.
+    pub wake: Arc<Notify>,
+    /// How to cut.
+    pub options: Options,
+}
+
+/// Why planning ended early.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("another node took the job over, or it has ended")]
+    Fenced,
+    #[error("the service is stopping")]
+    Stopping,
+    #[error(transparent)]
+    Database(#[from] db::Error),
+    #[error(transparent)]
+    Objects(#[from] objects::Error),
+    #[error("{0}")]
+    Job(Problem),
+}
+
+impl Planner {
+    /// Plans until told to stop.
+    pub async fn run(self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            // Subscribed before looking: a job that is accepted in between rings and is not missed.
+            let rung = self.wake.notified();
+            tokio::pin!(rung);
+            rung.as_mut().enable();
+            let wait = match self.store.claim_planning(&self.worker, self.options.lease_ttl).await {
+                Ok(Some((lease, job))) => {
+                    self.plan(&lease, &job, &stop).await;
+                    continue;
+                }
+                Ok(None) => self.options.poll,
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for jobs to plan");
+                    Duration::from_secs(1)
+                }
+            };
+            tokio::select! {
+                () = &mut rung => {}
+                () = tokio::time::sleep(wait) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    async fn plan(&self, lease: &JobLease, job: &Job, stop: &CancellationToken) {
+        let id = &job.id;
+        match snapshot::plan(self, lease, job, stop).await {
+            Ok(()) => tracing::info!(job.id = %id, "planned {id}"),
+            Err(Error::Fenced) => tracing::debug!(job.id = %id, "planning of {id} was taken over"),
+            Err(Error::Stopping) => self.release(lease).await,
+            Err(Error::Job(problem)) => self.fail(job, &problem).await,
+            Err(Error::Objects(error)) if !error.retryable() => {
+                self.fail(job, &Problem::new(error.code(), "The input cannot be listed", error.to_string())).await;
+            }
+            // May pass: the lease is given back, and whoever claims the job next goes on from the cursor.
+            Err(error) => {
+                tracing::warn!(job.id = %id, error = &error as &dyn std::error::Error, "planning of {id} was interrupted");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                self.release(lease).await;
+            }
+        }
+    }
+
+    async fn fail(&self, job: &Job, problem: &Problem) {
+        tracing::warn!(job.id = %job.id, code = problem.code, "{} failed: {problem}", job.id);
+        if let Err(error) = self.store.fail_job(&job.id, problem).await {
+            tracing::warn!(job.id = %job.id, error = &error as &dyn std::error::Error, "cannot record the failure of {}", job.id);
+        }
+        self.wake.notify_waiters();
+    }
+
+    async fn release(&self, lease: &JobLease) {
+        match self.store.release_job(lease).await {
+            Ok(Written::Done | Written::Fenced) => {}
+            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "cannot release {}", lease.job),
+        }
+    }
+}

@@ -59,6 +59,12 @@ impl Provenance {
         Self { sources: self.sources.clone(), rows: indices.iter().map(|i| self.rows[*i as usize]).collect() }
     }
 
+    /// `rows` rows from row `start` on.
+    #[must_use]
+    pub fn slice(&self, start: usize, rows: usize) -> Self {
+        Self { sources: self.sources.clone(), rows: self.rows[start..start + rows].to_vec() }
+    }
+
     /// Adds another batch's rows after these.
     pub fn append(&mut self, other: &Provenance) {
         let offset = self.sources.len() as u32;

@@ -2,6 +2,17 @@
 //!
 //! In: [`protocol::ToRunner`] frames. Out: [`protocol::FromRunner`] frames, and parts in the bucket.
 //! Opens no database connection, knows no lease, no job state and no retry.
+//!
+//! Threads, and the capacity of what joins them, for one chunk in flight:
+//!
+//! ```text
+//! source task ─64 blocks→ reader (decode, pack) ─permits: 2 × workers + 2 batches→ workers, one session each
+//!                                                      ↑                     (featurize, infer, interpret)
+//!                                                      └── permits ── writer (input order, encode, put) ←┘
+//! ```
+//!
+//! A permit is taken before a batch enters and given back when its rows are encoded, so memory is bounded by the batches in
+//! flight whatever the size of the input.
 
 pub mod batch;
 pub mod decode;
@@ -12,3 +23,14 @@ pub mod interpret;
 pub mod protocol;
 pub mod source;
 pub mod tensor;
+
+mod attempt;
+mod engine;
+mod models;
+mod pack;
+mod process;
+mod reader;
+mod worker;
+mod writer;
+
+pub use process::{Options, run};

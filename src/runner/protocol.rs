@@ -2,7 +2,7 @@
 //!
 //! A frame is a little-endian `u32` length and that many bytes of JSON. Bytes of records never travel here.
 
-use std::{collections::BTreeMap, io, path::PathBuf};
+use std::{io, path::PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -77,31 +77,14 @@ pub enum FromRunner {
         /// Version of the runtime library.
         runtime: String,
     },
-    /// A model is being loaded; until `Loaded` the load deadline runs.
-    Loading {
-        /// Its digest.
-        digest: String,
-    },
-    /// It is loaded.
-    Loaded {
-        /// Its digest.
-        digest: String,
-        /// The provider that took it.
-        provider: String,
-    },
-    /// A batch entered the runtime (`busy`) or left it; while busy the batch deadline runs.
-    Batch {
-        /// Which session.
-        session: u32,
-        /// Whether it is in the runtime.
-        busy: bool,
-    },
-    /// Records done so far in this attempt.
-    Progress {
-        /// Which attempt.
-        attempt: u64,
-        /// Records with an outcome.
-        records: u64,
+    /// Sent several times a second: what the runner is doing. Its absence means that the process is stopped or starved.
+    Beat {
+        /// The model being loaded, if one is.
+        loading: Option<Loading>,
+        /// Batches that are inside the runtime.
+        busy: Vec<Busy>,
+        /// Records with an outcome, attempt by attempt.
+        progress: Vec<(u64, u64)>,
     },
     /// The part is in the bucket.
     Done {
@@ -125,10 +108,27 @@ pub enum FromRunner {
         attempt: u64,
     },
     /// The last frame.
-    Goodbye {
-        /// Batches and records done in this process's life, by name.
-        totals: BTreeMap<String, u64>,
-    },
+    Goodbye,
+}
+
+/// A model that is being loaded. Loading cannot be interrupted: past its deadline only the process can be killed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Loading {
+    /// Attempts that wait for it.
+    pub attempts: Vec<u64>,
+    /// For how long already, milliseconds.
+    pub for_ms: u64,
+}
+
+/// A batch that is inside the runtime.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Busy {
+    /// The attempt it belongs to.
+    pub attempt: u64,
+    /// For how long already, milliseconds.
+    pub for_ms: u64,
+    /// Records in it, at most.
+    pub records: u64,
 }
 
 /// Writes one frame.

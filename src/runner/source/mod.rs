@@ -3,11 +3,15 @@
 //! In: an object as pinned by the snapshot. Out: its bytes, by range or as a stream with bounded prefetch, always those of
 //! the pinned etag. Synchronous, for the decoders' own threads.
 
+mod object;
+
 use std::{io, ops::Range};
 
 use bytes::Bytes;
 
 use crate::objects;
+
+pub use object::StoreObject;
 
 /// The bytes of one object. Implemented over a bucket here and over memory in the decoders' tests.
 pub trait ObjectBytes: Send + Sync {

@@ -1,0 +1,38 @@
+//! `nightshift serve`: the whole service in one process.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{app::App, config, telemetry::LogFormat};
+
+pub(super) fn run(settings: config::Serve, log_format: LogFormat, log: &str) -> Result<(), String> {
+    super::block_on(async move {
+        let stop = CancellationToken::new();
+        stop_on_signals(stop.clone())?;
+        let app = App::start(settings, log_format, log).await?;
+        // For people and for programs that started us on a free port: the one line on standard output.
+        println!("listening on http://{}", app.address());
+        app.run(stop).await
+    })
+}
+
+/// The first SIGTERM or SIGINT asks for a clean stop, the second ends the process at once.
+fn stop_on_signals(stop: CancellationToken) -> Result<(), String> {
+    let listen = |kind| signal(kind).map_err(|e| format!("cannot listen for signals: {e}"));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if stop.is_cancelled() {
+                tracing::warn!("second signal: exiting at once, unfinished chunks will be claimed again");
+                std::process::exit(130);
+            }
+            tracing::info!("stopping: no new chunks; those in flight are finished or released (signal again to exit at once)");
+            stop.cancel();
+        }
+    });
+    Ok(())
+}

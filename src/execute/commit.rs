@@ -1,0 +1,92 @@
+//! Turns the end of an attempt into a write under the chunk's lease.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::supervisor::Ended;
+use crate::{
+    db::{self, ChunkLease, Store, Written},
+    domain::{PartNames, Uri},
+    objects::Stores,
+};
+
+/// A chunk whose runner died this often breaks its job.
+const MOST_CRASHES: u32 = 10;
+/// First delay before a chunk is tried again; doubled each time, up to [`MOST_DELAY`], and drawn at random below that.
+const FIRST_DELAY: Duration = Duration::from_secs(1);
+const MOST_DELAY: Duration = Duration::from_secs(60);
+
+/// Writes the ends of attempts.
+#[derive(Debug, Clone)]
+pub(super) struct Committer {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) stores: Stores,
+}
+
+impl Committer {
+    /// Applies the end of an attempt, trying for as long as the database does not answer: the lease's epoch makes a late write
+    /// harmless.
+    pub(super) async fn apply(&self, lease: &ChunkLease, failures: u32, output: &Uri, names: &PartNames, ended: Ended, stop: &CancellationToken) {
+        let mut delay = Duration::from_millis(200);
+        loop {
+            match self.write(lease, failures, &ended).await {
+                Ok(Written::Done) => return log(lease, &ended),
+                Ok(Written::Fenced) => {
+                    tracing::info!(job.id = %lease.chunk.job, chunk.seq = lease.chunk.seq, "chunk {} belongs to another worker or has no job any more: its part is dropped", lease.chunk);
+                    return self.drop_parts(output, names).await;
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot record the end of chunk {}", lease.chunk);
+                    tokio::select! {
+                        () = tokio::time::sleep(delay) => delay = (delay * 2).min(Duration::from_secs(5)),
+                        () = stop.cancelled() => return,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn write(&self, lease: &ChunkLease, failures: u32, ended: &Ended) -> db::Result<Written> {
+        match ended {
+            Ended::Done(result) => self.store.commit_chunk(lease, result).await,
+            Ended::Failed { problem, retryable: true } => self.store.retry_chunk(lease, problem, backoff(failures)).await,
+            Ended::Failed { problem, retryable: false } => self.store.fail_chunk(lease, problem).await,
+            Ended::Stopped => self.store.release_chunk(lease).await,
+            Ended::Crashed(problem) => self.store.crash_chunk(lease, problem, MOST_CRASHES).await,
+        }
+    }
+
+    /// What stays behind when this fails is removed when the job is finalised.
+    async fn drop_parts(&self, output: &Uri, names: &PartNames) {
+        let Ok(bucket) = self.stores.open(output) else { return };
+        for name in [&names.part, &names.errors] {
+            if let Err(error) = bucket.delete(output.join(name).path()).await {
+                tracing::debug!(%error, "{name} stays until its job is finalised");
+            }
+        }
+    }
+}
+
+fn log(lease: &ChunkLease, ended: &Ended) {
+    let (job, seq, chunk) = (&lease.chunk.job, lease.chunk.seq, &lease.chunk);
+    match ended {
+        Ended::Done(result) => {
+            tracing::info!(job.id = %job, chunk.seq = seq, records = result.succeeded, failed = result.failed, "committed chunk {chunk}");
+        }
+        Ended::Failed { problem, retryable: true } => {
+            tracing::warn!(job.id = %job, chunk.seq = seq, code = problem.code, "chunk {chunk} will be tried again: {problem}");
+        }
+        Ended::Failed { problem, retryable: false } => {
+            tracing::warn!(job.id = %job, chunk.seq = seq, code = problem.code, "chunk {chunk} failed: {problem}");
+        }
+        Ended::Stopped => tracing::info!(job.id = %job, chunk.seq = seq, "released chunk {chunk}"),
+        Ended::Crashed(problem) => tracing::warn!(job.id = %job, chunk.seq = seq, code = problem.code, "chunk {chunk} lost its runner: {problem}"),
+    }
+}
+
+/// Full jitter: <https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/>.
+fn backoff(failures: u32) -> Duration {
+    let most = FIRST_DELAY.saturating_mul(1 << failures.min(10)).min(MOST_DELAY);
+    most.mul_f64(rand::random::<f64>())
+}

@@ -1,0 +1,200 @@
+//! Claims chunks, has them run, commits their ends.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::Notify, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    commit::Committer,
+    lease::{self, Held},
+    supervisor::{Ended, Supervisor},
+};
+use crate::{
+    db::{ClaimedChunk, Store},
+    domain::{Job, JobId, PartNames, Problem},
+    model::{self, Models},
+    objects::Stores,
+    runner::protocol::ChunkTask,
+};
+
+/// How to execute.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Chunks in flight at once: the next one is read while the last one is written.
+    pub slots: usize,
+    /// How long a chunk may go unrenewed before another worker may take it.
+    pub lease_ttl: Duration,
+    /// How often to look for work when nobody says that there is some.
+    pub poll: Duration,
+    /// How long chunks in flight may go on after a stop is asked for; then they are released.
+    pub drain: Duration,
+    /// Execution providers for jobs that name none.
+    pub providers: Vec<String>,
+}
+
+/// Runs chunks on one supervised runner.
+#[derive(Debug)]
+pub struct Executor {
+    /// Hands out the chunks.
+    pub store: Arc<dyn Store>,
+    /// Reaches outputs, to drop parts that lost their lease.
+    pub stores: Stores,
+    /// Has the models' files.
+    pub models: Arc<Models>,
+    /// Runs the chunks.
+    pub supervisor: Supervisor,
+    /// This process's name in leases.
+    pub worker: String,
+    /// Rung when there may be work, or when chunks may have to stop.
+    pub wake: Arc<Notify>,
+    /// How to execute.
+    pub options: Options,
+}
+
+impl Executor {
+    /// Executes until told to stop, then drains: finishes what it can, releases the rest, ends the runner.
+    pub async fn run(self, stop: CancellationToken) {
+        let executor = Arc::new(self);
+        let held = Arc::new(Held::default());
+        let leases_stop = CancellationToken::new();
+        let leases = tokio::spawn(lease::keep(
+            executor.store.clone(),
+            held.clone(),
+            executor.supervisor.clone(),
+            executor.options.lease_ttl,
+            executor.wake.clone(),
+            leases_stop.clone(),
+        ));
+        let mut running = JoinSet::new();
+        while !stop.is_cancelled() {
+            let free = executor.options.slots.saturating_sub(running.len());
+            // Subscribed before looking: work that appears in between rings and is not missed.
+            let wake = executor.wake.clone();
+            let rung = wake.notified();
+            tokio::pin!(rung);
+            rung.as_mut().enable();
+            let claimed = if free == 0 { Vec::new() } else { executor.claim(free).await };
+            let idle = claimed.is_empty();
+            for chunk in claimed {
+                let (executor, held, stop) = (executor.clone(), held.clone(), stop.clone());
+                running.spawn(async move { executor.process(chunk, &held, &stop).await });
+            }
+            if !idle {
+                continue;
+            }
+            tokio::select! {
+                () = &mut rung => {}
+                Some(_) = running.join_next() => {}
+                () = tokio::time::sleep(executor.options.poll) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        executor.drain(&held, &mut running).await;
+        leases_stop.cancel();
+        let _joined = leases.await;
+        executor.supervisor.shutdown().await;
+    }
+
+    async fn claim(&self, limit: usize) -> Vec<ClaimedChunk> {
+        match self.store.claim_chunks(&self.worker, limit as u32, self.options.lease_ttl).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot claim chunks");
+                Vec::new()
+            }
+        }
+    }
+
+    async fn drain(&self, held: &Held, running: &mut JoinSet<()>) {
+        let finish = async { while running.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.options.drain, finish).await.is_ok() {
+            return;
+        }
+        for attempt in held.attempts() {
+            self.supervisor.cancel(attempt).await;
+        }
+        // The supervisor kills a runner that does not let go within seconds, so every attempt ends.
+        while running.join_next().await.is_some() {}
+    }
+
+    /// One chunk, from its claim to the record of its end.
+    async fn process(&self, claimed: ClaimedChunk, held: &Held, stop: &CancellationToken) {
+        let ClaimedChunk { lease, chunk } = claimed;
+        let job = match self.job(&lease.chunk.job).await {
+            Some(job) => job,
+            // The database is away, or the job is: the lease runs out and the chunk is claimed again.
+            None => return,
+        };
+        let output = job.spec.output.clone();
+        let token = format!("{:x}", rand::random::<u64>());
+        let names = PartNames::new(lease.chunk.seq, &token, output.format, output.compression);
+        let attempt = next_attempt();
+        held.insert(attempt, lease.clone());
+        let ended = match self.models.ensure(&job.model).await {
+            Ok(model_dir) => {
+                let providers = if job.spec.execution.providers.is_empty() { &self.options.providers } else { &job.spec.execution.providers };
+                let task = ChunkTask {
+                    attempt,
+                    chunk: lease.chunk.to_string(),
+                    model_dir,
+                    model: job.model.clone(),
+                    pipeline: job.pipeline.clone(),
+                    inputs: chunk.inputs.clone(),
+                    input: job.spec.input.uri.clone(),
+                    csv: job.spec.input.csv.clone(),
+                    output: output.uri.clone(),
+                    names: names.clone(),
+                    format: output.format,
+                    compression: output.compression,
+                    include_input: output.include_input.clone(),
+                    prediction_prefix: output.prediction_prefix.clone(),
+                    batch_size: job.spec.execution.batch_size,
+                    providers: providers.clone(),
+                };
+                tracing::debug!(job.id = %lease.chunk.job, chunk.seq = lease.chunk.seq, attempt, "running chunk {}", lease.chunk);
+                self.supervisor.run(task).await
+            }
+            Err(error) => model_failure(&error),
+        };
+        let committer = Committer { store: self.store.clone(), stores: self.stores.clone() };
+        committer.apply(&lease, chunk.failures, &output.uri, &names, ended, stop).await;
+        held.remove(attempt);
+        // The finaliser waits for the last chunk, and other executors for a job's turn.
+        self.wake.notify_waiters();
+    }
+
+    async fn job(&self, id: &JobId) -> Option<Job> {
+        match self.store.job(id).await {
+            Ok(job) => job,
+            Err(error) => {
+                tracing::warn!(job.id = %id, error = &error as &dyn std::error::Error, "cannot read {id}");
+                None
+            }
+        }
+    }
+}
+
+fn model_failure(error: &model::Error) -> Ended {
+    let (code, retryable) = match error {
+        model::Error::Store(error) => (error.code(), error.retryable()),
+        model::Error::Refused(_) => ("model_changed", false),
+        model::Error::Cache { .. } => ("model_cache_failed", true),
+    };
+    let detail = match error {
+        model::Error::Refused(faults) => faults.iter().map(|f| f.detail.as_str()).collect::<Vec<_>>().join("; "),
+        other => other.to_string(),
+    };
+    Ended::Failed { problem: Problem::new(code, "The pinned model cannot be had", detail), retryable }
+}
+
+fn next_attempt() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

@@ -1,0 +1,412 @@
+//! Keeps one runner process alive and speaks with it.
+//!
+//! In: chunk tasks. Out: how each attempt ended. The process is started with the first task, and again after it died. It is killed
+//! when it stops answering, when a model does not finish loading, or when a batch past its deadline does not let go.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::PathBuf,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    process::{Child, Command},
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use crate::{
+    domain::{ChunkResult, Problem},
+    telemetry::LogFormat,
+    runner::protocol::{ChunkTask, FromRunner, MAX_FRAME_BYTES, ToRunner},
+};
+
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(200);
+/// A runner says several times a second what it does; one that is silent this long is stopped or starved.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long a runner may take to load the runtime library.
+const START: Duration = Duration::from_secs(60);
+/// How long an attempt may take to stop once asked.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// How to run runners.
+#[derive(Debug, Clone)]
+pub struct RunnerOptions {
+    /// The program: this same binary.
+    pub program: PathBuf,
+    /// The ONNX Runtime library.
+    pub library: PathBuf,
+    /// Sessions, one thread each.
+    pub workers: usize,
+    /// Folders that `file://` locations may lie in.
+    pub file_roots: Vec<PathBuf>,
+    /// How long a model may take to load.
+    pub load_timeout: Duration,
+    /// How long one batch may stay in the runtime.
+    pub batch_timeout: Duration,
+    /// How the runner's log lines look: as this process's.
+    pub log_format: LogFormat,
+    /// What the runner logs.
+    pub log: String,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The part is in the bucket.
+    Done(Box<ChunkResult>),
+    /// It could not be finished.
+    Failed {
+        problem: Problem,
+        retryable: bool,
+    },
+    /// It was stopped: on request, or because its process had to be killed for another's fault.
+    Stopped,
+    /// Its process died.
+    Crashed(Problem),
+}
+
+#[derive(Debug)]
+enum Request {
+    Run(Box<ChunkTask>, oneshot::Sender<Ended>),
+    Cancel(u64),
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// A handle on one supervised runner; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Supervisor {
+    commands: mpsc::Sender<Request>,
+}
+
+impl Supervisor {
+    /// Starts the task that owns the process.
+    pub fn start(options: RunnerOptions) -> (Self, JoinHandle<()>) {
+        // Commands are few and answered at once; the bound only has to exceed the chunks in flight.
+        let (commands, receive) = mpsc::channel(64);
+        let actor = Actor { options, process: None, attempts: HashMap::new(), failed_starts: 0 };
+        (Self { commands }, tokio::spawn(actor.run(receive)))
+    }
+
+    /// Runs one attempt to its end.
+    pub(super) async fn run(&self, task: ChunkTask) -> Ended {
+        let (reply, ended) = oneshot::channel();
+        if self.commands.send(Request::Run(Box::new(task), reply)).await.is_err() {
+            return Ended::Stopped;
+        }
+        ended.await.unwrap_or(Ended::Stopped)
+    }
+
+    /// Asks an attempt to stop; its `run` returns.
+    pub(super) async fn cancel(&self, attempt: u64) {
+        let _gone = self.commands.send(Request::Cancel(attempt)).await;
+    }
+
+    /// Ends the process: politely when nothing is in flight, by a kill otherwise.
+    pub async fn shutdown(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.commands.send(Request::Shutdown(reply)).await.is_ok() {
+            let _gone = done.await;
+        }
+    }
+}
+
+struct InFlight {
+    task: Box<ChunkTask>,
+    reply: oneshot::Sender<Ended>,
+    /// When it was asked to stop.
+    stopping: Option<Instant>,
+    /// Why it was asked to stop, if not on request.
+    verdict: Option<Problem>,
+}
+
+struct Process {
+    child: Child,
+    frames: mpsc::Receiver<FromRunner>,
+    write: OwnedWriteHalf,
+    started: Instant,
+    ready: bool,
+    heard: Instant,
+}
+
+struct Actor {
+    options: RunnerOptions,
+    process: Option<Process>,
+    attempts: HashMap<u64, InFlight>,
+    failed_starts: u32,
+}
+
+impl Actor {
+    async fn run(mut self, mut commands: mpsc::Receiver<Request>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Request::Run(task, reply)) => self.begin(task, reply).await,
+                    Some(Request::Cancel(attempt)) => self.cancel(attempt, None).await,
+                    Some(Request::Shutdown(reply)) => {
+                        self.shutdown().await;
+                        let _gone = reply.send(());
+                    }
+                    None => return self.shutdown().await,
+                },
+                frame = next_frame(&mut self.process) => match frame {
+                    Some(frame) => self.hear(frame).await,
+                    None => self.died().await,
+                },
+                _ = tick.tick() => self.check().await,
+            }
+        }
+    }
+
+    async fn begin(&mut self, task: Box<ChunkTask>, reply: oneshot::Sender<Ended>) {
+        if self.process.is_none() {
+            match spawn(&self.options) {
+                Ok(process) => self.process = Some(process),
+                Err(error) => {
+                    let problem = Problem::new("runner_not_started", "The runner process could not be started", error.to_string());
+                    let _gone = reply.send(Ended::Failed { problem, retryable: true });
+                    return;
+                }
+            }
+        }
+        let attempt = task.attempt;
+        let frame = ToRunner::Run(task.clone());
+        self.attempts.insert(attempt, InFlight { task, reply, stopping: None, verdict: None });
+        self.send(&frame).await;
+    }
+
+    /// A failed write is no news: the end of the frames is what tells that the process died.
+    async fn send(&mut self, frame: &ToRunner) {
+        if let Some(process) = &mut self.process
+            && let Err(error) = write_frame(&mut process.write, frame).await
+        {
+            tracing::debug!(%error, "the runner does not take frames");
+        }
+    }
+
+    async fn cancel(&mut self, attempt: u64, verdict: Option<Problem>) {
+        let Some(in_flight) = self.attempts.get_mut(&attempt) else { return };
+        in_flight.stopping.get_or_insert_with(Instant::now);
+        if in_flight.verdict.is_none() {
+            in_flight.verdict = verdict;
+        }
+        self.send(&ToRunner::Cancel { attempt }).await;
+    }
+
+    async fn hear(&mut self, frame: FromRunner) {
+        if let Some(process) = &mut self.process {
+            process.heard = Instant::now();
+        }
+        match frame {
+            FromRunner::Ready { runtime } => {
+                self.failed_starts = 0;
+                if let Some(process) = &mut self.process {
+                    process.ready = true;
+                }
+                tracing::info!(runtime, workers = self.options.workers, "runner is ready, ONNX Runtime {runtime}");
+            }
+            FromRunner::Beat { loading, busy, .. } => {
+                let load_ms = self.options.load_timeout.as_millis() as u64;
+                if let Some(loading) = loading.filter(|l| l.for_ms > load_ms) {
+                    return self.loading_too_long(&loading.attempts).await;
+                }
+                let batch_ms = self.options.batch_timeout.as_millis() as u64;
+                for busy in busy.into_iter().filter(|b| b.for_ms > batch_ms) {
+                    let seconds = self.options.batch_timeout.as_secs_f64();
+                    let detail = format!(
+                        "a batch of {} records was still running after {seconds} s (--batch-timeout); give the model less work at once \
+                         with execution.batch_size, or raise the limit",
+                        busy.records
+                    );
+                    let problem = Problem::new("inference_timeout", "A batch did not finish in time", detail);
+                    self.cancel(busy.attempt, Some(problem)).await;
+                }
+            }
+            FromRunner::Done { attempt, result } => self.end(attempt, Ended::Done(result)),
+            FromRunner::Failed { attempt, problem, retryable } => self.end(attempt, Ended::Failed { problem, retryable }),
+            FromRunner::Stopped { attempt } => match self.attempts.get_mut(&attempt).and_then(|a| a.verdict.take()) {
+                Some(problem) => self.end(attempt, Ended::Failed { problem, retryable: false }),
+                None => self.end(attempt, Ended::Stopped),
+            },
+            FromRunner::Goodbye => {}
+        }
+    }
+
+    fn end(&mut self, attempt: u64, ended: Ended) {
+        if let Some(in_flight) = self.attempts.remove(&attempt) {
+            let _gone = in_flight.reply.send(ended);
+        }
+    }
+
+    /// Loading cannot be interrupted from inside: the process goes, and with it, at no cost to them, the other attempts.
+    async fn loading_too_long(&mut self, attempts: &[u64]) {
+        let seconds = self.options.load_timeout.as_secs_f64();
+        for attempt in attempts {
+            let detail = format!("the runtime was still loading the model after {seconds} s (--load-timeout)");
+            let problem = Problem::new("model_load_timeout", "The model did not finish loading", detail);
+            self.end(*attempt, Ended::Failed { problem, retryable: false });
+        }
+        self.kill("a model did not finish loading").await;
+    }
+
+    async fn check(&mut self) {
+        let Some(process) = &self.process else { return };
+        let silent = if process.ready { process.heard.elapsed() > SILENCE } else { process.started.elapsed() > START };
+        let stuck = self.attempts.values().any(|a| a.stopping.is_some_and(|since| since.elapsed() > STOP_GRACE));
+        if silent {
+            let problem = Problem::new("runner_crash", "The runner process died", "it stopped answering and was killed");
+            for attempt in self.attempts.keys().copied().collect::<Vec<_>>() {
+                self.end(attempt, Ended::Crashed(problem.clone()));
+            }
+            self.kill("it stopped answering").await;
+        } else if stuck {
+            self.kill("an attempt did not stop when asked").await;
+        }
+    }
+
+    /// Kills the process; attempts that were asked to stop end with their verdict, the others are stopped at no cost to them.
+    async fn kill(&mut self, why: &str) {
+        tracing::warn!("the runner is killed: {why}");
+        if let Some(mut process) = self.process.take()
+            && let Err(error) = process.child.kill().await
+        {
+            tracing::debug!(%error, "the runner was gone already");
+        }
+        for (_, in_flight) in self.attempts.drain() {
+            let ended = match in_flight.verdict {
+                Some(problem) => Ended::Failed { problem, retryable: false },
+                None => Ended::Stopped,
+            };
+            let _gone = in_flight.reply.send(ended);
+        }
+    }
+
+    /// The frames ended: the process is dead or about to be.
+    async fn died(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        let status = match tokio::time::timeout(Duration::from_secs(5), process.child.wait()).await {
+            Ok(Ok(status)) => status.to_string(),
+            _ => {
+                let _gone = process.child.kill().await;
+                "it closed its socket without exiting".to_owned()
+            }
+        };
+        if !process.ready {
+            self.failed_starts += 1;
+            let detail = format!(
+                "it ended before it was ready ({status}); its log above says why, most often an unusable ONNX Runtime library at {}",
+                self.options.library.display()
+            );
+            tracing::error!("the runner did not start: {detail}");
+            let problem = Problem::new("runner_not_started", "The runner process could not be started", detail);
+            tokio::time::sleep(Duration::from_millis(200 * u64::from(self.failed_starts.min(25)))).await;
+            for (_, in_flight) in self.attempts.drain() {
+                let _gone = in_flight.reply.send(Ended::Failed { problem: problem.clone(), retryable: true });
+            }
+            return;
+        }
+        let lost = self.attempts.len();
+        tracing::warn!(status, lost, "the runner died ({status}) with {lost} chunks in flight");
+        let problem = Problem::new("runner_crash", "The runner process died", format!("it ended with {status}"));
+        for (_, in_flight) in self.attempts.drain() {
+            tracing::debug!(chunk = in_flight.task.chunk, "attempt lost with its runner");
+            let ended = match in_flight.verdict {
+                Some(problem) => Ended::Failed { problem, retryable: false },
+                None => Ended::Crashed(problem.clone()),
+            };
+            let _gone = in_flight.reply.send(ended);
+        }
+    }
+
+    async fn shutdown(&mut self) {
+        if !self.attempts.is_empty() {
+            return self.kill("the service stops").await;
+        }
+        self.send(&ToRunner::Drain).await;
+        if let Some(mut process) = self.process.take()
+            && tokio::time::timeout(Duration::from_secs(2), process.child.wait()).await.is_err()
+        {
+            let _gone = process.child.kill().await;
+        }
+    }
+}
+
+/// The next frame of the process; never ready while there is none.
+async fn next_frame(process: &mut Option<Process>) -> Option<FromRunner> {
+    match process {
+        Some(process) => process.frames.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn spawn(options: &RunnerOptions) -> io::Result<Process> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    let mut command = Command::new(&options.program);
+    let format = if options.log_format == LogFormat::Text { "text" } else { "auto" };
+    let format = if options.log_format == LogFormat::Json { "json" } else { format };
+    command.args(["--log-format", format, "--log", &options.log]);
+    command.arg("runner").arg("--library").arg(&options.library).arg("--workers").arg(options.workers.to_string());
+    for root in &options.file_roots {
+        command.arg("--file-root").arg(root);
+    }
+    command.stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs))).stdout(Stdio::null()).kill_on_drop(true);
+    let child = command.spawn()?;
+    // The command still holds the runner's end of the socket: with it open here, the end of the process would go unseen.
+    drop(command);
+    let (read, write) = UnixStream::from_std(ours)?.into_split();
+    // Frames are small and handled at once; the bound keeps a mad runner from filling our memory.
+    let (send, frames) = mpsc::channel(256);
+    tokio::spawn(read_frames(read, send));
+    let now = Instant::now();
+    Ok(Process { child, frames, write, started: now, ready: false, heard: now })
+}
+
+async fn read_frames(mut read: OwnedReadHalf, send: mpsc::Sender<FromRunner>) {
+    loop {
+        match read_frame(&mut read).await {
+            Ok(Some(frame)) => {
+                if send.send(frame).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%error, "the runner's frames cannot be read");
+                return;
+            }
+        }
+    }
+}
+
+async fn read_frame(read: &mut OwnedReadHalf) -> io::Result<Option<FromRunner>> {
+    let mut length = [0; 4];
+    match read.read_exact(&mut length).await {
+        Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => return Ok(None),
+        other => other?,
+    };
+    let length = u32::from_le_bytes(length);
+    if length > MAX_FRAME_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "frame too large"));
+    }
+    let mut body = vec![0; length as usize];
+    read.read_exact(&mut body).await?;
+    Ok(Some(serde_json::from_slice(&body)?))
+}
+
+async fn write_frame(write: &mut OwnedWriteHalf, frame: &impl Serialize) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    crate::runner::protocol::write_frame(&mut bytes, frame)?;
+    write.write_all(&bytes).await
+}

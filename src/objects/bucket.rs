@@ -1,0 +1,329 @@
+//! One bucket, or the file system below the configured roots.
+
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
+use object_store::{
+    GetOptions, GetResult, ObjectStore, ObjectStoreExt, aws::AmazonS3, local::LocalFileSystem, path::Path as StorePath, signer::Signer,
+};
+
+use super::{Error, ObjectMeta, Result, Upload, stores::resolve_existing, walk};
+use crate::domain::Uri;
+
+#[derive(Debug, Clone)]
+pub(super) enum Backend {
+    S3(Arc<AmazonS3>),
+    File(Arc<LocalFileSystem>),
+}
+
+/// One bucket (or the file system below the roots); cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Bucket {
+    backend: Backend,
+    /// The bucket with an empty key: what errors name.
+    base: Uri,
+    roots: Arc<Vec<PathBuf>>,
+}
+
+impl Bucket {
+    pub(super) fn new(backend: Backend, base: Uri, roots: Arc<Vec<PathBuf>>) -> Self {
+        Self { backend, base, roots }
+    }
+
+    pub(super) fn store(&self) -> Arc<dyn ObjectStore> {
+        match &self.backend {
+            Backend::S3(store) => store.clone(),
+            Backend::File(store) => store.clone(),
+        }
+    }
+
+    /// The location of a key of this bucket.
+    pub fn uri(&self, key: &str) -> Uri {
+        self.base.with_path(key)
+    }
+
+    /// How `_source` shows a key of this bucket: the key itself; for files the absolute path.
+    pub fn display_key(&self, key: &str) -> String {
+        match self.backend {
+            Backend::S3(_) => key.to_owned(),
+            Backend::File(_) => format!("/{key}"),
+        }
+    }
+
+    /// The store's form of a key. For files also the check that no link leads out of the roots.
+    pub(super) fn path(&self, key: &str) -> Result<StorePath> {
+        if matches!(self.backend, Backend::File(_)) {
+            let real = resolve_existing(&Path::new("/").join(key));
+            if !real.is_some_and(|real| self.roots.iter().any(|root| real.starts_with(root))) {
+                return Err(Error::OutsideRoots { uri: self.uri(key) });
+            }
+        }
+        StorePath::parse(key).map_err(|e| Error::BadKey { uri: self.uri(key), reason: e.to_string() })
+    }
+
+    /// Size and etag of one object.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn head(&self, key: &str) -> Result<ObjectMeta> {
+        let path = self.path(key)?;
+        let meta = self.store().head(&path).await.map_err(|e| translate("HEAD", &self.uri(key), None, e))?;
+        Ok(ObjectMeta { key: key.to_owned(), size: meta.size, etag: meta.e_tag })
+    }
+
+    /// Objects below `prefix` (ending in `/`, or empty) in key order, from the first after `after` on. Empty objects that stand
+    /// for folders (`…/`) are left out.
+    ///
+    /// The stream ends after its first error.
+    pub fn list(&self, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let listed = match &self.backend {
+            Backend::S3(store) => self.list_s3(store, prefix, after),
+            Backend::File(store) => self.list_files(store.clone(), prefix, after),
+        };
+        let bucket = self.clone();
+        let mut last: Option<String> = after.map(str::to_owned);
+        listed
+            .map(move |object| {
+                let object = object?;
+                if last.as_ref().is_some_and(|last| *last >= object.key) {
+                    return Err(Error::Unordered { uri: bucket.uri(&object.key) });
+                }
+                last = Some(object.key.clone());
+                Ok(object)
+            })
+            .scan(false, |failed, object| {
+                let go_on = !*failed;
+                *failed = object.is_err();
+                futures::future::ready(go_on.then_some(object))
+            })
+            .boxed()
+    }
+
+    fn list_s3(&self, store: &Arc<AmazonS3>, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let trimmed = prefix.trim_end_matches('/');
+        let parsed = (!trimmed.is_empty()).then(|| StorePath::parse(trimmed)).transpose();
+        let uri = self.uri(prefix);
+        let prefix = match parsed {
+            Ok(path) => path,
+            Err(e) => return stream::once(async move { Err(Error::BadKey { uri, reason: e.to_string() }) }).boxed(),
+        };
+        let listed = match after.map(StorePath::parse).transpose() {
+            Ok(Some(offset)) => store.list_with_offset(prefix.as_ref(), &offset),
+            Ok(None) => store.list(prefix.as_ref()),
+            Err(e) => return stream::once(async move { Err(Error::BadKey { uri, reason: e.to_string() }) }).boxed(),
+        };
+        listed
+            .map_ok(|meta| ObjectMeta { key: meta.location.to_string(), size: meta.size, etag: meta.e_tag })
+            .map_err(move |e| translate("LIST", &uri, None, e))
+            .boxed()
+    }
+
+    /// Walks on a thread of its own, at most 256 files ahead of the reader.
+    fn list_files(&self, store: Arc<LocalFileSystem>, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let folder = Path::new("/").join(prefix);
+        let after = after.map(|a| Path::new("/").join(a));
+        let (send, receive) = tokio::sync::mpsc::channel(256);
+        let bucket = self.clone();
+        let uri = self.uri(prefix);
+        if !folder.exists() {
+            // As in a bucket, a prefix that holds nothing is an empty list and no error.
+            return stream::empty().boxed();
+        }
+        tokio::task::spawn_blocking(move || {
+            for file in walk::files(&folder, after.as_deref()) {
+                let key = match &file {
+                    Ok(path) => match path.to_str() {
+                        Some(path) => Ok(path.trim_start_matches('/').to_owned()),
+                        None => Err(Error::BadKey { uri: uri.clone(), reason: format!("{} is not UTF-8", path.display()) }),
+                    },
+                    Err(e) => Err(Error::Unavailable { operation: "LIST", uri: uri.clone(), reason: e.to_string() }),
+                };
+                if send.blocking_send(key).is_err() {
+                    return;
+                }
+            }
+        });
+        let keys = stream::unfold(receive, |mut receive| async move { receive.recv().await.map(|key| (key, receive)) });
+        keys.map(move |key| {
+            let (bucket, store) = (bucket.clone(), store.clone());
+            async move {
+                let key = key?;
+                let path = StorePath::parse(&key).map_err(|e| Error::BadKey { uri: bucket.uri(&key), reason: e.to_string() })?;
+                let meta = store.head(&path).await.map_err(|e| translate("HEAD", &bucket.uri(&key), None, e))?;
+                Ok(ObjectMeta { key, size: meta.size, etag: meta.e_tag })
+            }
+        })
+        .buffered(16)
+        .boxed()
+    }
+
+    /// Exactly this range. With `etag`, [`Error::Changed`] when the object is not that one any more.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn read(&self, key: &str, etag: Option<&str>, range: Range<u64>) -> Result<Bytes> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let wanted = range.end - range.start;
+        let got = self.get(key, etag, Some(range)).await?;
+        let bytes = got.bytes().await.map_err(|e| translate("GET", &self.uri(key), etag, e))?;
+        if bytes.len() as u64 != wanted {
+            let reason = format!("{wanted} bytes were asked for and {} came", bytes.len());
+            return Err(Error::Unavailable { operation: "GET", uri: self.uri(key), reason });
+        }
+        Ok(bytes)
+    }
+
+    /// The same as a stream.
+    ///
+    /// # Errors
+    /// [`Error`], also from the stream itself.
+    pub async fn stream(&self, key: &str, etag: Option<&str>, range: Range<u64>) -> Result<BoxStream<'static, Result<Bytes>>> {
+        if range.is_empty() {
+            return Ok(stream::empty().boxed());
+        }
+        let got = self.get(key, etag, Some(range)).await?;
+        let (uri, etag) = (self.uri(key), etag.map(str::to_owned));
+        Ok(got.into_stream().map_err(move |e| translate("GET", &uri, etag.as_deref(), e)).boxed())
+    }
+
+    /// All of it, whatever its etag.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn read_all(&self, key: &str) -> Result<Bytes> {
+        let got = self.get(key, None, None).await?;
+        got.bytes().await.map_err(|e| translate("GET", &self.uri(key), None, e))
+    }
+
+    /// Not every server honours If-Match, so the answer's own etag is compared as well.
+    async fn get(&self, key: &str, etag: Option<&str>, range: Option<Range<u64>>) -> Result<GetResult> {
+        let path = self.path(key)?;
+        let options = GetOptions { if_match: etag.map(str::to_owned), range: range.map(Into::into), ..GetOptions::default() };
+        let got = self.store().get_opts(&path, options).await.map_err(|e| translate("GET", &self.uri(key), etag, e))?;
+        match (etag, &got.meta.e_tag) {
+            (Some(pinned), Some(found)) if pinned != found => Err(Error::Changed { uri: self.uri(key), etag: pinned.to_owned() }),
+            _ => Ok(got),
+        }
+    }
+
+    /// Writes one object whole.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn put(&self, key: &str, bytes: Bytes) -> Result<()> {
+        let path = self.path(key)?;
+        self.store().put(&path, bytes.into()).await.map_err(|e| translate("PUT", &self.uri(key), None, e))?;
+        Ok(())
+    }
+
+    /// Begins an object that is written as its bytes come.
+    ///
+    /// # Errors
+    /// [`Error::OutsideRoots`], [`Error::BadKey`].
+    pub fn upload(&self, key: &str) -> Result<Upload> {
+        Upload::new(self, key)
+    }
+
+    /// Deletes one object; no error when it is not there.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        let path = self.path(key)?;
+        match self.store().delete(&path).await.map_err(|e| translate("DELETE", &self.uri(key), None, e)) {
+            Err(Error::NotFound { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes what killed uploads left behind directly below `prefix` and whose final name `ours` recognises. Only files leave
+    /// such a thing under a name of its own; on S3 it is the bucket's lifecycle rule that ends an upload nobody completes.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn remove_unfinished(&self, prefix: &str, ours: impl Fn(&str) -> bool + Send) -> Result<()> {
+        if matches!(self.backend, Backend::S3(_)) {
+            return Ok(());
+        }
+        self.path(prefix)?;
+        let folder = Path::new("/").join(prefix);
+        let unavailable = |e: std::io::Error| Error::Unavailable { operation: "DELETE", uri: self.uri(prefix), reason: e.to_string() };
+        let entries = match std::fs::read_dir(&folder) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(unavailable)?,
+        };
+        for entry in entries {
+            let path = entry.map_err(unavailable)?.path();
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            if walk::is_staged(&path) && name.split('#').next().is_some_and(&ours) {
+                std::fs::remove_file(&path).map_err(unavailable)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A URL that reads the object for `ttl` without credentials, where the store can make one (S3 can, files cannot).
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn presign(&self, key: &str, ttl: Duration) -> Result<Option<url::Url>> {
+        let Backend::S3(store) = &self.backend else { return Ok(None) };
+        let path = self.path(key)?;
+        let signed = store.signed_url(reqwest::Method::GET, &path, ttl).await;
+        signed.map(Some).map_err(|e| translate("SIGN", &self.uri(key), None, e))
+    }
+}
+
+/// An object_store error in our words.
+pub(super) fn translate(operation: &'static str, uri: &Uri, etag: Option<&str>, error: object_store::Error) -> Error {
+    use object_store::Error as E;
+    let (uri, reason) = (uri.clone(), reason(&error));
+    match error {
+        E::NotFound { .. } if reason.contains("NoSuchBucket") => Error::NoBucket { uri },
+        E::NotFound { .. } => Error::NotFound { uri },
+        E::Precondition { .. } => Error::Changed { uri, etag: etag.unwrap_or_default().to_owned() },
+        E::PermissionDenied { .. } | E::Unauthenticated { .. } | E::UnknownConfigurationKey { .. } => Error::Denied { uri, reason },
+        E::InvalidPath { .. } => Error::BadKey { uri, reason },
+        // Answers that no retry changes, which object_store has no variant for.
+        E::Generic { .. } if reason.contains("InvalidAccessKeyId") || reason.contains("SignatureDoesNotMatch") => Error::Denied { uri, reason },
+        _ => Error::Unavailable { operation, uri, reason },
+    }
+}
+
+/// The whole chain in one line, without the repetitions that nested `Display`s make, and without query strings: a presigned
+/// URL's query is a secret.
+pub(super) fn reason(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let line = inner.to_string();
+        if !text.contains(&line) {
+            text.push_str(": ");
+            text.push_str(&line);
+        }
+        source = inner.source();
+    }
+    let mut clean = String::with_capacity(text.len().min(500));
+    for word in text.split_whitespace() {
+        if !clean.is_empty() {
+            clean.push(' ');
+        }
+        match word.split_once('?') {
+            Some((url, _)) if url.contains("://") => clean.push_str(url),
+            _ => clean.push_str(word),
+        }
+        if clean.len() > 500 {
+            clean.push('…');
+            break;
+        }
+    }
+    clean
+}

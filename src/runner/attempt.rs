@@ -1,0 +1,197 @@
+//! One attempt at one chunk: what reader, workers and writer share.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use arrow::array::RecordBatch;
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::{
+    batch::Batch,
+    featurize::Binding,
+    infer::Interrupt,
+    models::{Loaded, lock},
+    protocol::ChunkTask,
+};
+use crate::domain::{Problem, RecordError};
+
+/// Why an attempt ends without a result.
+#[derive(Debug, Clone)]
+pub(super) enum Failure {
+    /// Asked to stop.
+    Stopped,
+    /// It cannot be finished.
+    Broken {
+        /// Why.
+        problem: Problem,
+        /// Whether trying again can help.
+        retryable: bool,
+    },
+}
+
+impl Failure {
+    pub(super) fn fatal(code: &str, title: &str, detail: impl Into<String>) -> Self {
+        Self::Broken { problem: Problem::new(code, title, detail), retryable: false }
+    }
+
+    pub(super) fn of_store(error: &crate::objects::Error) -> Self {
+        let title = if error.retryable() { "The object store did not answer" } else { "The object store refused" };
+        Self::Broken { problem: Problem::new(error.code(), title, error.to_string()), retryable: error.retryable() }
+    }
+}
+
+/// A batch on its way to the workers.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) attempt: Arc<Attempt>,
+    pub(super) loaded: Arc<Loaded>,
+    pub(super) binding: Arc<Binding>,
+    pub(super) seq: u64,
+    pub(super) batch: Batch,
+    /// Records of the same stretch of input that did not come this far.
+    pub(super) errors: Vec<RecordError>,
+    pub(super) done: Sender<Outcome>,
+}
+
+/// A batch on its way to the writer.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) seq: u64,
+    /// Rows of the part, in input order; `None` when no record of the batch got a prediction.
+    pub(super) rows: Option<RecordBatch>,
+    pub(super) errors: Vec<RecordError>,
+}
+
+/// What reader, workers and writer share.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) task: ChunkTask,
+    /// Records a call of the runtime.
+    pub(super) batch_size: usize,
+    pub(super) interrupt: Arc<Interrupt>,
+    pub(super) times: StageTimes,
+    pub(super) bytes_read: Arc<AtomicU64>,
+    pub(super) records: AtomicU64,
+    stopped: AtomicBool,
+    failure: Mutex<Option<Failure>>,
+    /// Place of each object in the chunk: error rows are sorted by it.
+    order: HashMap<Arc<str>, usize>,
+    permits: (Sender<()>, Receiver<()>),
+}
+
+impl Attempt {
+    pub(super) fn new(task: ChunkTask, sources: &[Arc<str>], permits: usize) -> Self {
+        let mut order = HashMap::with_capacity(sources.len());
+        for (place, source) in sources.iter().enumerate() {
+            order.entry(source.clone()).or_insert(place);
+        }
+        Self {
+            batch_size: batch_size(&task),
+            task,
+            interrupt: Arc::default(),
+            times: StageTimes::default(),
+            bytes_read: Arc::default(),
+            records: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            order,
+            permits: bounded(permits),
+        }
+    }
+
+    /// Asks reader, workers and writer to stop; a batch inside the runtime is interrupted.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.interrupt.interrupt();
+        // Wakes a reader that waits for a permit.
+        while self.permits.1.try_recv().is_ok() {}
+    }
+
+    /// Ends the attempt for this reason; the first one stands.
+    pub(super) fn fail(&self, failure: Failure) {
+        lock(&self.failure).get_or_insert(failure);
+        self.stop();
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Why the attempt ended, if it did.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        let failure = lock(&self.failure).clone();
+        failure.or_else(|| self.is_stopped().then_some(Failure::Stopped))
+    }
+
+    /// Waits until one more batch may be in flight; false when the attempt has ended.
+    pub(super) fn take_permit(&self) -> bool {
+        let _closed = self.permits.0.send(());
+        !self.is_stopped()
+    }
+
+    pub(super) fn give_permit(&self) {
+        let _none_taken = self.permits.1.try_recv();
+    }
+
+    /// Sorts error rows by their place in the input.
+    pub(super) fn sort(&self, errors: &mut [RecordError]) {
+        errors.sort_by_key(|e| (self.order.get(&e.source).copied().unwrap_or(usize::MAX), e.position.unwrap_or(u64::MAX)));
+    }
+}
+
+/// The batch size asked for; the model's own where it has a fixed one; otherwise as many records as make a few megabytes of
+/// tensors, 1,024 at most: on CPU the size hardly changes the speed, but it does change the memory.
+fn batch_size(task: &ChunkTask) -> usize {
+    const TENSOR_BYTES: u64 = 8 * 1024 * 1024;
+    const MOST: u64 = 1024;
+    let signature = &task.pipeline.signature;
+    if let Some(fixed) = signature.fixed_batch() {
+        return fixed.max(1) as usize;
+    }
+    if let Some(asked) = task.batch_size {
+        return asked.max(1) as usize;
+    }
+    let tensors = signature.inputs.iter().chain(&signature.outputs).filter_map(|v| v.tensor());
+    let elements: u64 = tensors.map(|(_, shape)| shape.iter().skip(1).filter_map(|d| d.fixed()).product::<u64>()).sum();
+    (TENSOR_BYTES / (elements * 8).max(1)).clamp(1, MOST) as usize
+}
+
+/// Busy time by stage, nanoseconds, added up over threads.
+#[derive(Debug, Default)]
+pub(super) struct StageTimes {
+    pub(super) decode: AtomicU64,
+    pub(super) featurize: AtomicU64,
+    pub(super) infer: AtomicU64,
+    pub(super) interpret: AtomicU64,
+    pub(super) encode: AtomicU64,
+    pub(super) put: AtomicU64,
+}
+
+impl StageTimes {
+    /// Seconds by stage name.
+    pub(super) fn seconds(&self) -> BTreeMap<String, f64> {
+        let stages = [
+            ("decode", &self.decode),
+            ("featurize", &self.featurize),
+            ("infer", &self.infer),
+            ("interpret", &self.interpret),
+            ("encode", &self.encode),
+            ("put", &self.put),
+        ];
+        stages.into_iter().map(|(name, time)| (name.to_owned(), time.load(Ordering::Relaxed) as f64 / 1e9)).collect()
+    }
+}
+
+/// Runs `work` and adds its time to a stage.
+pub(super) fn timed<T>(stage: &AtomicU64, work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let value = work();
+    stage.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    value
+}

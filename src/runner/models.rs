@@ -1,0 +1,111 @@
+//! The models this runner has loaded.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use super::{
+    infer::{self, LoadOptions, Session},
+    protocol::ChunkTask,
+};
+
+/// Models kept at once: two jobs that take turns do not load theirs anew for each chunk.
+const KEPT: usize = 2;
+
+/// A model with one session for each worker.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    digest: String,
+    providers: Vec<String>,
+    sessions: Vec<Mutex<Session>>,
+    /// The provider that took it.
+    pub(super) provider: String,
+}
+
+impl Loaded {
+    /// The session of a worker, which no other uses.
+    pub(super) fn session(&self, worker: usize) -> MutexGuard<'_, Session> {
+        lock(&self.sessions[worker % self.sessions.len()])
+    }
+
+    fn is(&self, task: &ChunkTask) -> bool {
+        self.digest == task.model.digest && self.providers == task.providers
+    }
+}
+
+/// Loads models once, and tells what is being loaded.
+#[derive(Debug)]
+pub(super) struct Models {
+    workers: usize,
+    /// Most recently used last.
+    kept: Mutex<Vec<Arc<Loaded>>>,
+    one_at_a_time: Mutex<()>,
+    loading: Mutex<Option<(u64, Instant)>>,
+}
+
+impl Models {
+    pub(super) fn new(workers: usize) -> Self {
+        Self { workers, kept: Mutex::default(), one_at_a_time: Mutex::default(), loading: Mutex::default() }
+    }
+
+    /// The attempt that is loading a model, and since when.
+    pub(super) fn loading(&self) -> Option<(u64, Instant)> {
+        *lock(&self.loading)
+    }
+
+    /// The task's model, loaded now if it is not yet.
+    pub(super) fn get(&self, task: &ChunkTask) -> Result<Arc<Loaded>, infer::Error> {
+        if let Some(loaded) = self.kept(task) {
+            return Ok(loaded);
+        }
+        let _turn = lock(&self.one_at_a_time);
+        if let Some(loaded) = self.kept(task) {
+            return Ok(loaded);
+        }
+        *lock(&self.loading) = Some((task.attempt, Instant::now()));
+        let loaded = self.load(task);
+        *lock(&self.loading) = None;
+        let loaded = Arc::new(loaded?);
+        let mut kept = lock(&self.kept);
+        if kept.len() == KEPT {
+            kept.remove(0);
+        }
+        kept.push(loaded.clone());
+        Ok(loaded)
+    }
+
+    fn kept(&self, task: &ChunkTask) -> Option<Arc<Loaded>> {
+        let mut kept = lock(&self.kept);
+        let at = kept.iter().position(|l| l.is(task))?;
+        let loaded = kept.remove(at);
+        kept.push(loaded.clone());
+        Some(loaded)
+    }
+
+    /// On CPU as many sessions as workers with one thread each: measured as the best layout for trees and images alike.
+    fn load(&self, task: &ChunkTask) -> Result<Loaded, infer::Error> {
+        let file = Path::new(&task.model_dir).join(&task.model.file);
+        let options = LoadOptions { providers: task.providers.clone(), intra_threads: 1 };
+        let mut sessions = Vec::with_capacity(self.workers);
+        for _ in 0..self.workers {
+            sessions.push(Session::load(&file, &task.pipeline.signature, &options)?);
+        }
+        let provider = sessions[0].provider().to_owned();
+        tracing::info!(
+            model.digest = task.model.digest,
+            provider,
+            sessions = sessions.len(),
+            "loaded model {} on {provider}",
+            task.model.uri
+        );
+        let sessions = sessions.into_iter().map(Mutex::new).collect();
+        Ok(Loaded { digest: task.model.digest.clone(), providers: task.providers.clone(), sessions, provider })
+    }
+}
+
+/// Locks; a panic elsewhere does not make the guarded value unusable here, as every change of it is one step.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

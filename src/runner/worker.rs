@@ -1,0 +1,139 @@
+//! A worker: featurize → infer → interpret, batch by batch, with a session of its own in each loaded model.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use arrow::{
+    array::{ArrayRef, RecordBatch, UInt32Array},
+    compute::{concat, take, take_record_batch},
+    error::ArrowError,
+};
+use crossbeam_channel::Receiver;
+
+use super::{
+    attempt::{Attempt, Failure, Outcome, Work, timed},
+    batch::Batch,
+    encode::{self, EncodeError},
+    infer::{self, Inferred},
+    interpret::{interpret, prediction_fields},
+    models::lock,
+};
+use crate::domain::{RecordError, Stage};
+
+/// What a worker has inside the runtime: attempt, since when, records.
+pub(super) type BusySlot = Mutex<Option<(u64, Instant, u64)>>;
+
+/// Works until no more work can come.
+pub(super) fn run(index: usize, work: &Receiver<Work>, busy: &BusySlot) {
+    for work in work {
+        if work.attempt.is_stopped() {
+            continue;
+        }
+        let attempt = work.attempt.clone();
+        let done = work.done.clone();
+        // A panic costs the attempt, not the runner: other chunks are in flight.
+        let outcome = catch_unwind(AssertUnwindSafe(|| predict(index, work, busy)));
+        *lock(busy) = None;
+        match outcome {
+            // The writer is gone only when the attempt has ended.
+            Ok(Ok(outcome)) => drop(done.send(outcome)),
+            Ok(Err(failure)) => attempt.fail(failure),
+            Err(panic) => attempt.fail(Failure::fatal("internal_error", "The runner met a fault of its own", panic_text(&*panic))),
+        }
+    }
+}
+
+fn predict(index: usize, work: Work, busy: &BusySlot) -> Result<Outcome, Failure> {
+    let Work { attempt, loaded, binding, seq, batch, mut errors, done: _done } = work;
+    let (groups, row_errors) = timed(&attempt.times.featurize, || binding.featurize(&batch.columns));
+    errors.extend(row_errors.into_iter().map(|e| batch.provenance.error(e.row as usize, Stage::Featurize, e.code, e.detail)));
+
+    let mut session = loaded.session(index);
+    let mut inferred = Vec::with_capacity(groups.len());
+    for group in groups {
+        let records = group.rows.len().min(attempt.batch_size) as u64;
+        let mut mark = |inside: bool| *lock(busy) = inside.then(|| (attempt.task.attempt, Instant::now(), records));
+        let ran = timed(&attempt.times.infer, || session.run(group, attempt.batch_size, &attempt.interrupt, &mut mark));
+        let (outputs, refused) = ran.map_err(|e| failure_of(&e))?;
+        errors.extend(refused.into_iter().map(|r| batch.provenance.error(r.row as usize, Stage::Infer, "inference_failed", r.detail)));
+        inferred.extend(outputs);
+    }
+    drop(session);
+
+    let rows = timed(&attempt.times.interpret, || rows_of(&attempt, &batch, inferred, &mut errors))?;
+    attempt.sort(&mut errors);
+    Ok(Outcome { seq, rows, errors })
+}
+
+fn failure_of(error: &infer::Error) -> Failure {
+    match error {
+        infer::Error::Interrupted => Failure::Stopped,
+        infer::Error::Load { code, detail } => Failure::fatal(code, "The model could not be loaded", detail),
+        infer::Error::Output(detail) => Failure::fatal("output_rows_mismatch", "The model does not give one output row a record", detail),
+    }
+}
+
+/// Predictions of all groups, back in input order, beside their provenance and the chosen input columns.
+fn rows_of(
+    attempt: &Attempt,
+    batch: &Batch,
+    inferred: Vec<Inferred>,
+    errors: &mut Vec<RecordError>,
+) -> Result<Option<RecordBatch>, Failure> {
+    let pipeline = &attempt.task.pipeline;
+    let mut rows: Vec<u32> = Vec::with_capacity(batch.rows());
+    let mut pieces: Vec<Vec<ArrayRef>> = Vec::with_capacity(inferred.len());
+    for Inferred { rows: of, outputs } in inferred {
+        let columns = interpret(pipeline, outputs, of.len())
+            .map_err(|e| Failure::fatal("unexpected_output", "The model's output is not what it declares", e.to_string()))?;
+        pieces.push(columns);
+        rows.extend(of);
+    }
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let internal = |e: ArrowError| Failure::fatal("internal_error", "The runner met a fault of its own", e.to_string());
+    let fields: Vec<_> = prediction_fields(pipeline).into_iter().map(Arc::new).collect();
+    let mut predictions = Vec::with_capacity(fields.len());
+    let order = (!rows.is_sorted()).then(|| {
+        let mut order: Vec<u32> = (0..rows.len() as u32).collect();
+        order.sort_by_key(|i| rows[*i as usize]);
+        UInt32Array::from(order)
+    });
+    for (at, field) in fields.iter().enumerate() {
+        let parts: Vec<_> = pieces.iter().map(|p| p[at].as_ref()).collect();
+        let mut column = if parts.len() == 1 { pieces[0][at].clone() } else { concat(&parts).map_err(internal)? };
+        if let Some(order) = &order {
+            column = take(&column, order, None).map_err(internal)?;
+        }
+        predictions.push((field.clone(), column));
+    }
+    rows.sort_unstable();
+    let kept = if rows.len() == batch.rows() {
+        batch.clone()
+    } else {
+        let columns = take_record_batch(&batch.columns, &UInt32Array::from(rows.clone())).map_err(internal)?;
+        Batch { provenance: batch.provenance.take(&rows), columns }
+    };
+    match encode::assemble(&kept, &attempt.task.include_input, &predictions, &attempt.task.prediction_prefix) {
+        Ok(rows) => Ok(Some(rows)),
+        Err(error) => {
+            let (code, detail) = match error {
+                EncodeError::MissingColumn(detail) => ("missing_column", detail),
+                EncodeError::SchemaMismatch(detail) => ("schema_mismatch", detail),
+                EncodeError::Failed(detail) => return Err(Failure::fatal("encoding_failed", "A part could not be encoded", detail)),
+            };
+            errors.extend((0..kept.rows()).map(|row| kept.provenance.error(row, Stage::Encode, code, detail.clone())));
+            Ok(None)
+        }
+    }
+}
+
+/// What a panic said.
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic without a message").to_owned()
+}

@@ -1,0 +1,212 @@
+//! Writes a chunk's outcomes in input order: the part, and the error rows beside it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use arrow::{
+    array::{Array, AsArray, RecordBatch},
+    datatypes::Int64Type,
+};
+use bytes::Bytes;
+use crossbeam_channel::Receiver;
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+
+use super::{
+    attempt::{Attempt, Failure, Outcome, timed},
+    encode::{EncodeError, PartEncoder, error_line},
+    models::Loaded,
+};
+use crate::{
+    domain::{ChunkResult, PartFile, RecordError, Stage, chunk::Usage},
+    objects::{Bucket, Upload},
+};
+
+/// One object being put, with its digest.
+struct Sink<'a> {
+    name: &'a str,
+    upload: Upload,
+    digest: Sha256,
+    bytes: u64,
+    records: u64,
+}
+
+impl<'a> Sink<'a> {
+    fn open(bucket: &Bucket, prefix: &str, name: &'a str) -> Result<Self, Failure> {
+        let upload = bucket.upload(&format!("{prefix}{name}")).map_err(|e| Failure::of_store(&e))?;
+        Ok(Self { name, upload, digest: Sha256::new(), bytes: 0, records: 0 })
+    }
+
+    fn put(&mut self, handle: &Handle, bytes: Bytes) -> Result<(), Failure> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.digest.update(&bytes);
+        self.bytes += bytes.len() as u64;
+        handle.block_on(self.upload.write(bytes)).map_err(|e| Failure::of_store(&e))
+    }
+
+    fn finish(&mut self, handle: &Handle) -> Result<PartFile, Failure> {
+        handle.block_on(self.upload.finish()).map_err(|e| Failure::of_store(&e))?;
+        let digest = std::mem::take(&mut self.digest).finalize();
+        let sha256 = digest.iter().map(|b| format!("{b:02x}")).collect();
+        Ok(PartFile { key: self.name.to_owned(), records: self.records, bytes: self.bytes, sha256 })
+    }
+}
+
+/// Writes one chunk's outcomes on the thread that calls it.
+pub(super) struct Writer<'a> {
+    attempt: &'a Attempt,
+    bucket: Bucket,
+    handle: Handle,
+    encoder: Option<PartEncoder>,
+    part: Option<Sink<'a>>,
+    errors: Option<Sink<'a>>,
+    result: ChunkResult,
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(attempt: &'a Attempt, bucket: Bucket, handle: Handle) -> Self {
+        Self { attempt, bucket, handle, encoder: None, part: None, errors: None, result: ChunkResult::default() }
+    }
+
+    /// Writes until every sender is gone; the result, or why there is none.
+    pub(super) fn run(mut self, outcomes: &Receiver<Outcome>, loaded: &Loaded, runtime: &str, started: Instant) -> Result<ChunkResult, Failure> {
+        let written = self.write_all(outcomes);
+        if let Err(failure) = written {
+            self.attempt.fail(failure);
+        }
+        if let Some(failure) = self.attempt.failure() {
+            for sink in self.part.iter_mut().chain(&mut self.errors) {
+                self.handle.block_on(sink.upload.abort());
+            }
+            return Err(failure);
+        }
+        self.finish(loaded, runtime, started).inspect_err(|failure| self.attempt.fail(failure.clone()))
+    }
+
+    /// Outcomes arrive as workers finish; those that came early wait, no more of them than there are permits.
+    fn write_all(&mut self, outcomes: &Receiver<Outcome>) -> Result<(), Failure> {
+        let mut early: BTreeMap<u64, Outcome> = BTreeMap::new();
+        let mut next = 0;
+        for outcome in outcomes {
+            early.insert(outcome.seq, outcome);
+            while let Some(outcome) = early.remove(&next) {
+                self.write(outcome)?;
+                self.attempt.give_permit();
+                next += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, outcome: Outcome) -> Result<(), Failure> {
+        let mut errors = outcome.errors;
+        if let Some(rows) = outcome.rows {
+            match self.write_rows(&rows) {
+                Ok(()) => {}
+                Err(EncodeError::SchemaMismatch(detail)) => {
+                    errors.extend(rows_as_errors(&rows, "schema_mismatch", &detail));
+                    self.attempt.sort(&mut errors);
+                }
+                Err(EncodeError::MissingColumn(detail) | EncodeError::Failed(detail)) => {
+                    return Err(Failure::fatal("encoding_failed", "A part could not be encoded", detail));
+                }
+            }
+            self.drain_encoder()?;
+        }
+        self.write_errors(&errors)?;
+        self.attempt.records.store(self.result.succeeded + self.result.failed, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn write_rows(&mut self, rows: &RecordBatch) -> Result<(), EncodeError> {
+        let task = &self.attempt.task;
+        let encoder = self.encoder.get_or_insert_with(|| PartEncoder::new(task.format, task.compression));
+        timed(&self.attempt.times.encode, || encoder.write(rows))?;
+        self.result.succeeded += rows.num_rows() as u64;
+        Ok(())
+    }
+
+    fn drain_encoder(&mut self) -> Result<(), Failure> {
+        let Some(encoder) = &mut self.encoder else { return Ok(()) };
+        let bytes = encoder.take();
+        self.put_part(bytes)
+    }
+
+    fn put_part(&mut self, bytes: Bytes) -> Result<(), Failure> {
+        let task = &self.attempt.task;
+        let part = match &mut self.part {
+            Some(part) => part,
+            None => self.part.insert(Sink::open(&self.bucket, task.output.path(), &task.names.part)?),
+        };
+        timed(&self.attempt.times.put, || part.put(&self.handle, bytes))
+    }
+
+    fn write_errors(&mut self, errors: &[RecordError]) -> Result<(), Failure> {
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let mut lines = Vec::new();
+        for error in errors {
+            lines.extend(error_line(error));
+            *self.result.error_codes.entry(error.code.clone()).or_default() += 1;
+        }
+        let first = &errors[0];
+        let place = first.position.map(|p| format!(" at {p}")).unwrap_or_default();
+        self.result.first_error.get_or_insert_with(|| format!("{}{place}: {}", first.source, first.detail));
+        self.result.failed += errors.len() as u64;
+        let task = &self.attempt.task;
+        let sink = match &mut self.errors {
+            Some(sink) => sink,
+            None => self.errors.insert(Sink::open(&self.bucket, task.output.path(), &task.names.errors)?),
+        };
+        sink.records += errors.len() as u64;
+        timed(&self.attempt.times.put, || sink.put(&self.handle, lines.into()))
+    }
+
+    fn finish(&mut self, loaded: &Loaded, runtime: &str, started: Instant) -> Result<ChunkResult, Failure> {
+        let attempt = self.attempt;
+        if self.result.succeeded > 0 && let Some(encoder) = self.encoder.take() {
+            let last = timed(&attempt.times.encode, || encoder.finish());
+            let last = last.map_err(|e| Failure::fatal("encoding_failed", "A part could not be encoded", e.to_string()))?;
+            self.put_part(last)?;
+        }
+        let mut result = std::mem::take(&mut self.result);
+        if let Some(part) = &mut self.part {
+            part.records = result.succeeded;
+            result.part = Some(timed(&attempt.times.put, || part.finish(&self.handle))?);
+        }
+        if let Some(errors) = &mut self.errors {
+            result.errors = Some(timed(&attempt.times.put, || errors.finish(&self.handle))?);
+        }
+        let stage_seconds = attempt.times.seconds();
+        result.usage = Usage {
+            wall_seconds: started.elapsed().as_secs_f64(),
+            device_seconds: stage_seconds.get("infer").copied().unwrap_or_default(),
+            bytes_read: attempt.bytes_read.load(Ordering::Relaxed),
+            bytes_written: result.part.iter().chain(&result.errors).map(|p| p.bytes).sum(),
+            stage_seconds,
+            batch_size: attempt.batch_size as u32,
+            provider: loaded.provider.clone(),
+            runtime: runtime.to_owned(),
+        };
+        Ok(result)
+    }
+}
+
+/// The rows of an assembled batch as error rows: its first two columns are their provenance.
+fn rows_as_errors<'r>(rows: &'r RecordBatch, code: &'r str, detail: &'r str) -> impl Iterator<Item = RecordError> + 'r {
+    let sources = rows.column(0).as_string::<i32>();
+    let positions = rows.column(1).as_primitive::<Int64Type>();
+    (0..rows.num_rows()).map(move |row| RecordError {
+        source: Arc::from(sources.value(row)),
+        position: (!positions.is_null(row)).then(|| positions.value(row) as u64),
+        stage: Stage::Encode,
+        code: code.to_owned(),
+        detail: detail.to_owned(),
+    })
+}
