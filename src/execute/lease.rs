@@ -11,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::supervisor::Supervisor;
 use crate::db::{ChunkLease, Store};
 
+/// Renewals on request are at least this far apart.
+const DEBOUNCE: Duration = Duration::from_millis(200);
+
 /// Leases by the attempt that runs under each.
 #[derive(Debug, Default)]
 pub(super) struct Held(Mutex<HashMap<u64, ChunkLease>>);
@@ -37,8 +40,9 @@ impl Held {
 pub(super) async fn keep(store: Arc<dyn Store>, held: Arc<Held>, supervisor: Supervisor, ttl: Duration, wake: Arc<tokio::sync::Notify>, stop: CancellationToken) {
     loop {
         tokio::select! {
-            // A cancelled job rings, so that its chunks stop at once instead of with the next renewal.
-            () = wake.notified() => {}
+            // A cancelled job rings, so that its chunks stop at once instead of with the next renewal. So does much else: what
+            // rings together is answered together.
+            () = wake.notified() => tokio::time::sleep(DEBOUNCE).await,
             () = tokio::time::sleep(ttl / 3) => {}
             () = stop.cancelled() => return,
         }

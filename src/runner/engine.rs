@@ -90,10 +90,10 @@ impl Engine {
                 Err(panic) => internal_error(id, panic_text(&*panic)),
             });
         });
-        // Without its thread the closure, and the answer with it, is gone: the supervisor sees the attempt's absence in the beats.
+        // Without its thread the attempt can never answer: the supervisor must see a dead process rather than wait.
         if let Err(error) = spawned {
-            lock(&self.running).remove(&id);
             tracing::error!(%error, "no thread for attempt {id}");
+            std::process::abort();
         }
     }
 

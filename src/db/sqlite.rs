@@ -1,4 +1,0 @@
-//! SQLite.
-/// SQLite, WAL, one writer.
-#[derive(Debug)]
-pub struct SqliteStore;

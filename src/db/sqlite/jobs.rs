@@ -1,0 +1,393 @@
+//! Jobs: acceptance, planning, endings.
+
+use futures::future::BoxFuture;
+use sqlx::{AssertSqlSafe, QueryBuilder, SqlitePool, sqlite::SqliteRow};
+use std::time::Duration;
+
+use super::{Tx, micros, rows, rows::document};
+use crate::{
+    db::{Changed, Created, Error, JobFilter, JobLease, NewJob, Result, Written},
+    domain::{
+        Job, JobEvent, JobId, JobState, ObjectSlice, Problem,
+        chunk::Usage,
+        job::{Conflict, Ending, PlanCursor},
+    },
+};
+
+pub(super) async fn create(tx: &mut Tx<'_>, new: &NewJob) -> Result<Created> {
+    if let Some(job) = find(tx, &new.id).await? {
+        return Ok(Created::Job(Box::new(job)));
+    }
+    let output = new.spec.output.uri.as_prefix().to_string();
+    if let Some(by) = claimant(tx, &output).await? {
+        return Ok(by);
+    }
+    let execution = &new.spec.execution;
+    let deadline = execution.deadline_seconds.map(|s| tx.now.saturating_add(i64::try_from(s).unwrap_or(i64::MAX / 2_000_000) * 1_000_000));
+    sqlx::query(
+        "INSERT INTO job (id, spec, model, pipeline, labels, output, state, priority, max_parallel, deadline_at, plan, usage, created_at) \
+         VALUES (?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(new.id.as_str())
+    .bind(document(&new.spec))
+    .bind(document(&new.model))
+    .bind(document(&new.pipeline))
+    .bind(document(&new.spec.labels))
+    .bind(output)
+    .bind(execution.priority)
+    .bind(execution.max_parallel_chunks)
+    .bind(deadline)
+    .bind(document(&PlanCursor::default()))
+    .bind(document(&Usage::default()))
+    .bind(tx.now)
+    .execute(&mut *tx.db)
+    .await
+    .map_err(Error::Unavailable)?;
+    existing(tx, &new.id).await.map(|job| Created::Job(Box::new(job)))
+}
+
+/// The unfinished job whose output prefix is this one, above it, or below it.
+///
+/// Both are index look-ups: the prefixes above are few and known, and those below are one range of `job_output`.
+async fn claimant(tx: &mut Tx<'_>, output: &str) -> Result<Option<Created>> {
+    let root = output.find("://").map_or(0, |at| at + 3);
+    let above = output.char_indices().filter(|(at, c)| *c == '/' && *at >= root).map(|(at, _)| &output[..=at]);
+    let mut query = QueryBuilder::new("SELECT id, output FROM job WHERE finished_at IS NULL AND (output IN (");
+    let mut list = query.separated(", ");
+    for prefix in above {
+        list.push_bind(prefix.to_owned());
+    }
+    // U+10FFFF sorts after every character that a key can go on with.
+    query.push(") OR (output >= ").push_bind(output.to_owned()).push(" AND output < ").push_bind(format!("{output}\u{10FFFF}")).push(")) LIMIT 1");
+    let found: Option<(String, String)> = query.build_query_as().fetch_optional(&mut *tx.db).await.map_err(Error::Unavailable)?;
+    let Some((id, uri)) = found else { return Ok(None) };
+    let damaged = |what: &str| Error::Damaged { table: "job", id: id.clone(), what: what.to_owned() };
+    let by = JobId::parse(&id).ok_or_else(|| damaged("its id is none"))?;
+    let uri = crate::domain::Uri::parse(&uri).map_err(|e| damaged(&e.to_string()))?;
+    Ok(Some(Created::OutputClaimed { by, uri }))
+}
+
+pub(super) async fn get(readers: &SqlitePool, id: &JobId) -> Result<Option<Job>> {
+    let row = sqlx::query(AssertSqlSafe(format!("SELECT {} FROM job WHERE id = ?", rows::JOB)));
+    let row = row.bind(id.as_str()).fetch_optional(readers).await.map_err(Error::Unavailable)?;
+    row.as_ref().map(rows::job).transpose()
+}
+
+pub(super) async fn list(readers: &SqlitePool, filter: &JobFilter) -> Result<Vec<Job>> {
+    let mut query = QueryBuilder::new(format!("SELECT {} FROM job WHERE true", rows::JOB));
+    if let Some(state) = filter.state {
+        query.push(" AND state = ").push_bind(state.name());
+    }
+    if let Some(before) = &filter.before {
+        query.push(" AND id < ").push_bind(before.as_str().to_owned());
+    }
+    for (key, value) in &filter.labels {
+        query.push(" AND EXISTS (SELECT 1 FROM json_each(labels) WHERE key = ").push_bind(key.clone());
+        query.push(" AND value = ").push_bind(value.clone()).push(")");
+    }
+    query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(filter.limit));
+    let found = query.build().fetch_all(readers).await.map_err(Error::Unavailable)?;
+    found.iter().map(rows::job).collect()
+}
+
+async fn find(tx: &mut Tx<'_>, id: &JobId) -> Result<Option<Job>> {
+    let row = sqlx::query(AssertSqlSafe(format!("SELECT {} FROM job WHERE id = ?", rows::JOB)));
+    let row: Option<SqliteRow> = row.bind(id.as_str()).fetch_optional(&mut *tx.db).await.map_err(Error::Unavailable)?;
+    row.as_ref().map(rows::job).transpose()
+}
+
+/// A job that a foreign key or an earlier statement of this transaction vouches for.
+pub(super) async fn existing(tx: &mut Tx<'_>, id: &JobId) -> Result<Job> {
+    let gone = || Error::Damaged { table: "job", id: id.to_string(), what: "it is gone".to_owned() };
+    find(tx, id).await?.ok_or_else(gone)
+}
+
+/// Moves a job to the state that follows from the event.
+async fn apply(tx: &mut Tx<'_>, job: &mut Job, event: JobEvent) -> std::result::Result<Result<()>, Conflict> {
+    let next = job.state.next(event)?;
+    if next == job.state {
+        return Ok(Ok(()));
+    }
+    let moved = sqlx::query("UPDATE job SET state = ?, finished_at = CASE WHEN ? THEN ? END WHERE id = ?")
+        .bind(next.name())
+        .bind(next.is_final())
+        .bind(tx.now)
+        .bind(job.id.as_str())
+        .execute(&mut *tx.db)
+        .await;
+    job.state = next;
+    Ok(moved.map(drop).map_err(Error::Unavailable))
+}
+
+/// Decides how a job ends: no chunk of it will be claimed any more, and those that wait are cancelled.
+async fn end(tx: &mut Tx<'_>, job: &mut Job, ending: Ending, error: Option<&Problem>) -> Result<()> {
+    sqlx::query("UPDATE job SET ending = ?, error = COALESCE(error, ?), pending = 0, lease_epoch = lease_epoch + 1, lease_until = NULL WHERE id = ?")
+        .bind(ending.name())
+        .bind(error.map(document))
+        .bind(job.id.as_str())
+        .execute(&mut *tx.db)
+        .await
+        .map_err(Error::Unavailable)?;
+    sqlx::query("UPDATE chunk SET state = 'cancelled', finished_at = ? WHERE job_id = ? AND state = 'pending'")
+        .bind(tx.now)
+        .bind(job.id.as_str())
+        .execute(&mut *tx.db)
+        .await
+        .map_err(Error::Unavailable)?;
+    job.ending = Some(ending);
+    Ok(())
+}
+
+pub(super) async fn cancel(tx: &mut Tx<'_>, id: &JobId) -> Result<Changed> {
+    let Some(mut job) = find(tx, id).await? else { return Ok(Changed::Missing) };
+    let first = job.state != JobState::Cancelling;
+    match apply(tx, &mut job, JobEvent::CancelRequested).await {
+        Err(conflict) => return Ok(Changed::Conflict(conflict)),
+        Ok(moved) => moved?,
+    }
+    if first {
+        end(tx, &mut job, Ending::Cancelled, None).await?;
+    }
+    existing(tx, id).await.map(|job| Changed::Job(Box::new(job)))
+}
+
+pub(super) fn expire<'t>(tx: &'t mut Tx<'_>) -> BoxFuture<'t, Result<Vec<JobId>>> {
+    Box::pin(async move {
+        // Index: job_deadline.
+        let late: Vec<String> = sqlx::query_scalar(
+            "SELECT id FROM job WHERE finished_at IS NULL AND deadline_at IS NOT NULL AND deadline_at <= ? AND ending IS NULL LIMIT 100",
+        )
+        .bind(tx.now)
+        .fetch_all(&mut *tx.db)
+        .await
+        .map_err(Error::Unavailable)?;
+        let mut expired = Vec::new();
+        for id in late.iter().filter_map(|id| JobId::parse(id)) {
+            let mut job = existing(tx, &id).await?;
+            let Ok(moved) = apply(tx, &mut job, JobEvent::DeadlinePassed).await else { continue };
+            moved?;
+            let limit = job.spec.execution.deadline_seconds.unwrap_or_default();
+            let problem = Problem::new("deadline_passed", "The job's deadline passed", format!("it was not done {limit} s after it was accepted"));
+            end(tx, &mut job, Ending::Expired, Some(&problem)).await?;
+            expired.push(id);
+        }
+        Ok(expired)
+    })
+}
+
+/// Breaks a job that can still break; one that is ending already stays as it is.
+pub(super) async fn break_job(tx: &mut Tx<'_>, id: &JobId, problem: &Problem) -> Result<()> {
+    let Some(mut job) = find(tx, id).await? else { return Ok(()) };
+    match apply(tx, &mut job, JobEvent::Broke).await {
+        Err(_ending_already) => Ok(()),
+        Ok(moved) => {
+            moved?;
+            end(tx, &mut job, Ending::Failed, Some(problem)).await
+        }
+    }
+}
+
+// ---- Leases ------------------------------------------------------------------------------------------------------------------
+
+/// Takes the lease on a job; the epoch fences off whoever held it before.
+async fn lease(tx: &mut Tx<'_>, id: &str, worker: &str, ttl: Duration) -> Result<JobLease> {
+    let epoch: i64 = sqlx::query_scalar("UPDATE job SET lease_epoch = lease_epoch + 1, lease_until = ?, lease_worker = ? WHERE id = ? RETURNING lease_epoch")
+        .bind(tx.now + micros(ttl))
+        .bind(worker)
+        .bind(id)
+        .fetch_one(&mut *tx.db)
+        .await
+        .map_err(Error::Unavailable)?;
+    let job = JobId::parse(id).ok_or_else(|| Error::Damaged { table: "job", id: id.to_owned(), what: "its id is none".to_owned() })?;
+    Ok(JobLease { job, epoch })
+}
+
+/// Whether the lease is still the caller's.
+async fn holds(tx: &mut Tx<'_>, lease: &JobLease) -> Result<bool> {
+    let mine: Option<i64> = sqlx::query_scalar("SELECT 1 FROM job WHERE id = ? AND lease_epoch = ? AND finished_at IS NULL")
+        .bind(lease.job.as_str())
+        .bind(lease.epoch)
+        .fetch_optional(&mut *tx.db)
+        .await
+        .map_err(Error::Unavailable)?;
+    Ok(mine.is_some())
+}
+
+pub(super) async fn renew(tx: &mut Tx<'_>, lease: &JobLease, ttl: Duration) -> Result<Written> {
+    set_lease_until(tx, lease, Some(tx.now + micros(ttl))).await
+}
+
+pub(super) async fn release(tx: &mut Tx<'_>, lease: &JobLease) -> Result<Written> {
+    set_lease_until(tx, lease, None).await
+}
+
+async fn set_lease_until(tx: &mut Tx<'_>, lease: &JobLease, until: Option<i64>) -> Result<Written> {
+    let done = sqlx::query("UPDATE job SET lease_until = ? WHERE id = ? AND lease_epoch = ? AND finished_at IS NULL")
+        .bind(until)
+        .bind(lease.job.as_str())
+        .bind(lease.epoch)
+        .execute(&mut *tx.db)
+        .await
+        .map_err(Error::Unavailable)?;
+    Ok(if done.rows_affected() == 1 { Written::Done } else { Written::Fenced })
+}
+
+// ---- Planning ----------------------------------------------------------------------------------------------------------------
+
+pub(super) async fn claim_planning(tx: &mut Tx<'_>, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>> {
+    // Index: job_to_plan.
+    let found: Option<String> = sqlx::query_scalar(
+        "SELECT id FROM job WHERE finished_at IS NULL AND plan_done = 0 AND ending IS NULL \
+         AND (lease_until IS NULL OR lease_until <= ?) ORDER BY id LIMIT 1",
+    )
+    .bind(tx.now)
+    .fetch_optional(&mut *tx.db)
+    .await
+    .map_err(Error::Unavailable)?;
+    let Some(id) = found else { return Ok(None) };
+    let lease = lease(tx, &id, worker, ttl).await?;
+    let mut job = existing(tx, &lease.job).await?;
+    // Without an ending the job is in a state that takes this event.
+    if let Ok(moved) = apply(tx, &mut job, JobEvent::PlanningBegan).await {
+        moved?;
+    }
+    Ok(Some((lease, job)))
+}
+
+pub(super) async fn append_chunks(tx: &mut Tx<'_>, lease: &JobLease, ttl: Duration, chunks: &[Vec<ObjectSlice>], cursor: &PlanCursor) -> Result<Written> {
+    let mut job = match find(tx, &lease.job).await? {
+        Some(job) if job.ending.is_none() && holds(tx, lease).await? => job,
+        _ => return Ok(Written::Fenced),
+    };
+    for (seq, inputs) in (job.plan.next_seq..).zip(chunks) {
+        sqlx::query("INSERT INTO chunk (job_id, seq, state, inputs) VALUES (?, ?, 'pending', ?)")
+            .bind(lease.job.as_str())
+            .bind(seq as i64)
+            .bind(document(inputs))
+            .execute(&mut *tx.db)
+            .await
+            .map_err(Error::Unavailable)?;
+    }
+    let added = chunks.len() as i64;
+    let cursor = PlanCursor { next_seq: job.plan.next_seq + chunks.len() as u64, ..cursor.clone() };
+    sqlx::query(
+        "UPDATE job SET plan = ?, plan_done = ?, objects = ?, bytes = ?, chunks = chunks + ?, pending = pending + ?, lease_until = ? WHERE id = ?",
+    )
+    .bind(document(&cursor))
+    .bind(cursor.done)
+    .bind(cursor.objects as i64)
+    .bind(cursor.bytes as i64)
+    .bind(added)
+    .bind(added)
+    .bind((!cursor.done).then_some(tx.now + micros(ttl)))
+    .bind(lease.job.as_str())
+    .execute(&mut *tx.db)
+    .await
+    .map_err(Error::Unavailable)?;
+    if added > 0
+        && let Ok(moved) = apply(tx, &mut job, JobEvent::ChunksPlanned).await
+    {
+        moved?;
+    }
+    complete_if_done(tx, &lease.job).await?;
+    Ok(Written::Done)
+}
+
+/// Applies `AllDone` when planning is over and no chunk is left, and decides between `completed` and `failed`.
+pub(super) async fn complete_if_done(tx: &mut Tx<'_>, id: &JobId) -> Result<()> {
+    let mut job = existing(tx, id).await?;
+    if job.ending.is_some() || !job.plan.done || job.counts.chunks_done < job.counts.chunks {
+        return Ok(());
+    }
+    let verdict = verdict(tx, &job).await?;
+    let Ok(moved) = apply(tx, &mut job, JobEvent::AllDone).await else { return Ok(()) };
+    moved?;
+    let ending = if verdict.is_some() { Ending::Failed } else { Ending::Completed };
+    end(tx, &mut job, ending, verdict.as_ref()).await
+}
+
+/// Why a job whose chunks are all done is failed all the same.
+async fn verdict(tx: &mut Tx<'_>, job: &Job) -> Result<Option<Problem>> {
+    let (succeeded, failed) = (job.counts.succeeded, job.counts.failed);
+    let ratio = failed as f64 / (succeeded + failed).max(1) as f64;
+    let policy = &job.spec.error_policy;
+    if failed > 0 && succeeded == 0 {
+        let why = summary(tx, &job.id).await?;
+        return Ok(Some(Problem::new("all_records_failed", "Every record failed", format!("none of {failed} records got a prediction; {why}"))));
+    }
+    match policy.max_failed_ratio {
+        Some(most) if ratio > most => {
+            let why = summary(tx, &job.id).await?;
+            let detail = format!("{failed} of {} records failed, a share of {ratio:.4}; error_policy.max_failed_ratio allows {most}; {why}", succeeded + failed);
+            Ok(Some(Problem::new("error_policy_violated", "More records failed than the job allows", detail)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The first error and the codes by frequency, in words.
+pub(super) async fn summary(tx: &mut Tx<'_>, id: &JobId) -> Result<String> {
+    let (codes, first): (String, Option<String>) = sqlx::query_as("SELECT error_codes, first_error FROM job WHERE id = ?")
+        .bind(id.as_str())
+        .fetch_one(&mut *tx.db)
+        .await
+        .map_err(Error::Unavailable)?;
+    let codes: std::collections::BTreeMap<String, u64> = serde_json::from_str(&codes).unwrap_or_default();
+    let mut codes: Vec<_> = codes.into_iter().collect();
+    codes.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let codes: Vec<String> = codes.into_iter().take(5).map(|(code, count)| format!("{code} × {count}")).collect();
+    Ok(format!("by code: {}; the first: {}", codes.join(", "), first.unwrap_or_default()))
+}
+
+// ---- Finalising --------------------------------------------------------------------------------------------------------------
+
+pub(super) async fn claim_finalizing(tx: &mut Tx<'_>, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>> {
+    // Indexes: job_to_finalize, chunk_running_of.
+    let found: Option<String> = sqlx::query_scalar(
+        "SELECT id FROM job WHERE state IN ('finalizing', 'cancelling') AND (lease_until IS NULL OR lease_until <= ?) \
+         AND NOT EXISTS (SELECT 1 FROM chunk WHERE job_id = job.id AND state = 'running' AND lease_until > ?) ORDER BY id LIMIT 1",
+    )
+    .bind(tx.now)
+    .bind(tx.now)
+    .fetch_optional(&mut *tx.db)
+    .await
+    .map_err(Error::Unavailable)?;
+    let Some(id) = found else { return Ok(None) };
+    // Whoever still holds an expired lease on a chunk must not commit under the manifest's feet.
+    sqlx::query("UPDATE chunk SET state = 'cancelled', finished_at = ? WHERE job_id = ? AND state = 'running'")
+        .bind(tx.now)
+        .bind(&id)
+        .execute(&mut *tx.db)
+        .await
+        .map_err(Error::Unavailable)?;
+    sqlx::query("UPDATE job SET running = 0 WHERE id = ?").bind(&id).execute(&mut *tx.db).await.map_err(Error::Unavailable)?;
+    let lease = lease(tx, &id, worker, ttl).await?;
+    let job = existing(tx, &lease.job).await?;
+    Ok(Some((lease, job)))
+}
+
+pub(super) async fn finish(tx: &mut Tx<'_>, lease: &JobLease, ending: Ending, error: Option<&Problem>) -> Result<Written> {
+    if !holds(tx, lease).await? {
+        return Ok(Written::Fenced);
+    }
+    let mut job = existing(tx, &lease.job).await?;
+    sqlx::query("UPDATE job SET ending = ?, error = COALESCE(error, ?), lease_until = NULL WHERE id = ?")
+        .bind(ending.name())
+        .bind(error.map(document))
+        .bind(lease.job.as_str())
+        .execute(&mut *tx.db)
+        .await
+        .map_err(Error::Unavailable)?;
+    match apply(tx, &mut job, JobEvent::Ended(ending)).await {
+        Ok(moved) => moved.map(|()| Written::Done),
+        Err(conflict) => Err(Error::Damaged { table: "job", id: lease.job.to_string(), what: conflict.to_string() }),
+    }
+}
+
+pub(super) fn release_all<'t>(tx: &'t mut Tx<'_>) -> BoxFuture<'t, Result<()>> {
+    Box::pin(async move {
+        sqlx::query("UPDATE job SET lease_until = NULL WHERE finished_at IS NULL").execute(&mut *tx.db).await.map_err(Error::Unavailable)?;
+        sqlx::query("UPDATE chunk SET lease_until = 0 WHERE state = 'running'").execute(&mut *tx.db).await.map_err(Error::Unavailable)?;
+        Ok(())
+    })
+}

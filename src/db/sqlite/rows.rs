@@ -1,0 +1,114 @@
+//! Rows ↔ domain values.
+
+use serde::{Serialize, de::DeserializeOwned};
+use sqlx::{Row, sqlite::SqliteRow};
+
+use crate::{
+    db::{Error, Result},
+    domain::{Chunk, ChunkId, ChunkState, Counts, Job, JobId, JobState, Problem, Timestamp, job::Ending},
+};
+
+/// Columns of [`job`], in one place.
+pub(super) const JOB: &str = "id, spec, model, pipeline, state, ending, error, plan, objects, bytes, chunks, chunks_done, \
+                              succeeded, failed, usage, created_at, started_at, finished_at";
+/// Columns of [`chunk`], in one place.
+pub(super) const CHUNK: &str = "job_id, seq, state, claims, failures, crashes, not_before, lease_epoch, worker, started_at, \
+                                finished_at, error, result, inputs";
+
+/// What kind of row is being read, for messages on a damaged one.
+struct Reader<'r> {
+    row: &'r SqliteRow,
+    table: &'static str,
+    id: String,
+}
+
+impl Reader<'_> {
+    fn damaged(&self, what: impl ToString) -> Error {
+        Error::Damaged { table: self.table, id: self.id.clone(), what: what.to_string() }
+    }
+
+    fn get<'r, T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>>(&'r self, column: &'static str) -> Result<T> {
+        self.row.try_get(column).map_err(|e| self.damaged(format!("{column}: {e}")))
+    }
+
+    fn count(&self, column: &'static str) -> Result<u64> {
+        let value: i64 = self.get(column)?;
+        u64::try_from(value).map_err(|_| self.damaged(format!("{column} is {value}")))
+    }
+
+    fn time(&self, column: &'static str) -> Result<Option<Timestamp>> {
+        Ok(self.get::<Option<i64>>(column)?.map(Timestamp))
+    }
+
+    fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T> {
+        let text: String = self.get(column)?;
+        serde_json::from_str(&text).map_err(|e| self.damaged(format!("{column}: {e}")))
+    }
+
+    fn json_or_none<T: DeserializeOwned>(&self, column: &'static str) -> Result<Option<T>> {
+        let text: Option<String> = self.get(column)?;
+        text.map(|t| serde_json::from_str(&t)).transpose().map_err(|e| self.damaged(format!("{column}: {e}")))
+    }
+
+    fn parse<T>(&self, column: &'static str, parse: impl Fn(&str) -> Option<T>) -> Result<T> {
+        let text: String = self.get(column)?;
+        parse(&text).ok_or_else(|| self.damaged(format!("{column} is {text:?}")))
+    }
+}
+
+fn reader<'r>(row: &'r SqliteRow, table: &'static str, key: &str) -> Reader<'r> {
+    Reader { row, table, id: row.try_get::<String, _>(key).unwrap_or_default() }
+}
+
+/// A job from a row with the columns of [`JOB`].
+pub(super) fn job(row: &SqliteRow) -> Result<Job> {
+    let r = reader(row, "job", "id");
+    let ending: Option<String> = r.get("ending")?;
+    Ok(Job {
+        id: r.parse("id", JobId::parse)?,
+        spec: r.json("spec")?,
+        model: r.json("model")?,
+        pipeline: r.json("pipeline")?,
+        state: r.parse("state", JobState::parse)?,
+        ending: ending.map(|e| Ending::parse(&e).ok_or_else(|| r.damaged(format!("ending is {e:?}")))).transpose()?,
+        error: r.json_or_none::<Problem>("error")?,
+        counts: Counts {
+            objects: r.count("objects")?,
+            bytes: r.count("bytes")?,
+            chunks: r.count("chunks")?,
+            chunks_done: r.count("chunks_done")?,
+            succeeded: r.count("succeeded")?,
+            failed: r.count("failed")?,
+        },
+        plan: r.json("plan")?,
+        usage: r.json("usage")?,
+        created_at: Timestamp(r.get("created_at")?),
+        started_at: r.time("started_at")?,
+        finished_at: r.time("finished_at")?,
+    })
+}
+
+/// A chunk from a row with the columns of [`CHUNK`].
+pub(super) fn chunk(row: &SqliteRow) -> Result<Chunk> {
+    let r = reader(row, "chunk", "job_id");
+    let states = [ChunkState::Pending, ChunkState::Running, ChunkState::Done, ChunkState::Failed, ChunkState::Cancelled];
+    Ok(Chunk {
+        id: ChunkId { job: r.parse("job_id", JobId::parse)?, seq: r.count("seq")? },
+        inputs: r.json("inputs")?,
+        state: r.parse("state", |text| states.into_iter().find(|s| s.name() == text))?,
+        claims: r.count("claims")? as u32,
+        failures: r.count("failures")? as u32,
+        crashes: r.count("crashes")? as u32,
+        not_before: r.time("not_before")?,
+        worker: r.get("worker")?,
+        started_at: r.time("started_at")?,
+        finished_at: r.time("finished_at")?,
+        result: r.json_or_none("result")?,
+        error: r.json_or_none("error")?,
+    })
+}
+
+/// A document as the tables keep it. Domain types have string keys and finite numbers, so this cannot fail.
+pub(super) fn document(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("domain values are JSON")
+}
