@@ -138,7 +138,7 @@ impl Finalizer {
             self.renew(lease).await?;
         }
         if ending == Ending::Completed || !named.is_empty() {
-            bucket.put(output.join(MANIFEST).path(), Bytes::from(manifest.to_json()?)).await?;
+            bucket.put(output.join(MANIFEST).path(), Bytes::from(manifest.to_json())).await?;
         }
         self.remove_unnamed(lease, &bucket, output, &named).await?;
         if ending == Ending::Completed {

@@ -6,13 +6,30 @@
 //! Text formats keep their cells as text (see [`super::batch::ENCODING`]): what a cell means is decided by the model input
 //! it is bound to, and what is carried to the output is what was found.
 
+mod csv;
+mod jsonl;
+mod parquet;
+mod records;
+pub mod sniff;
+#[cfg(test)]
+mod tests;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    domain::{ObjectSlice, RecordError, spec::CsvOptions},
+    domain::{
+        ObjectSlice, RecordError,
+        spec::{CsvOptions, InputCompression, InputFormat},
+    },
     objects,
     runner::{batch::Batch, source::ObjectBytes},
 };
+
+pub use parquet::{RowGroupInfo, row_groups};
+pub use records::RecordBorders;
+
+/// Looked at to tell what an object is.
+const SNIFF_BYTES: u64 = 64 * 1024;
 
 /// Which columns are needed downstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +101,21 @@ pub trait Decoder: Send {
 ///
 /// # Errors
 /// [`DecodeError`] when the object cannot be read or is not what its format says.
-pub fn open(_bytes: Arc<dyn ObjectBytes>, _request: Request) -> Result<Box<dyn Decoder>, DecodeError> {
-    todo!()
+pub fn open(bytes: Arc<dyn ObjectBytes>, mut request: Request) -> Result<Box<dyn Decoder>, DecodeError> {
+    let asked = (request.slice.format, request.slice.compression);
+    if asked.0 == InputFormat::Auto || (asked.1 == InputCompression::Auto && asked.0 != InputFormat::Parquet) {
+        let head = bytes.read(0..bytes.size().min(SNIFF_BYTES))?;
+        (request.slice.format, request.slice.compression) = sniff::resolve(asked.0, asked.1, &head);
+    }
+    match request.slice.format {
+        InputFormat::Parquet => Ok(Box::new(parquet::ParquetDecoder::open(bytes, request)?)),
+        InputFormat::Csv => Ok(Box::new(csv::CsvDecoder::open(&bytes, request)?)),
+        InputFormat::Jsonl => Ok(Box::new(jsonl::JsonlDecoder::open(&bytes, request)?)),
+        InputFormat::Auto => Err(DecodeError::Corrupt {
+            source_name: request.source,
+            code: "unknown_format",
+            detail: "neither its name nor its content tells a format; set input.format, or leave it out with input.exclude".to_owned(),
+            position: None,
+        }),
+    }
 }
