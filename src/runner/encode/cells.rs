@@ -3,22 +3,20 @@
 //! In: one column of a batch. Out: a [`Column`] that appends the cell of any row to a byte buffer. What a type looks like as text is
 //! decided once a batch, here; a cell then costs one virtual call and no allocation.
 
-use std::ops::Range;
-
 use arrow::{
-    array::{Array, ArrayAccessor, ArrayRef, AsArray, OffsetSizeTrait, RunArray},
+    array::{Array, ArrayAccessor, AsArray},
     buffer::NullBuffer,
     datatypes::{
         ArrowPrimitiveType, DataType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type,
         DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType, Field, Float16Type, Float32Type,
         Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalDayTime, IntervalDayTimeType, IntervalMonthDayNano,
-        IntervalMonthDayNanoType, IntervalUnit, IntervalYearMonthType, RunEndIndexType, Time32MillisecondType, Time32SecondType,
-        Time64MicrosecondType, Time64NanosecondType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
-        TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+        IntervalMonthDayNanoType, IntervalUnit, IntervalYearMonthType, Time32MillisecondType, Time32SecondType, Time64MicrosecondType,
+        Time64NanosecondType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+        UInt8Type, UInt16Type, UInt32Type, UInt64Type,
     },
 };
 
-use super::{EncodeError, calendar, text};
+use super::{EncodeError, calendar, nested, text};
 use crate::runner::batch::{ENCODING, ENCODING_JSON};
 
 /// Where the text of a cell stands.
@@ -63,7 +61,7 @@ impl<'a> Column<'a> {
     pub(super) fn new(field: &Field, array: &'a dyn Array, form: Form) -> Result<Self, EncodeError> {
         let json_as_found = match form {
             _ if !is_json(field) => None,
-            Form::Json => strings(array, |value, out| out.extend_from_slice(value.as_bytes())),
+            Form::Json => strings(array, text::json_as_found),
             Form::Csv => strings(array, |value, out| {
                 let start = out.len();
                 out.extend_from_slice(text::json_as_text(value).as_deref().unwrap_or_default().as_bytes());
@@ -81,18 +79,19 @@ impl<'a> Column<'a> {
     /// Appends the cell of row `row`.
     pub(super) fn write(&self, row: usize, out: &mut Vec<u8>) {
         match &self.nulls {
-            Some(nulls) if nulls.is_null(row) => out.extend_from_slice(self.null),
+            Some(nulls) if nulls.is_null(row) => self.write_null(out),
             _ => self.cells.write(row, out),
         }
     }
 
-    /// `None` where the type or one inside it has no text.
-    fn of_type(array: &'a dyn Array, form: Form) -> Option<Self> {
-        let cells = match form {
-            Form::Json => nested(array),
-            Form::Csv => nested(array).map(|cells| Box::new(JsonInCsv(cells)) as Box<dyn Cells + 'a>),
-        };
-        let cells = cells.or_else(|| packed(array, form)).or_else(|| scalar(array, form))?;
+    /// Appends the cell of a row that is null.
+    pub(super) fn write_null(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.null);
+    }
+
+    /// The writer for an array that holds no text in another format; `None` where its type or one inside it has no text.
+    pub(super) fn of_type(array: &'a dyn Array, form: Form) -> Option<Self> {
+        let cells = nested::cells(array, form).or_else(|| nested::packed(array, form)).or_else(|| scalar(array, form))?;
         Some(Self { nulls: array.nulls().cloned(), null: form.null(), cells })
     }
 }
@@ -103,7 +102,7 @@ pub(super) fn is_json(field: &Field) -> bool {
 }
 
 /// The cells of a column, where they are not null.
-trait Cells {
+pub(super) trait Cells {
     fn write(&self, row: usize, out: &mut Vec<u8>);
 }
 
@@ -123,126 +122,6 @@ impl Cells for Nothing {
     fn write(&self, _row: usize, out: &mut Vec<u8>) {
         out.extend_from_slice(self.0);
     }
-}
-
-struct Dictionary<'a> {
-    /// Row → index of its value; empty when there are no values, and then every row is null.
-    keys: Vec<usize>,
-    values: Column<'a>,
-}
-
-impl Cells for Dictionary<'_> {
-    fn write(&self, row: usize, out: &mut Vec<u8>) {
-        match self.keys.get(row) {
-            Some(key) => self.values.write(*key, out),
-            None => out.extend_from_slice(self.values.null),
-        }
-    }
-}
-
-struct Runs<'a, R: RunEndIndexType> {
-    runs: &'a RunArray<R>,
-    values: Column<'a>,
-}
-
-impl<R: RunEndIndexType> Cells for Runs<'_, R> {
-    fn write(&self, row: usize, out: &mut Vec<u8>) {
-        self.values.write(self.runs.get_physical_index(row), out);
-    }
-}
-
-/// A nested value in a CSV cell: its JSON, quoted.
-struct JsonInCsv<'a>(Box<dyn Cells + 'a>);
-
-impl Cells for JsonInCsv<'_> {
-    fn write(&self, row: usize, out: &mut Vec<u8>) {
-        let start = out.len();
-        self.0.write(row, out);
-        text::csv_cell(start, out);
-    }
-}
-
-struct List<'a, F> {
-    range: F,
-    items: Column<'a>,
-}
-
-impl<F: Fn(usize) -> Range<usize>> Cells for List<'_, F> {
-    fn write(&self, row: usize, out: &mut Vec<u8>) {
-        out.push(b'[');
-        for (n, item) in (self.range)(row).enumerate() {
-            if n > 0 {
-                out.push(b',');
-            }
-            self.items.write(item, out);
-        }
-        out.push(b']');
-    }
-}
-
-struct Struct<'a> {
-    /// `"name":` and the column.
-    members: Vec<(Vec<u8>, Column<'a>)>,
-}
-
-impl Cells for Struct<'_> {
-    fn write(&self, row: usize, out: &mut Vec<u8>) {
-        out.push(b'{');
-        for (n, (key, column)) in self.members.iter().enumerate() {
-            if n > 0 {
-                out.push(b',');
-            }
-            out.extend_from_slice(key);
-            column.write(row, out);
-        }
-        out.push(b'}');
-    }
-}
-
-struct Map<'a> {
-    offsets: &'a [i32],
-    keys: Column<'a>,
-    values: Column<'a>,
-}
-
-impl Cells for Map<'_> {
-    fn write(&self, row: usize, out: &mut Vec<u8>) {
-        out.push(b'{');
-        for (n, entry) in span(self.offsets, row).enumerate() {
-            if n > 0 {
-                out.push(b',');
-            }
-            let start = out.len();
-            self.keys.write(entry, out);
-            make_member_name(start, out);
-            out.push(b':');
-            self.values.write(entry, out);
-        }
-        out.push(b'}');
-    }
-}
-
-/// Makes a member name of the JSON value that stands in `out` from `start` on: a string is one, of others it is the text.
-fn make_member_name(start: usize, out: &mut Vec<u8>) {
-    match out.get(start) {
-        Some(b'"') => {}
-        Some(b'{' | b'[') => {
-            let value = out.split_off(start);
-            text::json_string(&String::from_utf8_lossy(&value), out);
-        }
-        _ => {
-            out.insert(start, b'"');
-            out.push(b'"');
-        }
-    }
-}
-
-/// `"name":`, as it stands before a member's value.
-pub(super) fn member(name: &str) -> Vec<u8> {
-    let mut key = Vec::with_capacity(name.len() + 3);
-    text::json_string(name, &mut key);
-    key.push(b':');
-    key
 }
 
 fn each<'a, A, F>(array: A, write: F) -> Option<Box<dyn Cells + 'a>>
@@ -280,7 +159,7 @@ fn scalar<'a>(array: &'a dyn Array, form: Form) -> Option<Box<dyn Cells + 'a>> {
         DataType::UInt16 => primitive::<UInt16Type>(array, text::integer),
         DataType::UInt32 => primitive::<UInt32Type>(array, text::integer),
         DataType::UInt64 => primitive::<UInt64Type>(array, text::integer),
-        // There is no shortest form for 16 bits: they are written as the 32-bit number of the same value.
+        // Ryu has no 16-bit floats: they are written as the 32-bit number of the same value.
         DataType::Float16 => primitive::<Float16Type>(array, move |value, out| text::float(value.to_f32(), quotes, out)),
         DataType::Float32 => primitive::<Float32Type>(array, move |value, out| text::float(value, quotes, out)),
         DataType::Float64 => primitive::<Float64Type>(array, move |value, out| text::double(value, quotes, out)),
@@ -373,73 +252,4 @@ fn quote<V>(quotes: &'static [u8], write: impl Fn(V, &mut Vec<u8>)) -> impl Fn(V
         write(value, out);
         out.extend_from_slice(quotes);
     }
-}
-
-/// Types that keep their values apart from their rows.
-fn packed<'a>(array: &'a dyn Array, form: Form) -> Option<Box<dyn Cells + 'a>> {
-    fn runs<'a, R: RunEndIndexType>(array: &'a dyn Array, form: Form) -> Option<Box<dyn Cells + 'a>> {
-        let runs = array.as_run_opt::<R>()?;
-        Some(Box::new(Runs { runs, values: Column::of_type(runs.values().as_ref(), form)? }))
-    }
-    match array.data_type() {
-        DataType::Dictionary(_, _) => {
-            let dictionary = array.as_any_dictionary();
-            let values = Column::of_type(dictionary.values().as_ref(), form)?;
-            let keys = if dictionary.values().is_empty() { Vec::new() } else { dictionary.normalized_keys() };
-            Some(Box::new(Dictionary { keys, values }))
-        }
-        DataType::RunEndEncoded(_, _) => {
-            runs::<Int16Type>(array, form).or_else(|| runs::<Int32Type>(array, form)).or_else(|| runs::<Int64Type>(array, form))
-        }
-        _ => None,
-    }
-}
-
-/// Types that hold other values; always JSON.
-fn nested<'a>(array: &'a dyn Array) -> Option<Box<dyn Cells + 'a>> {
-    match array.data_type() {
-        DataType::List(_) => list::<i32>(array),
-        DataType::LargeList(_) => list::<i64>(array),
-        DataType::ListView(_) => list_view::<i32>(array),
-        DataType::LargeListView(_) => list_view::<i64>(array),
-        DataType::FixedSizeList(_, _) => {
-            let lists = array.as_fixed_size_list();
-            let length = usize::try_from(lists.value_length()).ok()?;
-            items(lists.values(), move |row| row * length..(row + 1) * length)
-        }
-        DataType::Struct(_) => {
-            let rows = array.as_struct();
-            let column = |(name, array): (&str, &'a ArrayRef)| Some((member(name), Column::of_type(array.as_ref(), Form::Json)?));
-            let members = rows.column_names().into_iter().zip(rows.columns()).map(column).collect::<Option<_>>()?;
-            Some(Box::new(Struct { members }))
-        }
-        DataType::Map(_, _) => {
-            let map = array.as_map();
-            let keys = Column::of_type(map.keys().as_ref(), Form::Json)?;
-            let values = Column::of_type(map.values().as_ref(), Form::Json)?;
-            Some(Box::new(Map { offsets: map.value_offsets(), keys, values }))
-        }
-        _ => None,
-    }
-}
-
-fn list<'a, O: OffsetSizeTrait>(array: &'a dyn Array) -> Option<Box<dyn Cells + 'a>> {
-    let lists = array.as_list::<O>();
-    let offsets = lists.value_offsets();
-    items(lists.values(), move |row| span(offsets, row))
-}
-
-fn list_view<'a, O: OffsetSizeTrait>(array: &'a dyn Array) -> Option<Box<dyn Cells + 'a>> {
-    let lists = array.as_list_view::<O>();
-    let (offsets, sizes) = (lists.value_offsets(), lists.value_sizes());
-    items(lists.values(), move |row| offsets[row].as_usize()..(offsets[row] + sizes[row]).as_usize())
-}
-
-fn items<'a>(values: &'a ArrayRef, range: impl Fn(usize) -> Range<usize> + 'a) -> Option<Box<dyn Cells + 'a>> {
-    Some(Box::new(List { range, items: Column::of_type(values.as_ref(), Form::Json)? }))
-}
-
-/// The items of row `row` by Arrow's offsets, of which there is one more than rows.
-fn span<O: OffsetSizeTrait>(offsets: &[O], row: usize) -> Range<usize> {
-    offsets[row].as_usize()..offsets[row + 1].as_usize()
 }

@@ -8,7 +8,8 @@ use arrow::array::RecordBatch;
 
 use super::{
     EncodeError,
-    cells::{Column, Form, member},
+    cells::{Column, Form},
+    nested::member,
 };
 
 /// Appends the rows of a batch; nothing is appended when a column has no text.

@@ -12,6 +12,7 @@ mod calendar;
 mod cells;
 mod csv;
 mod jsonl;
+mod nested;
 mod parquet;
 mod sink;
 mod text;

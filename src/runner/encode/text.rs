@@ -112,6 +112,13 @@ pub(super) fn json_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
+/// Appends a JSON value as it was found, on one line: outside of strings, where JSON has no raw line breaks, they are mere white space.
+pub(super) fn json_as_found(json: &str, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(json.as_bytes());
+    out[start..].iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+}
+
 /// What a JSON value is where only text can stand: nothing for `null`, the characters of a string, and any other value as written.
 ///
 /// A string that no text can hold (half of a surrogate pair) stays as written, quotes and escapes included.
@@ -197,6 +204,11 @@ mod tests {
         }
         assert_eq!(of(i128::MIN, 38), "-1.70141183460469231731687303715884105728");
         assert_eq!(of(-1, -128), format!("-1{}", "0".repeat(128)));
+    }
+
+    #[test]
+    fn json_values_stand_on_one_line() {
+        assert_eq!(written(|out| json_as_found("[1,\r\n \"a\\n\"]", out)), "[1,   \"a\\n\"]");
     }
 
     #[test]

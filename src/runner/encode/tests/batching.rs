@@ -22,17 +22,17 @@ fn rows(count: u64) -> RecordBatch {
         mixed ^ (mixed >> 27)
     };
     let all = || 0..count;
-    let texts = |row: u64| (row % 5 != 0).then(|| format!("{:x}", noise(row)).repeat(noise(row) as usize % 7));
+    let texts = |row: u64| (!row.is_multiple_of(5)).then(|| format!("{:x}", noise(row)).repeat(noise(row) as usize % 7));
     let mut lists = ListBuilder::new(StringBuilder::new());
     for row in all() {
         for item in 0..noise(row) % 4 {
             lists.values().append_option((item != 1).then(|| format!("item {item}")));
         }
-        lists.append(row % 11 != 0);
+        lists.append(!row.is_multiple_of(11));
     }
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("n", Arc::new(Int64Array::from_iter_values(all().map(|row| row as i64)))),
-        ("noise", Arc::new(UInt64Array::from_iter(all().map(|row| (row % 7 != 0).then(|| noise(row)))))),
+        ("noise", Arc::new(UInt64Array::from_iter(all().map(|row| (!row.is_multiple_of(7)).then(|| noise(row)))))),
         ("float", Arc::new(Float32Array::from_iter_values(all().map(|row| f32::from_bits(noise(row) as u32))))),
         ("text", Arc::new(all().map(texts).collect::<StringArray>())),
         ("view", Arc::new(all().map(texts).collect::<StringViewArray>())),
@@ -45,7 +45,7 @@ fn rows(count: u64) -> RecordBatch {
         ("list", Arc::new(lists.finish())),
     ];
     let json = Field::new("json", DataType::Utf8, true).with_metadata([(ENCODING, ENCODING_JSON)]);
-    let cells = all().map(|row| (row % 3 != 0).then(|| format!("\"{}\\n\"", noise(row)))).collect::<StringArray>();
+    let cells = all().map(|row| (!row.is_multiple_of(3)).then(|| format!("\"{}\\n\"", noise(row)))).collect::<StringArray>();
     let fields = columns.into_iter().map(|(name, array)| (Arc::new(Field::new(name, array.data_type().clone(), true)), array));
     of_fields(fields.chain([(Arc::new(json), Arc::new(cells) as ArrayRef)]))
 }
