@@ -123,7 +123,7 @@ impl Finalizer {
     async fn write(&self, lease: &JobLease, job: &Job, ending: Ending) -> Result<(), Error> {
         let output = &job.spec.output.uri;
         let bucket = self.stores.open(output)?;
-        let mut manifest = Manifest::new(job, ending);
+        let mut manifest = Manifest::new(job);
         let mut named = HashSet::new();
         let mut from = 0;
         loop {

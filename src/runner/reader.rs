@@ -184,7 +184,7 @@ impl Reader {
         {
             return bound.clone();
         }
-        let bound = Binding::resolve(&self.attempt.task.pipeline, &schema).map(Arc::new);
+        let bound = Binding::resolve(&self.attempt.task.pipeline, &batch.columns).map(Arc::new);
         self.bound = Some((schema, bound.clone()));
         bound
     }

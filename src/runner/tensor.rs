@@ -45,6 +45,19 @@ macro_rules! each_tensor_data {
     };
 }
 
+macro_rules! from_vec {
+    ($($type:ty => $variant:ident),*) => {$(
+        impl From<Vec<$type>> for TensorData {
+            fn from(values: Vec<$type>) -> Self {
+                Self::$variant(values)
+            }
+        }
+    )*};
+}
+
+from_vec!(bool => Bool, u8 => Uint8, u16 => Uint16, u32 => Uint32, u64 => Uint64, i8 => Int8, i16 => Int16, i32 => Int32, i64 => Int64,
+          f16 => Fp16, f32 => Fp32, f64 => Fp64, String => Bytes);
+
 impl TensorData {
     /// Number of elements.
     pub fn len(&self) -> usize {

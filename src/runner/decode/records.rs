@@ -178,7 +178,7 @@ impl Records {
         };
         let mut records =
             Self { read, framing, most: request.max_record_bytes, end, buffer: Vec::new(), start: 0, scanned: 0, offset, over: false };
-        if lines && offset > 0 || lines && matches!(request.slice.slice, Slice::Bytes { start: 1.., .. }) {
+        if lines && matches!(request.slice.slice, Slice::Bytes { start: 1.., .. }) {
             // The end of the record that the slice before this one reads.
             records.next().map_err(|e| corrupt(request, e, None))?;
         }

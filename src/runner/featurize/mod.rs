@@ -3,15 +3,41 @@
 //! In: a batch's columns and the [`Pipeline`]. Out: tensors for groups of rows that can go into the runtime together, and
 //! error rows for records that do not fit the model's inputs.
 
-use std::collections::BTreeSet;
+mod bind;
+mod cells;
+mod element;
+#[cfg(test)]
+mod tests;
 
-use arrow::{array::RecordBatch, datatypes::Schema};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::{domain::Pipeline, runner::tensor::Tensor};
+use arrow::array::RecordBatch;
+
+use crate::{
+    domain::{Dtype, Missing, Pipeline},
+    each_tensor_data,
+    runner::tensor::{Tensor, TensorData},
+};
+use bind::{BoundInput, Column, Fill};
+use cells::{CellError, List, lists, scalars};
+use element::{Element, with_element};
+
+pub use bind::Binding;
 
 /// The columns that the pipeline reads; `None` when that depends on the data (a single `[N, F]` input that binds by count).
-pub fn wanted_columns(_pipeline: &Pipeline) -> Option<BTreeSet<String>> {
-    todo!()
+pub fn wanted_columns(pipeline: &Pipeline) -> Option<BTreeSet<String>> {
+    if let Some(features) = &pipeline.features {
+        return Some(features.iter().cloned().collect());
+    }
+    let inputs = &pipeline.signature.inputs;
+    let by_count = match inputs.as_slice() {
+        [only] => only.tensor().is_some_and(|(_, shape)| shape.len() == 2 && shape[1].fixed() != Some(1)),
+        _ => false,
+    };
+    if by_count {
+        return None;
+    }
+    Some(inputs.iter().map(|input| pipeline.columns.get(&input.name).unwrap_or(&input.name).clone()).collect())
 }
 
 /// Why a schema does not fit a model: every record of the object becomes an error row with this code.
@@ -23,10 +49,6 @@ pub struct BindError {
     /// Shows both lists: what the model wants and what the data has.
     pub detail: String,
 }
-
-/// Which column fills which input: resolved once for each schema.
-#[derive(Debug, Clone)]
-pub struct Binding {}
 
 /// Rows whose tensors have the same shape beyond the batch dimension.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,16 +71,186 @@ pub struct RowError {
 }
 
 impl Binding {
-    /// Binds a schema to the pipeline's inputs.
-    ///
-    /// # Errors
-    /// [`BindError`] when it does not fit.
-    pub fn resolve(_pipeline: &Pipeline, _schema: &Schema) -> Result<Self, BindError> {
-        todo!()
+    /// Makes tensors of a batch of that schema. Every row ends up in exactly one group or one error.
+    pub fn featurize(&self, columns: &RecordBatch) -> (Vec<Group>, Vec<RowError>) {
+        let mut errors = Errors::default();
+        let filled: Vec<Filled> = self.inputs.iter().map(|input| fill(input, self.missing, columns, &mut errors)).collect();
+        let groups = group(&filled, columns.num_rows(), &errors);
+        let groups = groups.into_iter().map(|rows| {
+            let inputs = self.inputs.iter().zip(&filled).map(|(input, filled)| (input.name.clone(), filled.tensor(&rows, columns.num_rows())));
+            Group { inputs: inputs.collect(), rows }
+        });
+        (groups.collect(), errors.0.into_values().collect())
+    }
+}
+
+/// The first error of each row.
+#[derive(Debug, Default)]
+struct Errors(BTreeMap<u32, RowError>);
+
+impl Errors {
+    fn add(&mut self, row: usize, code: &'static str, detail: impl FnOnce() -> String) {
+        let row = row as u32;
+        self.0.entry(row).or_insert_with(|| RowError { row, code, detail: detail() });
     }
 
-    /// Makes tensors of a batch of that schema. Every row ends up in exactly one group or one error.
-    pub fn featurize(&self, _columns: &RecordBatch) -> (Vec<Group>, Vec<RowError>) {
-        todo!()
+    fn cell(&mut self, row: usize, column: &Column, dtype: Dtype, (value, bad): CellError) {
+        self.add(row, bad.code(), || format!("column {:?}: {value} {} for an input of {}", column.name, bad.words(), dtype.name()));
+    }
+
+    fn missing(&mut self, row: usize, column: &Column) {
+        self.add(row, "missing_value", || {
+            format!("column {:?} has no value; pipeline.missing = \"nan\" lets a NaN stand for it in a float input", column.name)
+        });
+    }
+}
+
+/// One input's elements for all rows of a batch, in row order; rows with errors hold defaults.
+struct Filled {
+    data: TensorData,
+    shape: RowShape,
+}
+
+/// The shape of a record's part of a tensor.
+enum RowShape {
+    /// The same for all.
+    Fixed(Vec<usize>),
+    /// Its own, with the offset of its first element.
+    Each(Vec<(usize, Vec<usize>)>),
+}
+
+fn fill(input: &BoundInput, missing: Missing, columns: &RecordBatch, errors: &mut Errors) -> Filled {
+    with_element!(input.dtype, T => fill_with::<T>(input, missing, columns, errors))
+}
+
+fn fill_with<T: Element>(input: &BoundInput, missing: Missing, columns: &RecordBatch, errors: &mut Errors) -> Filled {
+    let rows = columns.num_rows();
+    let stands_in = (missing == Missing::Nan).then(T::nan).flatten();
+    let dtype = input.dtype;
+    let mut read = |column: &Column, put: &mut dyn FnMut(usize, T)| {
+        scalars::<T>(columns.column(column.index), column.encoding, &mut |row, cell| match cell {
+            Ok(Some(value)) => put(row, value),
+            Ok(None) => match &stands_in {
+                Some(value) => put(row, value.clone()),
+                None => errors.missing(row, column),
+            },
+            Err(error) => errors.cell(row, column, dtype, error),
+        });
+    };
+    match &input.fill {
+        Fill::Features(features) => {
+            let width = features.len();
+            let mut values = vec![T::default(); rows * width];
+            for (at, column) in features.iter().enumerate() {
+                read(column, &mut |row, value| values[row * width + at] = value);
+            }
+            Filled { data: T::data(values), shape: RowShape::Fixed(vec![width]) }
+        }
+        Fill::Column(column) if input.dims.iter().all(|d| *d == Some(1)) => {
+            let mut values = vec![T::default(); rows];
+            read(column, &mut |row, value| values[row] = value);
+            Filled { data: T::data(values), shape: RowShape::Fixed(vec![1; input.dims.len()]) }
+        }
+        Fill::Column(column) => fill_lists(input, column, stands_in.as_ref(), columns, errors),
+    }
+}
+
+fn fill_lists<T: Element>(input: &BoundInput, column: &Column, stands_in: Option<&T>, columns: &RecordBatch, errors: &mut Errors) -> Filled {
+    let fixed: Option<Vec<usize>> = input.dims.iter().copied().collect();
+    let length: usize = fixed.iter().flatten().product();
+    let mut all: Vec<T> = Vec::with_capacity(columns.num_rows() * length);
+    let mut each = Vec::new();
+    lists::<T>(columns.column(column.index), column.encoding, stands_in, &mut |row, list| {
+        let start = all.len();
+        let mut shape = Vec::new();
+        match list {
+            Ok(List::Values(values, dims)) if fits(&input.dims, &dims) => {
+                all.extend(values);
+                shape = dims;
+            }
+            Ok(List::Values(_, dims)) => errors.add(row, "wrong_length", || {
+                format!("column {:?} has a value of shape {dims:?}; the input takes {}", column.name, shape_words(&input.dims))
+            }),
+            Ok(List::Uneven) => errors.add(row, "wrong_length", || format!("column {:?} holds lists of different lengths", column.name)),
+            Ok(List::Missing) => errors.missing(row, column),
+            Err(error) => errors.cell(row, column, input.dtype, error),
+        }
+        if fixed.is_some() {
+            all.resize(start + length, T::default());
+        } else {
+            each.push((start, shape));
+        }
+    });
+    let shape = match fixed {
+        Some(dims) => RowShape::Fixed(dims),
+        None => RowShape::Each(each),
+    };
+    Filled { data: T::data(all), shape }
+}
+
+fn fits(wanted: &[Option<usize>], found: &[usize]) -> bool {
+    wanted.len() == found.len() && wanted.iter().zip(found).all(|(wanted, found)| wanted.is_none_or(|w| w == *found))
+}
+
+fn shape_words(dims: &[Option<usize>]) -> String {
+    let dims: Vec<String> = dims.iter().map(|d| d.map_or("?".to_owned(), |n| n.to_string())).collect();
+    format!("[{}]", dims.join(", "))
+}
+
+/// Rows without errors, together where all their inputs have the same shapes; groups in the order of their first rows.
+fn group(filled: &[Filled], rows: usize, errors: &Errors) -> Vec<Vec<u32>> {
+    let good = (0..rows as u32).filter(|row| !errors.0.contains_key(row));
+    let ragged: Vec<_> = filled
+        .iter()
+        .filter_map(|f| match &f.shape {
+            RowShape::Each(each) => Some(each),
+            RowShape::Fixed(_) => None,
+        })
+        .collect();
+    if ragged.is_empty() {
+        let all: Vec<u32> = good.collect();
+        return if all.is_empty() { Vec::new() } else { vec![all] };
+    }
+    let mut places: HashMap<Vec<&[usize]>, usize> = HashMap::new();
+    let mut groups: Vec<Vec<u32>> = Vec::new();
+    for row in good {
+        let shapes = ragged.iter().map(|each| each[row as usize].1.as_slice()).collect();
+        let place = *places.entry(shapes).or_insert_with(|| {
+            groups.push(Vec::new());
+            groups.len() - 1
+        });
+        groups[place].push(row);
+    }
+    groups
+}
+
+impl Filled {
+    /// The tensor of some rows, all of one shape.
+    fn tensor(&self, rows: &[u32], of: usize) -> Tensor {
+        let dims = match &self.shape {
+            RowShape::Fixed(dims) => dims.clone(),
+            RowShape::Each(each) => rows.first().map(|row| each[*row as usize].1.clone()).unwrap_or_default(),
+        };
+        let length: usize = dims.iter().product();
+        let start = |row: u32| match &self.shape {
+            RowShape::Fixed(_) => row as usize * length,
+            RowShape::Each(each) => each[row as usize].0,
+        };
+        let whole = rows.len() == of && matches!(self.shape, RowShape::Fixed(_));
+        let data = each_tensor_data!(&self.data, values => {
+            if whole {
+                TensorData::from(values.clone())
+            } else {
+                let mut picked = Vec::with_capacity(rows.len() * length);
+                for row in rows {
+                    let at = start(*row);
+                    picked.extend_from_slice(&values[at..at + length]);
+                }
+                TensorData::from(picked)
+            }
+        });
+        let mut shape = vec![rows.len()];
+        shape.extend(dims);
+        Tensor { shape, data }
     }
 }

@@ -1,0 +1,205 @@
+//! Which column fills which input.
+
+use arrow::{
+    array::{Array, AsArray, RecordBatch},
+    datatypes::{DataType, Field},
+};
+
+use super::BindError;
+use crate::{
+    domain::{Dim, Dtype, Missing, Pipeline, ValueInfo},
+    runner::batch::{ENCODING, ENCODING_CSV, ENCODING_JSON},
+};
+
+/// How a column writes its values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Typed,
+    Csv,
+    Json,
+}
+
+/// A column by its place in the batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Column {
+    pub(super) index: usize,
+    pub(super) name: String,
+    pub(super) encoding: Encoding,
+}
+
+/// What fills one input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fill {
+    /// One column: a value a record, or a list of them.
+    Column(Column),
+    /// One column a feature, one value each.
+    Features(Vec<Column>),
+}
+
+/// One model input, bound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BoundInput {
+    pub(super) name: String,
+    pub(super) dtype: Dtype,
+    /// Dimensions after the batch's; `None` where the record decides.
+    pub(super) dims: Vec<Option<usize>>,
+    pub(super) fill: Fill,
+}
+
+/// Which column fills which input: resolved once for each schema.
+#[derive(Debug, Clone)]
+pub struct Binding {
+    pub(super) inputs: Vec<BoundInput>,
+    pub(super) missing: Missing,
+}
+
+impl Binding {
+    /// Binds a schema to the pipeline's inputs. `first` is the first batch of that schema: text columns tell by their first value
+    /// whether they are numeric, which matters only where F columns are taken by count.
+    ///
+    /// # Errors
+    /// [`BindError`] when it does not fit.
+    pub fn resolve(pipeline: &Pipeline, first: &RecordBatch) -> Result<Self, BindError> {
+        let inputs = &pipeline.signature.inputs;
+        let bound = inputs.iter().map(|input| bind(pipeline, input, inputs.len() == 1, first)).collect::<Result<_, _>>()?;
+        Ok(Self { inputs: bound, missing: pipeline.missing })
+    }
+}
+
+fn bind(pipeline: &Pipeline, input: &ValueInfo, only: bool, batch: &RecordBatch) -> Result<BoundInput, BindError> {
+    let Some((dtype, shape)) = input.tensor() else {
+        return Err(BindError { code: "unsupported_input", detail: format!("the model's input {:?} is no tensor of known rank", input.name) });
+    };
+    let dims: Vec<Option<usize>> = shape.iter().skip(1).map(|d| d.fixed().map(|n| n as usize)).collect();
+    let name = pipeline.columns.get(&input.name).unwrap_or(&input.name);
+    let fill = match (&pipeline.features, only && dims.len() == 1 && shape.get(1).and_then(Dim::fixed) != Some(1)) {
+        (Some(features), _) => {
+            let columns = features.iter().map(|feature| find(batch, feature).ok_or_else(|| missing(feature, input, batch)));
+            let columns = columns.collect::<Result<Vec<_>, _>>()?;
+            columns.iter().try_for_each(|c| check(c, dtype, false, input, batch))?;
+            Fill::Features(columns)
+        }
+        (None, matrix) => match find(batch, name) {
+            Some(column) => {
+                check(&column, dtype, true, input, batch)?;
+                Fill::Column(column)
+            }
+            None if matrix => Fill::Features(by_count(dims[0], dtype, input, batch)?),
+            None => return Err(missing(name, input, batch)),
+        },
+    };
+    Ok(BoundInput { name: input.name.clone(), dtype, dims, fill })
+}
+
+fn find(batch: &RecordBatch, name: &str) -> Option<Column> {
+    let index = batch.schema_ref().fields().iter().position(|f| f.name() == name)?;
+    Some(column(index, batch.schema_ref().field(index)))
+}
+
+fn column(index: usize, field: &Field) -> Column {
+    let encoding = match field.metadata().get(ENCODING).map(String::as_str) {
+        Some(ENCODING_CSV) => Encoding::Csv,
+        Some(ENCODING_JSON) => Encoding::Json,
+        _ => Encoding::Typed,
+    };
+    Column { index, name: field.name().clone(), encoding }
+}
+
+/// The F numeric columns of the data, if there are exactly F.
+fn by_count(features: Option<usize>, dtype: Dtype, input: &ValueInfo, batch: &RecordBatch) -> Result<Vec<Column>, BindError> {
+    let numeric: Vec<Column> = batch
+        .schema_ref()
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(index, field)| column(index, field))
+        .filter(|c| is_numeric(batch.column(c.index), c.encoding))
+        .collect();
+    if dtype != Dtype::Bytes && Some(numeric.len()) == features {
+        return Ok(numeric);
+    }
+    let wanted = features.map_or("a list column".to_owned(), |f| format!("{f} columns"));
+    let detail = format!(
+        "the model's input {} takes {wanted}, and the data has {} numeric columns: {}; name the columns in the model's order with pipeline.features",
+        describe(input),
+        numeric.len(),
+        list(batch)
+    );
+    Err(BindError { code: "ambiguous_columns", detail })
+}
+
+fn is_numeric(array: &dyn Array, encoding: Encoding) -> bool {
+    match encoding {
+        Encoding::Typed => array.data_type().is_numeric(),
+        Encoding::Csv | Encoding::Json => {
+            let texts = array.as_string::<i32>();
+            let first = texts.iter().flatten().map(str::trim_ascii).find(|t| !t.is_empty() && *t != "null");
+            first.is_some_and(|t| fast_float2::parse::<f64, _>(t).is_ok())
+        }
+    }
+}
+
+/// Refuses typed columns that can never become elements of the input.
+fn check(column: &Column, dtype: Dtype, lists: bool, input: &ValueInfo, batch: &RecordBatch) -> Result<(), BindError> {
+    if column.encoding != Encoding::Typed {
+        return Ok(());
+    }
+    let kind = batch.column(column.index).data_type();
+    if fits(kind, dtype, lists) {
+        return Ok(());
+    }
+    let detail = format!("column {:?} is {kind}, which does not fit the model's input {}", column.name, describe(input));
+    Err(BindError { code: "column_type", detail })
+}
+
+fn fits(kind: &DataType, dtype: Dtype, lists: bool) -> bool {
+    match kind {
+        DataType::Null => true,
+        DataType::Dictionary(_, values) => fits(values, dtype, false),
+        DataType::Boolean => dtype == Dtype::Bool,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => dtype == Dtype::Bytes,
+        DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => dtype != Dtype::Bytes,
+        kind if kind.is_integer() => true,
+        kind if kind.is_floating() => dtype != Dtype::Bytes,
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => lists && fits(item.data_type(), dtype, true),
+        _ => false,
+    }
+}
+
+fn missing(name: &str, input: &ValueInfo, batch: &RecordBatch) -> BindError {
+    let names: Vec<&str> = batch.schema_ref().fields().iter().map(|f| f.name().as_str()).collect();
+    let near = names
+        .iter()
+        .map(|found| (strsim::jaro_winkler(&found.trim().to_lowercase(), &name.to_lowercase()), *found))
+        .filter(|(score, _)| *score > 0.85)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    let hint = near.map(|(_, found)| format!("; did you mean {found:?}? Name it with pipeline.columns or pipeline.features")).unwrap_or_default();
+    let detail = format!("there is no column {name:?} for the model's input {}{hint}; the data has {}", describe(input), list(batch));
+    BindError { code: "missing_column", detail }
+}
+
+fn describe(input: &ValueInfo) -> String {
+    let Some((dtype, shape)) = input.tensor() else { return format!("{:?}", input.name) };
+    let dims: Vec<String> = shape
+        .iter()
+        .enumerate()
+        .map(|(at, dim)| match dim {
+            Dim::Fixed(n) => n.to_string(),
+            Dim::Dynamic(_) if at == 0 => "N".to_owned(),
+            Dim::Dynamic(_) => "?".to_owned(),
+        })
+        .collect();
+    format!("{:?} ({} [{}])", input.name, dtype.name(), dims.join(", "))
+}
+
+/// The columns of the data with their types, the first thirty of them.
+fn list(batch: &RecordBatch) -> String {
+    const SHOWN: usize = 30;
+    let fields = batch.schema_ref().fields();
+    let kind = |f: &Field| if f.metadata().contains_key(ENCODING) { String::new() } else { format!(" {}", f.data_type()) };
+    let mut names: Vec<String> = fields.iter().take(SHOWN).map(|f| format!("{}{}", f.name(), kind(f))).collect();
+    if fields.len() > SHOWN {
+        names.push(format!("and {} more", fields.len() - SHOWN));
+    }
+    if names.is_empty() { "no columns".to_owned() } else { names.join(", ") }
+}
