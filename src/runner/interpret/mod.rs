@@ -3,9 +3,21 @@
 //! In: the outputs for some rows and the [`Pipeline`]. Out: one Arrow array a prediction column, of exactly the types that
 //! [`prediction_fields`] announced: types depend on the pipeline alone, so all parts of a job have one schema.
 
-use arrow::{array::ArrayRef, datatypes::Field};
+mod arrays;
+mod classify;
+mod raw;
+#[cfg(test)]
+mod tests;
 
-use crate::{domain::Pipeline, runner::tensor::Value};
+use arrow::{
+    array::ArrayRef,
+    datatypes::{DataType, Field},
+};
+
+use crate::{
+    domain::{Dtype, Pipeline, Task, ValueInfo},
+    runner::tensor::Value,
+};
 
 /// The outputs do not have the form that the signature declared: the model's fault, not a record's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,14 +25,48 @@ use crate::{domain::Pipeline, runner::tensor::Value};
 pub struct InterpretError(pub String);
 
 /// Names (without the job's prefix) and types of the prediction columns.
-pub fn prediction_fields(_pipeline: &Pipeline) -> Vec<Field> {
-    todo!()
+///
+/// `raw`: an output `[N]` or `[N, 1]` is a scalar, one with more dimensions a list, nested by its rank; a sequence of maps is a map,
+/// a sequence of tensors a list. FP16 becomes Float32, BYTES becomes Utf8. `tabular-classification`: `label` Utf8, `score` Float32
+/// (Float64 where the model gives FP64), with `top_k` > 1 lists of these; `probabilities` a map by label where labels are known, a
+/// list in class order where they are not. `tabular-regression`: `prediction`, Float32 or Float64 as the model gives it.
+pub fn prediction_fields(pipeline: &Pipeline) -> Vec<Field> {
+    match pipeline.task {
+        Task::Raw => pipeline.signature.outputs.iter().map(raw::field).collect(),
+        Task::TabularClassification => classify::fields(pipeline),
+        Task::TabularRegression => vec![Field::new("prediction", float_type(pipeline.signature.outputs.first()), true)],
+    }
 }
 
 /// Makes the prediction columns for `rows` rows, in the order of [`prediction_fields`].
 ///
 /// # Errors
 /// [`InterpretError`] names the output and what was expected.
-pub fn interpret(_pipeline: &Pipeline, _outputs: Vec<(String, Value)>, _rows: usize) -> Result<Vec<ArrayRef>, InterpretError> {
-    todo!()
+pub fn interpret(pipeline: &Pipeline, outputs: Vec<(String, Value)>, rows: usize) -> Result<Vec<ArrayRef>, InterpretError> {
+    match pipeline.task {
+        Task::Raw => pipeline.signature.outputs.iter().map(|output| raw::array(output, take(&outputs, &output.name)?, rows)).collect(),
+        Task::TabularClassification => classify::arrays(pipeline, &outputs, rows),
+        Task::TabularRegression => {
+            let output = pipeline.signature.outputs.first().ok_or_else(|| InterpretError("the pipeline names no output".to_owned()))?;
+            let values = arrays::floats(take(&outputs, &output.name)?, &output.name, rows)?;
+            if values.len() != rows {
+                let detail = format!("output {:?} gives {} numbers for {rows} records; a regression gives one each", output.name, values.len());
+                return Err(InterpretError(detail));
+            }
+            Ok(vec![arrays::of_floats(&values, &float_type(Some(output)))])
+        }
+    }
+}
+
+fn take<'o>(outputs: &'o [(String, Value)], name: &str) -> Result<&'o Value, InterpretError> {
+    let found = outputs.iter().find(|(found, _)| found == name);
+    found.map(|(_, value)| value).ok_or_else(|| InterpretError(format!("the model gave no output {name:?}")))
+}
+
+/// Float64 where the output holds doubles, Float32 elsewhere.
+fn float_type(output: Option<&ValueInfo>) -> DataType {
+    match output.and_then(|o| raw::dtype(&o.value)) {
+        Some(Dtype::Fp64 | Dtype::Int64 | Dtype::Int32 | Dtype::Uint32 | Dtype::Uint64) => DataType::Float64,
+        _ => DataType::Float32,
+    }
 }

@@ -1,0 +1,145 @@
+//! Groups → batches: cut to size, padded to a fixed size, halved when they fail.
+
+use std::ops::Range;
+
+use super::{
+    Error, Interrupt, Session,
+    session::RunError,
+};
+use crate::{
+    each_tensor_data,
+    runner::{
+        featurize::Group,
+        tensor::{Tensor, TensorData, Value},
+    },
+};
+
+/// Outputs for some rows of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inferred {
+    /// Indices into the batch; each output's leading dimension (or sequence) runs over them.
+    pub rows: Vec<u32>,
+    /// Output name and value, in the signature's order.
+    pub outputs: Vec<(String, Value)>,
+}
+
+/// A row that the runtime refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Index into the batch.
+    pub row: u32,
+    /// The runtime's message.
+    pub detail: String,
+}
+
+impl Session {
+    /// Runs a group in batches of at most `batch_size` records (exactly the model's fixed batch where it has one, the last one padded
+    /// and the padding dropped), halving batches that fail. `busy` is told when a batch enters and leaves the runtime.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`], [`Error::Output`].
+    pub fn run(
+        &mut self,
+        group: Group,
+        batch_size: usize,
+        interrupt: &Interrupt,
+        busy: &mut dyn FnMut(bool),
+    ) -> Result<(Vec<Inferred>, Vec<Refused>), Error> {
+        let size = self.fixed_batch.unwrap_or(batch_size).max(1);
+        let mut run = Run { session: self, group: &group, interrupt, busy, inferred: Vec::new(), refused: Vec::new() };
+        let mut start = 0;
+        while start < group.rows.len() {
+            let end = group.rows.len().min(start + size);
+            run.batch(start..end)?;
+            start = end;
+        }
+        Ok((run.inferred, run.refused))
+    }
+}
+
+struct Run<'r> {
+    session: &'r mut Session,
+    group: &'r Group,
+    interrupt: &'r Interrupt,
+    busy: &'r mut dyn FnMut(bool),
+    inferred: Vec<Inferred>,
+    refused: Vec<Refused>,
+}
+
+impl Run<'_> {
+    /// Runs some records of the group; when the runtime refuses them together, each half by itself.
+    fn batch(&mut self, range: Range<usize>) -> Result<(), Error> {
+        let padded = self.session.fixed_batch.unwrap_or(range.len());
+        let inputs = self.group.inputs.iter().map(|(name, tensor)| (name.clone(), slice(tensor, &range, padded))).collect();
+        (self.busy)(true);
+        let ran = self.session.run_batch(inputs, self.interrupt);
+        (self.busy)(false);
+        match ran {
+            Ok(outputs) => {
+                let outputs = outputs.into_iter().map(|(name, value)| {
+                    let value = rows(&name, value, padded, range.len())?;
+                    Ok((name, value))
+                });
+                let outputs = outputs.collect::<Result<_, Error>>()?;
+                self.inferred.push(Inferred { rows: self.group.rows[range].to_vec(), outputs });
+                Ok(())
+            }
+            Err(RunError::Interrupted) => Err(Error::Interrupted),
+            Err(RunError::Output(detail)) => Err(Error::Output(detail)),
+            Err(RunError::Refused(detail)) if range.len() == 1 => {
+                self.refused.push(Refused { row: self.group.rows[range.start], detail });
+                Ok(())
+            }
+            Err(RunError::Refused(_)) => {
+                let middle = range.start + range.len() / 2;
+                self.batch(range.start..middle)?;
+                self.batch(middle..range.end)
+            }
+        }
+    }
+}
+
+/// Some records of a tensor; the last one is repeated up to `padded` records.
+fn slice(tensor: &Tensor, range: &Range<usize>, padded: usize) -> Tensor {
+    let length: usize = tensor.shape[1..].iter().product();
+    let data = each_tensor_data!(&tensor.data, values => {
+        let mut part = values[range.start * length..range.end * length].to_vec();
+        for _ in range.len()..padded {
+            part.extend_from_slice(&values[(range.end - 1) * length..range.end * length]);
+        }
+        TensorData::from(part)
+    });
+    let mut shape = tensor.shape.clone();
+    shape[0] = padded;
+    Tensor { shape, data }
+}
+
+/// Checks that an output has a row for each of the `padded` records, and drops those of the padding.
+fn rows(name: &str, value: Value, padded: usize, wanted: usize) -> Result<Value, Error> {
+    let mismatch = |found: String| Error::Output(format!("output {name:?} has {found} for a batch of {padded} records; one row a record is needed"));
+    match value {
+        Value::Tensor(mut tensor) => {
+            if tensor.shape.first() != Some(&padded) {
+                return Err(mismatch(format!("shape {:?}", tensor.shape)));
+            }
+            if wanted < padded {
+                let length: usize = tensor.shape[1..].iter().product();
+                tensor.shape[0] = wanted;
+                each_tensor_data!(&mut tensor.data, values => values.truncate(wanted * length));
+            }
+            Ok(Value::Tensor(tensor))
+        }
+        // One map a record, or tensors of which each has a row a record.
+        Value::Sequence(mut items) => {
+            if items.iter().all(|item| matches!(item, Value::Tensor(_))) {
+                return items.into_iter().map(|item| rows(name, item, padded, wanted)).collect::<Result<_, _>>().map(Value::Sequence);
+            }
+            if items.len() != padded {
+                return Err(mismatch(format!("{} elements", items.len())));
+            }
+            items.truncate(wanted);
+            Ok(Value::Sequence(items))
+        }
+        Value::Map { .. } => Err(mismatch("one map".to_owned())),
+    }
+}

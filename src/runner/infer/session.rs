@@ -1,0 +1,141 @@
+//! One loaded model.
+
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+};
+
+use ort::{
+    environment::Environment,
+    session::{RunOptions, SessionInputValue},
+    value::DynValue,
+};
+
+use super::{Error, Interrupt, providers, values};
+use crate::{
+    domain::Signature,
+    runner::tensor::{Tensor, Value},
+};
+
+static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+
+/// How to load a model.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Execution providers in order of preference: `cpu`, `cuda`, `tensorrt`. Never falls back beyond the list.
+    pub providers: Vec<String>,
+    /// Threads inside one operator.
+    pub intra_threads: usize,
+}
+
+/// A loaded model; runs one batch at a time.
+#[derive(Debug)]
+pub struct Session {
+    inner: ort::session::Session,
+    provider: String,
+    pub(super) fixed_batch: Option<usize>,
+    outputs: Vec<String>,
+}
+
+/// How one run ended other than well.
+#[derive(Debug)]
+pub(super) enum RunError {
+    Interrupted,
+    /// The runtime's message.
+    Refused(String),
+    /// An output that cannot be read, whatever the records.
+    Output(String),
+}
+
+/// Loads the runtime library and gives its version; once a process, before anything else of this room.
+///
+/// # Errors
+/// A sentence that says what was found and what to do.
+pub fn init_runtime(library: &Path) -> Result<String, String> {
+    let advice = "fetch a fitting one with scripts/fetch-onnxruntime";
+    let failed = |e: &dyn std::fmt::Display| format!("{} cannot be used as the ONNX Runtime library ({e}); {advice}", library.display());
+    let builder = ort::init_from(library).map_err(|e| failed(&e))?;
+    let environment = builder.with_name("nightshift").with_telemetry(false).build().map_err(|e| failed(&e))?;
+    let _already_set = ENVIRONMENT.set(environment);
+    Ok(version(library))
+}
+
+/// The library's version: by its file name (`libonnxruntime.so.1.31.1`), else by the branch it was built from.
+fn version(library: &Path) -> String {
+    let real = std::fs::canonicalize(library).unwrap_or_default();
+    let name = real.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    if let Some((_, version)) = name.split_once(".so.")
+        && version.starts_with(|c: char| c.is_ascii_digit())
+    {
+        return version.to_owned();
+    }
+    let info = ort::info();
+    let branch = info.split_once("git-branch=").and_then(|(_, rest)| rest.split([',', ' ']).next()).unwrap_or(info);
+    branch.trim_start_matches("rel-").to_owned()
+}
+
+impl Session {
+    /// Loads a model file.
+    ///
+    /// # Errors
+    /// [`Error::Load`].
+    pub fn load(file: &Path, signature: &Signature, options: &LoadOptions) -> Result<Self, Error> {
+        let load = |detail: String| Error::Load { code: "model_load_failed", detail };
+        let environment = ENVIRONMENT.get().ok_or_else(|| load("the ONNX Runtime library is not loaded".to_owned()))?;
+        let builder = ort::session::Session::builder(environment).map_err(|e| load(e.to_string()))?;
+        let configured = builder
+            .with_intra_threads(options.intra_threads)
+            .and_then(|b| b.with_inter_threads(1))
+            .and_then(|b| b.with_intra_op_spinning(false))
+            .and_then(|b| b.with_inter_op_spinning(false));
+        let mut builder = configured.map_err(|e| load(e.to_string()))?;
+        let wanted: Vec<&str> = if options.providers.is_empty() { vec!["cpu"] } else { options.providers.iter().map(String::as_str).collect() };
+        for name in &wanted {
+            if let Some(dispatch) = providers::dispatch(name)? {
+                let unavailable = |e: String| Error::Load { code: "provider_unavailable", detail: format!("provider {name} cannot be had: {e}") };
+                builder = builder.with_execution_providers([dispatch]).map_err(|e| unavailable(e.to_string()))?;
+            }
+        }
+        if !wanted.contains(&"cpu") {
+            // Nothing may run where the job did not allow it.
+            builder = builder.with_disable_cpu_fallback().map_err(|e| load(e.to_string()))?;
+        }
+        let inner = builder.commit_from_file(file).map_err(|e| load(e.to_string()))?;
+        Ok(Self {
+            inner,
+            provider: wanted[0].to_owned(),
+            fixed_batch: signature.fixed_batch().map(|n| n as usize),
+            outputs: signature.outputs.iter().map(|o| o.name.clone()).collect(),
+        })
+    }
+
+    /// The provider that took the model.
+    pub fn provider(&self) -> &str {
+        &self.provider
+    }
+
+    /// Runs one batch.
+    pub(super) fn run_batch(&mut self, inputs: Vec<(String, Tensor)>, interrupt: &Interrupt) -> Result<Vec<(String, Value)>, RunError> {
+        let refused = |e: ort::Error| RunError::Refused(e.to_string());
+        let mut values: Vec<(String, SessionInputValue<'_>)> = Vec::with_capacity(inputs.len());
+        for (name, tensor) in inputs {
+            values.push((name, values::to_runtime(tensor).map_err(refused)?.into()));
+        }
+        let options = Arc::new(RunOptions::new().map_err(refused)?);
+        interrupt.enter(options.clone());
+        let ran = if interrupt.is_set() { None } else { Some(self.inner.run_with_options(values, &*options)) };
+        interrupt.leave(&options);
+        let outputs = match ran {
+            None => return Err(RunError::Interrupted),
+            Some(Err(_)) if interrupt.is_set() => return Err(RunError::Interrupted),
+            Some(ran) => ran.map_err(refused)?,
+        };
+        let mut read = Vec::with_capacity(self.outputs.len());
+        for name in &self.outputs {
+            let value: &DynValue = outputs.get(name).ok_or_else(|| RunError::Output(format!("the model gave no output {name:?}")))?;
+            let value = values::from_runtime(value).map_err(|e| RunError::Output(format!("output {name:?}: {e}")))?;
+            read.push((name.clone(), value));
+        }
+        Ok(read)
+    }
+}
