@@ -3,12 +3,21 @@
 //! In: a location and the job's pipeline overrides. Out: [`Resolved`], or every fault at once. Fetches into a cache whose
 //! folders are named by digest; reads the ONNX file as data (protobuf), never through the runtime.
 
+mod admit;
+mod cache;
+mod derive;
+mod folder;
+mod onnx;
+mod signature;
+
 use std::path::PathBuf;
 
 use crate::{
     domain::{Fault, Pipeline, PipelineSpec, Uri, job::PinnedModel},
-    objects::{self, Stores},
+    objects::{self, Bucket, ObjectMeta, Stores},
 };
+use cache::{CachedFile, Entry, Staging};
+use folder::Found;
 
 /// Limits on what is fetched and admitted.
 #[derive(Debug, Clone)]
@@ -50,12 +59,16 @@ pub enum Error {
 
 /// Resolves models and keeps their files.
 #[derive(Debug)]
-pub struct Models {}
+pub struct Models {
+    cache: PathBuf,
+    stores: Stores,
+    limits: Limits,
+}
 
 impl Models {
-    /// A cache in this folder, made if missing.
-    pub fn new(_cache: PathBuf, _stores: Stores, _limits: Limits) -> Self {
-        todo!()
+    /// A cache in this folder, made when it is first needed.
+    pub fn new(cache: PathBuf, stores: Stores, limits: Limits) -> Self {
+        Self { cache, stores, limits }
     }
 
     /// Finds the model at `uri` (a folder, or one `.onnx` object), fetches what is not cached, admits it, reads its signature
@@ -63,8 +76,25 @@ impl Models {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn resolve(&self, _uri: &Uri, _overrides: &PipelineSpec) -> Result<Resolved, Error> {
-        todo!()
+    pub async fn resolve(&self, uri: &Uri, overrides: &PipelineSpec) -> Result<Resolved, Error> {
+        let entry = self.fetch(uri).await?;
+        let folder = self.cache.join(&entry.digest);
+        let path = folder.join(&entry.file);
+        let bytes = tokio::fs::read(&path).await.map_err(cache::failed(&path))?;
+        let mut faults = Vec::new();
+        let graph = admit::admit(&bytes, self.limits.max_nesting, &mut faults).map(|(graph, _)| graph);
+        let section = derive::read_folder(&folder, &mut faults);
+        let pipeline = graph.and_then(|graph| {
+            let signature = signature::read(&graph, &mut faults);
+            derive::derive(signature, &graph, section, overrides.clone(), &mut faults)
+        });
+        match pipeline {
+            Some(pipeline) if faults.is_empty() => {
+                let model = PinnedModel { uri: uri.clone(), digest: entry.digest, file: entry.file, bytes: entry.bytes };
+                Ok(Resolved { model, pipeline })
+            }
+            _ => Err(Error::Refused(faults)),
+        }
     }
 
     /// The folder that holds a pinned model's files; fetched again from its location, and refused unless the digest is the
@@ -72,7 +102,96 @@ impl Models {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn ensure(&self, _model: &PinnedModel) -> Result<PathBuf, Error> {
-        todo!()
+    pub async fn ensure(&self, model: &PinnedModel) -> Result<PathBuf, Error> {
+        let folder = self.cache.join(&model.digest);
+        if folder.join(&model.file).is_file() {
+            return Ok(folder);
+        }
+        let entry = self.fetch(&model.uri).await?;
+        if entry.digest != model.digest {
+            let detail = format!("{} is no longer the model that was pinned: its digest is {}, not {}", model.uri, entry.digest, model.digest);
+            return Err(folder::refused("model_changed", detail, "submit the job again to use the new model"));
+        }
+        Ok(folder)
+    }
+
+    /// The model's files in the cache, fetched unless what lies at the location is what was fetched last.
+    async fn fetch(&self, uri: &Uri) -> Result<Entry, Error> {
+        let bucket = self.stores.open(uri)?;
+        let found = folder::find(&bucket, uri).await?;
+        if let Some(entry) = cache::read_index(&self.cache, &uri.to_string())
+            && self.is_current(&bucket, &found, &entry).await?
+        {
+            return Ok(entry);
+        }
+        let mut staging = Staging::new(&self.cache)?;
+        for object in std::iter::once(&found.onnx).chain(&found.sidecars) {
+            self.check_size(staging.bytes(), object)?;
+            staging.fetch(&bucket, object, &found.name(&object.key)).await?;
+        }
+        self.fetch_external(&bucket, &found, &mut staging).await?;
+        staging.keep(&self.cache, &uri.to_string(), &found.name(&found.onnx.key))
+    }
+
+    /// Whether the location still holds exactly the files that the entry was made of.
+    async fn is_current(&self, bucket: &Bucket, found: &Found, entry: &Entry) -> Result<bool, Error> {
+        let same = |object: &ObjectMeta| {
+            object.etag.is_some() && entry.files.iter().any(|f| f.key == object.key && f.size == object.size && f.etag == object.etag)
+        };
+        let mut known = 0;
+        for object in std::iter::once(&found.onnx).chain(&found.sidecars) {
+            if !same(object) {
+                return Ok(false);
+            }
+            known += 1;
+        }
+        let listed = |file: &CachedFile| std::iter::once(&found.onnx).chain(&found.sidecars).any(|o| o.key == file.key);
+        for external in entry.files.iter().filter(|f| !listed(f)) {
+            match bucket.head(&external.key).await {
+                Ok(object) if same(&object) => known += 1,
+                Ok(_) | Err(objects::Error::NotFound { .. }) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(known == entry.files.len())
+    }
+
+    /// Fetches the files beside the ONNX file that hold its weights. A file that is not ONNX has none; `resolve` says so.
+    async fn fetch_external(&self, bucket: &Bucket, found: &Found, staging: &mut Staging) -> Result<(), Error> {
+        let name = found.name(&found.onnx.key);
+        let path = staging.folder.join(&name);
+        let bytes = tokio::fs::read(&path).await.map_err(cache::failed(&path))?;
+        let mut faults = Vec::new();
+        let external = admit::admit(&bytes, self.limits.max_nesting, &mut faults).map(|(_, external)| external).unwrap_or_default();
+        if !faults.is_empty() {
+            return Err(Error::Refused(faults));
+        }
+        let beside = name.rfind('/').map_or("", |at| &name[..=at]);
+        for data in external {
+            let name = format!("{beside}{}", data.location);
+            let key = format!("{}{name}", found.prefix);
+            let object = match bucket.head(&key).await {
+                Ok(object) => object,
+                Err(objects::Error::NotFound { uri }) => {
+                    return Err(folder::refused("external_data_missing", format!("the model's weights lie in {uri}, which does not exist"), "put the file there"));
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if object.size < data.end {
+                let detail = format!("{} has {} bytes, but the model's weights reach to byte {}", data.location, object.size, data.end);
+                return Err(folder::refused("external_data_short", detail, "copy the file again, whole"));
+            }
+            self.check_size(staging.bytes(), &object)?;
+            staging.fetch(bucket, &object, &name).await?;
+        }
+        Ok(())
+    }
+
+    fn check_size(&self, so_far: u64, object: &ObjectMeta) -> Result<(), Error> {
+        if so_far.saturating_add(object.size) <= self.limits.max_bytes {
+            return Ok(());
+        }
+        let detail = format!("with {} ({} bytes) the model has more than {} bytes", object.key, object.size, self.limits.max_bytes);
+        Err(folder::refused("model_too_large", detail, "raise --max-model-bytes"))
     }
 }
