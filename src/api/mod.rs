@@ -1,1 +1,92 @@
-//! To be written.
+//! The HTTP edge: routes, request and response types, problem details, docs.
+//!
+//! In: HTTP requests. Out: calls of `db/`, `model/` and `objects/`, and their answers as JSON. A request is read whole and every fault
+//! in it is listed at once; what passes is a value of `domain/` that nobody checks again.
+
+mod definition;
+mod errors;
+mod health;
+mod jobs;
+mod openapi;
+mod problem;
+mod query;
+mod read;
+mod results;
+mod submit;
+#[cfg(test)]
+mod tests;
+mod types;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request},
+    middleware::{self, Next},
+    response::{IntoResponse, Redirect, Response},
+    routing::get,
+};
+use tokio::sync::Notify;
+use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use crate::{db::Store, model::Models, objects::Stores};
+use problem::ApiProblem;
+
+pub use openapi::document as openapi;
+
+/// Largest request body, bytes: a job definition is small.
+const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// What handlers need.
+#[derive(Debug, Clone)]
+pub struct ApiState {
+    /// Holds the jobs.
+    pub store: Arc<dyn Store>,
+    /// Reaches outputs: presigned URLs, downloads, the check for an occupied prefix.
+    pub stores: Stores,
+    /// Resolves models at acceptance.
+    pub models: Arc<Models>,
+    /// Rung when a job was accepted or cancelled.
+    pub wake: Arc<Notify>,
+    /// Execution providers that a job may name.
+    pub allowed_providers: Vec<String>,
+}
+
+/// All routes.
+pub fn router(state: ApiState) -> Router {
+    let (routes, document) = openapi::router().split_for_parts();
+    let docs = SwaggerUi::new("/docs").url("/openapi.json", document).config(Config::default().validator_url("none"));
+    routes
+        .with_state(state)
+        .merge(docs)
+        .route("/", get(|| async { Redirect::temporary("/docs") }))
+        .fallback(|request: Request| async move { ApiProblem::not_found(format!("there is nothing at {}", request.uri().path())) })
+        .method_not_allowed_fallback(|request: Request| async move {
+            ApiProblem::method_not_allowed(format!("{} is not a method of {}", request.method(), request.uri().path()))
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(CatchPanicLayer::custom(|panic: Box<dyn std::any::Any + Send>| {
+            let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+            ApiProblem::internal(&text.unwrap_or("a panic without a message")).into_response()
+        }))
+        .layer(middleware::from_fn(with_id))
+        .layer(TraceLayer::new_for_http().make_span_with(|request: &Request| {
+            tracing::info_span!("request", method = %request.method(), path = request.uri().path())
+        }))
+}
+
+/// Every answer carries an id that the log carries too.
+async fn with_id(request: Request, next: Next) -> Response {
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let started = std::time::Instant::now();
+    let mut response = next.run(request).await;
+    let status = response.status().as_u16();
+    let elapsed: Duration = started.elapsed();
+    tracing::debug!(request.id = id, %method, path, status, elapsed_ms = elapsed.as_millis() as u64, "{method} {path} {status}");
+    if let Ok(value) = id.parse() {
+        response.headers_mut().insert("x-request-id", value);
+    }
+    response
+}

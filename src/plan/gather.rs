@@ -40,9 +40,6 @@ impl Gatherer {
         (!chunk.is_empty()).then_some(chunk)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.chunk.is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -68,7 +65,6 @@ mod tests {
                 chunks.extend(gatherer.push(object, 2));
             }
             chunks.extend(gatherer.take());
-            prop_assert!(gatherer.is_empty());
             for chunk in &chunks {
                 prop_assert!(!chunk.is_empty() && chunk.len() <= objects.min(3));
                 prop_assert!(chunk.len() == 1 || chunk.iter().map(|o| o.size).sum::<u64>() <= bytes);

@@ -1,0 +1,318 @@
+//! A job definition, from JSON to [`JobSpec`], with every fault at once.
+
+use globset::GlobBuilder;
+use serde_json::Value;
+
+use super::read::{Faults, Field};
+use crate::domain::{
+    Activation, Fault, JobSpec, Missing, Pipeline, PipelineSpec, Task, Uri,
+    spec::{CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputSpec, OutputCompression, OutputFormat, OutputSpec},
+};
+
+pub(super) const JOB: [&str; 9] = ["name", "labels", "model", "input", "output", "pipeline", "execution", "error_policy", "webhook"];
+pub(super) const MODEL: [&str; 3] = ["uri", "name", "version"];
+pub(super) const INPUT: [&str; 7] = ["uri", "format", "compression", "include", "exclude", "manifest", "csv"];
+pub(super) const CSV: [&str; 2] = ["delimiter", "header"];
+pub(super) const OUTPUT: [&str; 9] =
+    ["uri", "format", "compression", "include_input", "prediction_prefix", "layout", "if_exists", "table", "review"];
+pub(super) const PIPELINE: [&str; 15] = [
+    "task", "features", "columns", "missing", "labels", "activation", "top_k", "probabilities", "outputs", "image", "text", "threshold", "pooling",
+    "normalize", "flags",
+];
+pub(super) const EXECUTION: [&str; 7] = ["batch_size", "chunk_records", "priority", "max_parallel_chunks", "max_attempts", "deadline", "providers"];
+pub(super) const ERROR_POLICY: [&str; 2] = ["max_failed_records", "max_failed_ratio"];
+
+const FORMATS: [(&str, InputFormat); 4] =
+    [("auto", InputFormat::Auto), ("parquet", InputFormat::Parquet), ("csv", InputFormat::Csv), ("jsonl", InputFormat::Jsonl)];
+const MOST_LABELS: usize = 32;
+const LONGEST_LABEL: usize = 256;
+
+/// Reads a definition.
+///
+/// # Errors
+/// Every fault in it.
+pub(super) fn read(value: &Value, providers: &[String]) -> Result<JobSpec, Vec<Fault>> {
+    let mut faults = Faults::default();
+    let spec = job(&Field::root(value), providers, &mut faults);
+    match spec {
+        Some(spec) if faults.0.is_empty() => Ok(spec),
+        _ => Err(faults.0),
+    }
+}
+
+fn job(root: &Field<'_>, providers: &[String], faults: &mut Faults) -> Option<JobSpec> {
+    let job = root.object(&JOB, faults);
+    if !job.is_present() {
+        return None;
+    }
+    job.field("webhook").not_supported("a webhook", faults);
+    let name = job.field("name").text("write a text in quotes", faults).map(str::to_owned);
+    if name.as_ref().is_some_and(|n| n.len() > LONGEST_LABEL) {
+        faults.add(&job.field("name"), "too_long", format!("the name has more than {LONGEST_LABEL} bytes"), "shorten it");
+    }
+    let labels = labels(&job.field("labels"), faults);
+    let model = model(&job.field("model"), faults);
+    let input = input(&job.field("input"), faults);
+    let output = output(&job.field("output"), faults);
+    let pipeline = pipeline(&job.field("pipeline"), faults);
+    let execution = execution(&job.field("execution"), providers, faults);
+    let policy = job.field("error_policy").object(&ERROR_POLICY, faults);
+    let error_policy = ErrorPolicy {
+        max_failed_records: policy.field("max_failed_records").integer(0..=i64::MAX, faults).map(|n| n as u64),
+        max_failed_ratio: policy.field("max_failed_ratio").share(faults),
+    };
+    if let (Some(input), Some(output)) = (&input, &output) {
+        check_overlap(&job.field("output"), &input.uri, &output.uri, faults);
+    }
+    Some(JobSpec { name, labels, model: model?, input: input?, output: output?, pipeline, execution, error_policy })
+}
+
+/// Output inside the input would be read as input, by this job or by the next; input inside the output could be taken for parts.
+fn check_overlap(field: &Field<'_>, input: &Uri, output: &Uri, faults: &mut Faults) {
+    let clash = if input.is_prefix() { input.contains(output) } else { output == &input.as_prefix() } || output.join("errors/").contains(input);
+    if clash {
+        let detail = format!("{output} and the input {input} overlap: results would be read as input");
+        faults.add(field, "output_overlaps_input", detail, "choose an output prefix that is not inside the input prefix");
+    }
+}
+
+fn labels(field: &Field<'_>, faults: &mut Faults) -> std::collections::BTreeMap<String, String> {
+    let labels = field.text_map(faults).unwrap_or_default();
+    if labels.len() > MOST_LABELS {
+        faults.add(field, "too_many", format!("{} labels are more than {MOST_LABELS}", labels.len()), "keep what jobs are found by");
+    }
+    if labels.iter().any(|(k, v)| k.is_empty() || k.len() > LONGEST_LABEL || v.len() > LONGEST_LABEL) {
+        faults.add(field, "too_long", format!("keys and values of labels have 1 to {LONGEST_LABEL} bytes"), "shorten them");
+    }
+    labels
+}
+
+/// A string is short for an object with a `uri`.
+fn location(field: &Field<'_>, known: &[&str], example: &str, faults: &mut Faults) -> Option<Uri> {
+    if !field.required(&format!("write a location such as {example:?}"), faults) {
+        return None;
+    }
+    if field.value().is_some_and(Value::is_string) {
+        return field.uri(example, faults);
+    }
+    let object = field.object(known, faults);
+    if !object.is_present() {
+        return None;
+    }
+    let uri = object.field("uri");
+    if !uri.required(&format!("write a location such as {example:?}"), faults) {
+        return None;
+    }
+    uri.uri(example, faults)
+}
+
+fn model(field: &Field<'_>, faults: &mut Faults) -> Option<Uri> {
+    const EXAMPLE: &str = "s3://models/fraud/";
+    if let Some(Value::Object(fields)) = field.value()
+        && fields.contains_key("name")
+    {
+        let object = field.object(&MODEL, faults);
+        object.field("name").not_supported("a model by name", faults);
+        return None;
+    }
+    let uri = location(field, &MODEL, EXAMPLE, faults)?;
+    let folder = uri.is_prefix() || uri.path().ends_with(".onnx");
+    Some(if folder { uri } else { uri.as_prefix() })
+}
+
+fn input(field: &Field<'_>, faults: &mut Faults) -> Option<InputSpec> {
+    let uri = location(field, &INPUT, "s3://lake/transactions/2026-11-23/", faults);
+    if !field.value().is_some_and(Value::is_object) {
+        return Some(InputSpec {
+            uri: uri?,
+            format: InputFormat::Auto,
+            compression: InputCompression::Auto,
+            include: Vec::new(),
+            exclude: Vec::new(),
+            csv: CsvOptions::default(),
+        });
+    }
+    let object = field.any_object(faults);
+    object.field("manifest").not_supported("a manifest of input objects", faults);
+    let compressions = [
+        ("auto", InputCompression::Auto),
+        ("none", InputCompression::None),
+        ("gzip", InputCompression::Gzip),
+        ("zstd", InputCompression::Zstd),
+    ];
+    let format = object.field("format").choice(&FORMATS, faults).unwrap_or_default();
+    let compression = object.field("compression").choice(&compressions, faults).unwrap_or_default();
+    let include = globs(&object.field("include"), faults);
+    let exclude = globs(&object.field("exclude"), faults);
+    let csv = csv(&object.field("csv"), faults);
+    Some(InputSpec { uri: uri?, format, compression, include, exclude, csv })
+}
+
+fn globs(field: &Field<'_>, faults: &mut Faults) -> Vec<String> {
+    let patterns = field.texts(faults).unwrap_or_default();
+    for pattern in &patterns {
+        if let Err(error) = GlobBuilder::new(pattern).literal_separator(true).build() {
+            faults.add(field, "invalid_glob", format!("{pattern:?}: {}", error.kind()), "write a glob such as \"**/*.parquet\"");
+        }
+    }
+    patterns
+}
+
+fn csv(field: &Field<'_>, faults: &mut Faults) -> CsvOptions {
+    let object = field.object(&CSV, faults);
+    let mut options = CsvOptions::default();
+    let delimiter = object.field("delimiter");
+    const HINT: &str = "write one character such as \",\", \";\" or \"\\t\"";
+    if let Some(text) = delimiter.text(HINT, faults) {
+        match text.as_bytes() {
+            [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\n' | b'\r') => options.delimiter = *byte,
+            _ => faults.add(&delimiter, "invalid_delimiter", format!("{text:?} cannot separate fields"), HINT),
+        }
+    }
+    options.header = object.field("header").bool(faults).unwrap_or(options.header);
+    options
+}
+
+fn output(field: &Field<'_>, faults: &mut Faults) -> Option<OutputSpec> {
+    let uri = location(field, &OUTPUT, "s3://lake/scores/2026-11-23/", faults);
+    let mut spec = OutputSpec {
+        uri: uri.clone().unwrap_or_else(|| Uri::parse("s3://unused/").expect("a location")).as_prefix(),
+        format: OutputFormat::Jsonl,
+        compression: OutputCompression::None,
+        include_input: IncludeInput::None,
+        prediction_prefix: String::new(),
+        if_exists: IfExists::Fail,
+    };
+    if field.value().is_some_and(Value::is_object) {
+        let object = field.any_object(faults);
+        let formats = [("jsonl", OutputFormat::Jsonl), ("csv", OutputFormat::Csv), ("parquet", OutputFormat::Parquet)];
+        let compressions = [("none", OutputCompression::None), ("gzip", OutputCompression::Gzip), ("zstd", OutputCompression::Zstd)];
+        spec.format = object.field("format").choice(&formats, faults).unwrap_or_default();
+        let compression = object.field("compression");
+        spec.compression = compression.choice(&compressions, faults).unwrap_or_default();
+        if spec.format == OutputFormat::Parquet && spec.compression == OutputCompression::Gzip {
+            faults.add(&compression, "unknown_value", "Parquet compresses inside itself, with zstd", "leave this field out");
+        }
+        spec.include_input = include_input(&object.field("include_input"), faults);
+        let prefix = object.field("prediction_prefix").text("write a text in quotes", faults);
+        spec.prediction_prefix = prefix.unwrap_or_default().to_owned();
+        only(&object.field("layout"), "parts", &["parts", "mirror"], "layout \"mirror\"", faults);
+        only(&object.field("if_exists"), "fail", &["fail", "replace"], "if_exists \"replace\"", faults);
+        object.field("table").not_supported("a table as a second destination", faults);
+        object.field("review").not_supported("a review queue", faults);
+    }
+    uri.is_some().then_some(spec)
+}
+
+/// A choice of which only one is there yet.
+fn only(field: &Field<'_>, supported: &str, known: &[&str], what: &str, faults: &mut Faults) {
+    let choices: Vec<(&str, &str)> = known.iter().map(|k| (*k, *k)).collect();
+    if field.choice(&choices, faults).is_some_and(|chosen| chosen != supported) {
+        faults.add(field, "not_supported", format!("{what} is not supported yet"), "leave this field out");
+    }
+}
+
+fn include_input(field: &Field<'_>, faults: &mut Faults) -> IncludeInput {
+    match field.value() {
+        None | Some(Value::Bool(false)) => IncludeInput::None,
+        Some(Value::Bool(true)) => IncludeInput::All,
+        Some(Value::Array(_)) => IncludeInput::Columns(field.texts(faults).unwrap_or_default()),
+        Some(_) => {
+            faults.add(field, "wrong_type", "true, false or a list of column names is wanted", "write true, false, or [\"id\", \"amount\"]");
+            IncludeInput::None
+        }
+    }
+}
+
+fn pipeline(field: &Field<'_>, faults: &mut Faults) -> PipelineSpec {
+    let object = field.object(&PIPELINE, faults);
+    for name in ["image", "text", "threshold", "pooling", "normalize", "flags"] {
+        object.field(name).not_supported(&format!("pipeline.{name}"), faults);
+    }
+    let task = object.field("task");
+    let later = ["image-classification", "object-detection", "text-classification", "feature-extraction"];
+    let task = match task.value() {
+        Some(Value::String(name)) if later.contains(&name.as_str()) => {
+            faults.add(&task, "not_supported", format!("the task {name:?} is not supported yet"), "use \"raw\" with tensors as list columns");
+            None
+        }
+        _ => task.choice(&Task::ALL.map(|task| (task.name(), task)), faults),
+    };
+    let missing = [("error", Missing::Error), ("nan", Missing::Nan)];
+    let activations =
+        [("auto", Activation::Auto), ("softmax", Activation::Softmax), ("sigmoid", Activation::Sigmoid), ("none", Activation::None)];
+    PipelineSpec {
+        task,
+        features: object.field("features").texts(faults),
+        columns: object.field("columns").text_map(faults),
+        missing: object.field("missing").choice(&missing, faults),
+        labels: object.field("labels").texts(faults),
+        activation: object.field("activation").choice(&activations, faults),
+        top_k: object.field("top_k").integer(1..=1000, faults).map(|n| n as u32),
+        probabilities: object.field("probabilities").bool(faults),
+        outputs: object.field("outputs").texts(faults),
+    }
+}
+
+fn execution(field: &Field<'_>, providers: &[String], faults: &mut Faults) -> ExecutionSpec {
+    let object = field.object(&EXECUTION, faults);
+    let default = ExecutionSpec::default();
+    let batch_size = object.field("batch_size");
+    let batch_size = match batch_size.value() {
+        Some(Value::String(auto)) if auto == "auto" => None,
+        Some(Value::String(_)) => {
+            faults.add(&batch_size, "wrong_type", "\"auto\" or a number is wanted", "write \"auto\", or a whole number from 1 to 65536");
+            None
+        }
+        _ => batch_size.integer(1..=65_536, faults).map(|n| n as u32),
+    };
+    let named = object.field("providers");
+    let chosen = named.texts(faults).unwrap_or_default();
+    for provider in chosen.iter().filter(|p| !providers.contains(p)) {
+        faults.add(&named, "unknown_value", format!("{provider:?} is none of {}", providers.join(", ")), "name providers in order of preference: [\"cuda\", \"cpu\"]");
+    }
+    ExecutionSpec {
+        batch_size,
+        chunk_records: object.field("chunk_records").integer(1..=i64::MAX, faults).map(|n| n as u64),
+        priority: object.field("priority").integer(-100..=100, faults).unwrap_or_default() as i32,
+        max_parallel_chunks: object.field("max_parallel_chunks").integer(1..=100_000, faults).map(|n| n as u32),
+        max_attempts: object.field("max_attempts").integer(1..=100, faults).map_or(default.max_attempts, |n| n as u32),
+        deadline_seconds: object.field("deadline").seconds(faults),
+        providers: chosen,
+    }
+}
+
+/// Faults that show only once the pipeline is known: columns of one name in the output.
+pub(super) fn collisions(spec: &JobSpec, pipeline: &Pipeline) -> Vec<Fault> {
+    let output = &spec.output;
+    let predictions: Vec<String> = pipeline.prediction_columns().into_iter().map(|name| format!("{}{name}", output.prediction_prefix)).collect();
+    let mut taken: Vec<String> = vec!["_source".to_owned(), "_position".to_owned()];
+    match &output.include_input {
+        IncludeInput::None => {}
+        IncludeInput::Columns(columns) => taken.extend(columns.iter().cloned()),
+        IncludeInput::All => {
+            taken.extend(pipeline.features.iter().flatten().cloned());
+            if pipeline.features.is_none() {
+                let inputs = pipeline.signature.inputs.iter();
+                taken.extend(inputs.map(|input| pipeline.columns.get(&input.name).unwrap_or(&input.name).clone()));
+            }
+        }
+    }
+    let mut faults = Vec::new();
+    for (at, name) in predictions.iter().enumerate() {
+        if taken.contains(name) || predictions[..at].contains(name) {
+            let detail = format!("the output would have two columns named {name:?}: a prediction's and another");
+            faults.push(Fault::new("/output/prediction_prefix", "column_collision", detail).hint("set output.prediction_prefix, for example to \"predicted_\""));
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    if let IncludeInput::Columns(columns) = &output.include_input {
+        for name in columns {
+            if !seen.insert(name) || name == "_source" || name == "_position" {
+                let detail = format!("the column {name:?} would stand twice in the output");
+                faults.push(Fault::new("/output/include_input", "column_collision", detail).hint("name each column once; _source and _position are always there"));
+            }
+        }
+    }
+    faults
+}

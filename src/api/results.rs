@@ -1,0 +1,155 @@
+//! `/v1/jobs/{id}/results`: the parts, where they are and their bytes.
+
+use std::{ops::Range, time::Duration};
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures::TryStreamExt;
+
+use super::{
+    ApiState, jobs,
+    problem::ApiProblem,
+    query::Query,
+    types::{PartBody, Results},
+};
+use crate::{
+    domain::{ChunkId, Job, Timestamp, names::MANIFEST},
+    objects,
+};
+
+/// How long a presigned URL works.
+const URL_LIFE: Duration = Duration::from_secs(3600);
+
+/// List a job's results
+///
+/// Parts in input order, as soon as they are committed. The manifest, and `_SUCCESS` after it, appear when the job is done.
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}/results", tag = "results",
+    params(
+        ("id" = String, Path, description = "The job", example = "job_019ac2f7b0f47e0f8a1b2c3d4e5f6071"),
+        ("limit" = Option<u32>, Query, description = "Chunks looked at for a page: 1 to 1000, 100 when absent", example = 100),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+    ),
+    responses(
+        (status = 200, description = "A page", body = Results, example = json!({
+            "items": [{"part": 0, "uri": "s3://lake/scores/2026-11-23/part-000000-9f2c.jsonl", "url": "https://lake.example/…", "expires_at": "2026-11-23T03:00:00.000000Z", "records": 2000, "bytes": 181_034, "sha256": "c0ffee…"}],
+            "manifest_url": "/v1/jobs/job_019ac2f7b0f47e0f8a1b2c3d4e5f6071/results/manifest", "next_cursor": null
+        })),
+        (status = 404, description = "No such job", body = ApiProblem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter is wrong", body = ApiProblem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn list(State(state): State<ApiState>, Path(id): Path<String>, query: Query) -> Result<Json<Results>, ApiProblem> {
+    query.only(&["limit", "cursor"])?;
+    let limit = query.limit(100, 1000)?;
+    let from = query.parsed("cursor", "give next_cursor of the page before", |text| text.parse::<u64>().ok())?.unwrap_or_default();
+    let job = jobs::find(&state, &id).await?;
+    let bucket = state.stores.open(&job.spec.output.uri)?;
+    let mut chunks = state.store.chunks(&job.id, from, limit + 1).await?;
+    let next_cursor = chunks.get(limit as usize).map(|next| next.id.seq.to_string());
+    chunks.truncate(limit as usize);
+    let mut items = Vec::new();
+    for chunk in &chunks {
+        let Some(part) = chunk.result.as_ref().and_then(|r| r.part.as_ref()) else { continue };
+        let uri = job.spec.output.uri.join(&part.key);
+        let through_api = || format!("/v1/jobs/{}/results/{}", job.id, chunk.id.seq);
+        let signed = bucket.presign(uri.path(), URL_LIFE).await?;
+        let expires = signed.is_some().then(|| Timestamp(Timestamp::now().0 + URL_LIFE.as_micros() as i64).to_string());
+        items.push(PartBody {
+            part: chunk.id.seq,
+            uri: uri.to_string(),
+            url: signed.map_or_else(through_api, String::from),
+            expires_at: expires,
+            records: part.records,
+            bytes: part.bytes,
+            sha256: part.sha256.clone(),
+        });
+    }
+    let manifest_url = job.state.is_final().then(|| format!("/v1/jobs/{}/results/manifest", job.id));
+    Ok(Json(Results { items, manifest_url, next_cursor }))
+}
+
+/// Download a part or the manifest
+///
+/// The bytes of a part through this API, for stores that cannot presign. One `Range` of bytes is honoured.
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}/results/{part}", tag = "results",
+    params(
+        ("id" = String, Path, description = "The job", example = "job_019ac2f7b0f47e0f8a1b2c3d4e5f6071"),
+        ("part" = String, Path, description = "The part's number, or `manifest`", example = "0"),
+        ("Range" = Option<String>, Header, description = "One range of bytes", example = "bytes=0-1023"),
+    ),
+    responses(
+        (status = 200, description = "All of it", content_type = "application/octet-stream", body = Vec<u8>, example = json!("{\"_source\":\"tx/0.csv\",\"_position\":31,\"label\":\"ok\",\"score\":0.98}\n")),
+        (status = 206, description = "The range", content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 404, description = "No such job or part, or it is not there yet", body = ApiProblem, content_type = "application/problem+json"),
+        (status = 416, description = "The range lies outside the part", body = ApiProblem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn download(
+    State(state): State<ApiState>,
+    Path((id, part)): Path<(String, String)>,
+    query: Query,
+    headers: HeaderMap,
+) -> Result<Response, ApiProblem> {
+    query.only(&[])?;
+    let job = jobs::find(&state, &id).await?;
+    let name = match part.as_str() {
+        "manifest" => MANIFEST.to_owned(),
+        number => part_name(&state, &job, number).await?,
+    };
+    let bucket = state.stores.open(&job.spec.output.uri)?;
+    let uri = job.spec.output.uri.join(&name);
+    let object = bucket.head(uri.path()).await.map_err(|e| match e {
+        objects::Error::NotFound { .. } if name == MANIFEST => ApiProblem::not_found(format!("{} has no manifest yet", job.id)),
+        other => other.into(),
+    })?;
+    let range = requested(&headers, object.size)?;
+    let part = range.clone().unwrap_or(0..object.size);
+    let length = part.end - part.start;
+    let body = Body::from_stream(bucket.stream(uri.path(), object.etag.as_deref(), part.clone()).await?.map_err(std::io::Error::other));
+    let kind = if name.ends_with(".jsonl") { "application/x-ndjson" } else if name.ends_with(".json") { "application/json" } else if name.ends_with(".csv") { "text/csv" } else { "application/octet-stream" };
+    let mut response = body.into_response();
+    let answer = response.headers_mut();
+    let mut set = |name: header::HeaderName, value: String| {
+        if let Ok(value) = value.parse() {
+            answer.insert(name, value);
+        }
+    };
+    set(header::CONTENT_TYPE, kind.to_owned());
+    set(header::CONTENT_LENGTH, length.to_string());
+    set(header::ACCEPT_RANGES, "bytes".to_owned());
+    let file = name.rsplit('/').next().unwrap_or(&name);
+    set(header::CONTENT_DISPOSITION, format!("attachment; filename=\"{file}\""));
+    if range.is_some() {
+        set(header::CONTENT_RANGE, format!("bytes {}-{}/{}", part.start, part.end.saturating_sub(1), object.size));
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    Ok(response)
+}
+
+async fn part_name(state: &ApiState, job: &Job, number: &str) -> Result<String, ApiProblem> {
+    let missing = || ApiProblem::not_found(format!("{} has no part {number:?}, or not yet", job.id));
+    let seq = number.parse().map_err(|_| missing())?;
+    let chunk = state.store.chunk(&ChunkId { job: job.id.clone(), seq }).await?.ok_or_else(missing)?;
+    chunk.result.and_then(|r| r.part).map(|part| part.key).ok_or_else(missing)
+}
+
+/// The one range of a `Range` header; `None` for none and for forms that may be ignored (RFC 9110, section 14.2).
+fn requested(headers: &HeaderMap, size: u64) -> Result<Option<Range<u64>>, ApiProblem> {
+    let Some(text) = headers.get(header::RANGE).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("bytes=")) else { return Ok(None) };
+    let Some((first, last)) = text.split_once('-').filter(|_| !text.contains(',')) else { return Ok(None) };
+    let outside = || ApiProblem::unsatisfiable_range(format!("bytes={text} of an object of {size} bytes"));
+    let range = match (first.trim().parse::<u64>(), last.trim().parse::<u64>()) {
+        (Ok(first), Ok(last)) if first <= last => first..last.saturating_add(1).min(size),
+        (Ok(first), Err(_)) if last.trim().is_empty() => first..size,
+        (Err(_), Ok(count)) if first.trim().is_empty() && count > 0 => size.saturating_sub(count)..size,
+        _ => return Ok(None),
+    };
+    if range.start >= size { Err(outside()) } else { Ok(Some(range)) }
+}
