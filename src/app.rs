@@ -40,9 +40,8 @@ impl App {
     pub async fn start(settings: config::Serve, log_format: LogFormat, log: &str) -> Result<Self, String> {
         let library = config::find_library(settings.onnxruntime.as_deref(), &settings.data_dir)?;
         std::fs::create_dir_all(&settings.data_dir).map_err(|e| format!("data folder {}: {e}", settings.data_dir.display()))?;
-        let file_roots = settings.file_root.iter().map(|root| {
-            std::fs::canonicalize(root).map_err(|e| format!("--file-root {}: {e}", root.display()))
-        });
+        let file_roots =
+            settings.file_root.iter().map(|root| std::fs::canonicalize(root).map_err(|e| format!("--file-root {}: {e}", root.display())));
         let file_roots = file_roots.collect::<Result<Vec<_>, _>>()?;
 
         let database = settings.database()?;
@@ -86,7 +85,12 @@ impl App {
                 stores: stores.clone(),
                 worker: worker.clone(),
                 wake: wake.clone(),
-                options: plan::Options { chunk_bytes: settings.chunk_bytes.max(1), chunk_objects: settings.chunk_objects.max(1), lease_ttl, poll: POLL },
+                options: plan::Options {
+                    chunk_bytes: settings.chunk_bytes.max(1),
+                    chunk_objects: settings.chunk_objects.max(1),
+                    lease_ttl,
+                    poll: POLL,
+                },
             },
             executor: Executor {
                 store: store.clone(),

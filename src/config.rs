@@ -184,9 +184,11 @@ fn with_file(mut command: clap::Command, path: &Path) -> Result<clap::Command, S
     let table: toml::Table = text.parse().map_err(|e| format!("{}: {e}", path.display()))?;
     let serve = command.find_subcommand("serve").cloned().unwrap_or_default();
     let top: Vec<String> = ["log_format", "log"].map(str::to_owned).to_vec();
-    let of_serve: Vec<String> = serve.get_arguments().map(|a| a.get_id().to_string()).filter(|id| id != "help" && !top.contains(id)).collect();
+    let of_serve: Vec<String> =
+        serve.get_arguments().map(|a| a.get_id().to_string()).filter(|id| id != "help" && !top.contains(id)).collect();
     for (key, value) in table {
-        let values = text_values(&value).ok_or_else(|| format!("{}: {key} must be a text, a number, or a list of these", path.display()))?;
+        let values =
+            text_values(&value).ok_or_else(|| format!("{}: {key} must be a text, a number, or a list of these", path.display()))?;
         if top.contains(&key) {
             command = command.mut_arg(&key, |arg| arg.default_values(values));
         } else if of_serve.contains(&key) {
@@ -246,9 +248,14 @@ pub fn find_library(configured: Option<&Path>, data_dir: &Path) -> Result<PathBu
         folders.extend([beside.to_owned(), beside.join("../lib")]);
     }
     folders.push(data_dir.join("lib"));
-    folders.extend(["/opt/onnxruntime/lib", "/usr/local/lib", "/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"].map(PathBuf::from));
+    folders.extend(
+        ["/opt/onnxruntime/lib", "/usr/local/lib", "/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"]
+            .map(PathBuf::from),
+    );
     folders.into_iter().map(|f| f.join(NAME)).find(|path| path.is_file()).ok_or_else(|| {
-        format!("the ONNX Runtime library ({NAME}) was not found: run scripts/fetch-onnxruntime, or name it with --onnxruntime (ORT_DYLIB_PATH)")
+        format!(
+            "the ONNX Runtime library ({NAME}) was not found: run scripts/fetch-onnxruntime, or name it with --onnxruntime (ORT_DYLIB_PATH)"
+        )
     })
 }
 

@@ -47,10 +47,7 @@ async fn submitted(rows: usize) -> (S3Server, Service, String, usize) {
     let definition = json!({
         "model": "s3://lake/model/", "input": "s3://lake/in/", "output": "s3://lake/out/",
         "execution": {"chunk_records": 500, "batch_size": 64},
-        "output_format_is_default": null,
     });
-    let mut definition = definition;
-    definition.as_object_mut().unwrap().remove("output_format_is_default");
     let id = service.submit(&definition).await;
     (s3, service, id, bad * 4)
 }

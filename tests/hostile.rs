@@ -23,7 +23,8 @@ async fn service_with(folder: &str) -> (S3Server, Service) {
 
 /// How a job with this model ends: `refused CODE` at the door, or `STATE CODE`.
 async fn ending(service: &Service, model: &str) -> (String, Value) {
-    let definition = json!({"model": format!("s3://lake/models/{model}.onnx"), "input": "s3://lake/in/", "output": format!("s3://lake/out/{model}/")});
+    let definition =
+        json!({"model": format!("s3://lake/models/{model}.onnx"), "input": "s3://lake/in/", "output": format!("s3://lake/out/{model}/")});
     let (status, answer) = service.post("/v1/jobs", &definition).await;
     if status == 422 {
         return (format!("refused {}", answer["errors"][0]["code"].as_str().unwrap_or_default()), answer);
@@ -91,7 +92,8 @@ async fn awkward_models_run() {
 #[tokio::test]
 async fn cancelling_reaches_a_running_inference() {
     let (s3, service) = service_with("models/broken").await;
-    let id = service.submit(&json!({"model": "s3://lake/models/endless-loop.onnx", "input": "s3://lake/in/", "output": "s3://lake/out/"})).await;
+    let id =
+        service.submit(&json!({"model": "s3://lake/models/endless-loop.onnx", "input": "s3://lake/in/", "output": "s3://lake/out/"})).await;
     service.until(&id, |job| job["state"] == "in_progress").await;
     let (status, answer) = service.post(&format!("/v1/jobs/{id}/cancel"), &Value::Null).await;
     assert_eq!(status, 202, "{answer:#}");

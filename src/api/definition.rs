@@ -6,7 +6,10 @@ use serde_json::Value;
 use super::read::{Faults, Field};
 use crate::domain::{
     Activation, Fault, JobSpec, Missing, Pipeline, PipelineSpec, Task, Uri,
-    spec::{CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputSpec, OutputCompression, OutputFormat, OutputSpec},
+    spec::{
+        CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputSpec, OutputCompression,
+        OutputFormat, OutputSpec,
+    },
 };
 
 pub(super) const JOB: [&str; 9] = ["name", "labels", "model", "input", "output", "pipeline", "execution", "error_policy", "webhook"];
@@ -16,10 +19,24 @@ pub(super) const CSV: [&str; 2] = ["delimiter", "header"];
 pub(super) const OUTPUT: [&str; 9] =
     ["uri", "format", "compression", "include_input", "prediction_prefix", "layout", "if_exists", "table", "review"];
 pub(super) const PIPELINE: [&str; 15] = [
-    "task", "features", "columns", "missing", "labels", "activation", "top_k", "probabilities", "outputs", "image", "text", "threshold", "pooling",
-    "normalize", "flags",
+    "task",
+    "features",
+    "columns",
+    "missing",
+    "labels",
+    "activation",
+    "top_k",
+    "probabilities",
+    "outputs",
+    "image",
+    "text",
+    "threshold",
+    "pooling",
+    "normalize",
+    "flags",
 ];
-pub(super) const EXECUTION: [&str; 7] = ["batch_size", "chunk_records", "priority", "max_parallel_chunks", "max_attempts", "deadline", "providers"];
+pub(super) const EXECUTION: [&str; 7] =
+    ["batch_size", "chunk_records", "priority", "max_parallel_chunks", "max_attempts", "deadline", "providers"];
 pub(super) const ERROR_POLICY: [&str; 2] = ["max_failed_records", "max_failed_ratio"];
 
 const FORMATS: [(&str, InputFormat); 4] =
@@ -69,7 +86,8 @@ fn job(root: &Field<'_>, providers: &[String], faults: &mut Faults) -> Option<Jo
 
 /// Output inside the input would be read as input, by this job or by the next; input inside the output could be taken for parts.
 fn check_overlap(field: &Field<'_>, input: &Uri, output: &Uri, faults: &mut Faults) {
-    let clash = if input.is_prefix() { input.contains(output) } else { output == &input.as_prefix() } || output.join("errors/").contains(input);
+    let clash =
+        if input.is_prefix() { input.contains(output) } else { output == &input.as_prefix() } || output.join("errors/").contains(input);
     if clash {
         let detail = format!("{output} and the input {input} overlap: results would be read as input");
         faults.add(field, "output_overlaps_input", detail, "choose an output prefix that is not inside the input prefix");
@@ -218,7 +236,12 @@ fn include_input(field: &Field<'_>, faults: &mut Faults) -> IncludeInput {
         Some(Value::Bool(true)) => IncludeInput::All,
         Some(Value::Array(_)) => IncludeInput::Columns(field.texts(faults).unwrap_or_default()),
         Some(_) => {
-            faults.add(field, "wrong_type", "true, false or a list of column names is wanted", "write true, false, or [\"id\", \"amount\"]");
+            faults.add(
+                field,
+                "wrong_type",
+                "true, false or a list of column names is wanted",
+                "write true, false, or [\"id\", \"amount\"]",
+            );
             IncludeInput::None
         }
     }
@@ -233,7 +256,12 @@ fn pipeline(field: &Field<'_>, faults: &mut Faults) -> PipelineSpec {
     let later = ["image-classification", "object-detection", "text-classification", "feature-extraction"];
     let task = match task.value() {
         Some(Value::String(name)) if later.contains(&name.as_str()) => {
-            faults.add(&task, "not_supported", format!("the task {name:?} is not supported yet"), "use \"raw\" with tensors as list columns");
+            faults.add(
+                &task,
+                "not_supported",
+                format!("the task {name:?} is not supported yet"),
+                "use \"raw\" with tensors as list columns",
+            );
             None
         }
         _ => task.choice(&Task::ALL.map(|task| (task.name(), task)), faults),
@@ -269,7 +297,12 @@ fn execution(field: &Field<'_>, providers: &[String], faults: &mut Faults) -> Ex
     let named = object.field("providers");
     let chosen = named.texts(faults).unwrap_or_default();
     for provider in chosen.iter().filter(|p| !providers.contains(p)) {
-        faults.add(&named, "unknown_value", format!("{provider:?} is none of {}", providers.join(", ")), "name providers in order of preference: [\"cuda\", \"cpu\"]");
+        faults.add(
+            &named,
+            "unknown_value",
+            format!("{provider:?} is none of {}", providers.join(", ")),
+            "name providers in order of preference: [\"cuda\", \"cpu\"]",
+        );
     }
     ExecutionSpec {
         batch_size,
@@ -285,7 +318,8 @@ fn execution(field: &Field<'_>, providers: &[String], faults: &mut Faults) -> Ex
 /// Faults that show only once the pipeline is known: columns of one name in the output.
 pub(super) fn collisions(spec: &JobSpec, pipeline: &Pipeline) -> Vec<Fault> {
     let output = &spec.output;
-    let predictions: Vec<String> = pipeline.prediction_columns().into_iter().map(|name| format!("{}{name}", output.prediction_prefix)).collect();
+    let predictions: Vec<String> =
+        pipeline.prediction_columns().into_iter().map(|name| format!("{}{name}", output.prediction_prefix)).collect();
     let mut taken: Vec<String> = vec!["_source".to_owned(), "_position".to_owned()];
     match &output.include_input {
         IncludeInput::None => {}
@@ -302,7 +336,10 @@ pub(super) fn collisions(spec: &JobSpec, pipeline: &Pipeline) -> Vec<Fault> {
     for (at, name) in predictions.iter().enumerate() {
         if taken.contains(name) || predictions[..at].contains(name) {
             let detail = format!("the output would have two columns named {name:?}: a prediction's and another");
-            faults.push(Fault::new("/output/prediction_prefix", "column_collision", detail).hint("set output.prediction_prefix, for example to \"predicted_\""));
+            faults.push(
+                Fault::new("/output/prediction_prefix", "column_collision", detail)
+                    .hint("set output.prediction_prefix, for example to \"predicted_\""),
+            );
         }
     }
     let mut seen = std::collections::BTreeSet::new();
@@ -310,7 +347,10 @@ pub(super) fn collisions(spec: &JobSpec, pipeline: &Pipeline) -> Vec<Fault> {
         for name in columns {
             if !seen.insert(name) || name == "_source" || name == "_position" {
                 let detail = format!("the column {name:?} would stand twice in the output");
-                faults.push(Fault::new("/output/include_input", "column_collision", detail).hint("name each column once; _source and _position are always there"));
+                faults.push(
+                    Fault::new("/output/include_input", "column_collision", detail)
+                        .hint("name each column once; _source and _position are always there"),
+                );
             }
         }
     }

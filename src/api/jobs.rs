@@ -15,8 +15,7 @@ use super::{
     ApiState,
     problem::ApiProblem,
     query::Query,
-    read,
-    submit,
+    read, submit,
     types::{ChunkBody, ChunkPage, JobBody, JobDefinition, JobPage},
 };
 use crate::{
@@ -64,7 +63,8 @@ pub(super) async fn submit(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiProblem> {
     if query.get("dry_run").is_some() {
-        let fault = Fault::new("?dry_run", "not_supported", "a dry run is not supported yet").hint("leave the parameter out to submit the job");
+        let fault =
+            Fault::new("?dry_run", "not_supported", "a dry run is not supported yet").hint("leave the parameter out to submit the job");
         return Err(ApiProblem::faults(vec![fault]));
     }
     query.only(&[])?;
@@ -78,7 +78,8 @@ pub(super) async fn submit(
         StatusCode::PAYLOAD_TOO_LARGE => ApiProblem::too_large("a job definition has at most 1 MiB"),
         _ => ApiProblem::malformed(e.to_string()),
     })?;
-    let definition = read::parse(&body).map_err(|e| ApiProblem::malformed(format!("the body is not JSON as a job definition must be: {e}")))?;
+    let definition =
+        read::parse(&body).map_err(|e| ApiProblem::malformed(format!("the body is not JSON as a job definition must be: {e}")))?;
     let job = submit::submit(&state, &definition).await?;
     let location = format!("/v1/jobs/{}", job.id);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobBody::new(&job))).into_response())
@@ -133,7 +134,12 @@ pub(super) async fn list(State(state): State<ApiState>, query: Query) -> Result<
         (status = 422, description = "A parameter is wrong", body = ApiProblem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn get(State(state): State<ApiState>, Path(id): Path<String>, query: Query, headers: HeaderMap) -> Result<Response, ApiProblem> {
+pub(super) async fn get(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+    query: Query,
+    headers: HeaderMap,
+) -> Result<Response, ApiProblem> {
     query.only(&["wait"])?;
     let wait = query.parsed("wait", "a span from 1s to 60s", |text| {
         read::parse_seconds(text).map(Duration::from_secs).filter(|wait| *wait <= MAX_WAIT)

@@ -71,9 +71,11 @@ pub fn router(state: ApiState) -> Router {
             ApiProblem::internal(&text.unwrap_or("a panic without a message")).into_response()
         }))
         .layer(middleware::from_fn(with_id))
-        .layer(TraceLayer::new_for_http().make_span_with(|request: &Request| {
-            tracing::info_span!("request", method = %request.method(), path = request.uri().path())
-        }))
+        .layer(
+            TraceLayer::new_for_http().make_span_with(
+                |request: &Request| tracing::info_span!("request", method = %request.method(), path = request.uri().path()),
+            ),
+        )
 }
 
 /// Every answer carries an id that the log carries too.

@@ -56,7 +56,13 @@ pub(super) struct FaultBody {
 
 impl ApiProblem {
     fn new(status: StatusCode, code: &str, title: &str, detail: impl Into<String>) -> Self {
-        Self { kind: format!("{TYPE_PREFIX}{code}"), title: title.to_owned(), status: status.as_u16(), detail: detail.into(), errors: Vec::new() }
+        Self {
+            kind: format!("{TYPE_PREFIX}{code}"),
+            title: title.to_owned(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+        }
     }
 
     /// Why a job failed; its status says nothing about the request that asked.

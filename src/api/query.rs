@@ -48,7 +48,9 @@ impl Query {
         let Some(text) = self.get(name) else { return Ok(None) };
         match parse(text) {
             Some(value) => Ok(Some(value)),
-            None => Err(ApiProblem::faults(vec![Fault::new(format!("?{name}"), "unknown_value", format!("{text:?} is not allowed here")).hint(hint)])),
+            None => Err(ApiProblem::faults(vec![
+                Fault::new(format!("?{name}"), "unknown_value", format!("{text:?} is not allowed here")).hint(hint),
+            ])),
         }
     }
 

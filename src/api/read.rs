@@ -218,7 +218,8 @@ impl<'v> Field<'v> {
     /// A whole number in a range.
     pub(super) fn integer(&self, range: std::ops::RangeInclusive<i64>, faults: &mut Faults) -> Option<i64> {
         let (from, to) = (*range.start(), *range.end());
-        let hint = if to == i64::MAX { format!("give a whole number from {from} up") } else { format!("give a whole number from {from} to {to}") };
+        let hint =
+            if to == i64::MAX { format!("give a whole number from {from} up") } else { format!("give a whole number from {from} to {to}") };
         match self.value? {
             Value::Number(number) => match number.as_i64() {
                 Some(value) if range.contains(&value) => Some(value),
@@ -298,7 +299,12 @@ impl<'v> Field<'v> {
         match Uri::parse(text) {
             Ok(uri) => Some(uri),
             Err(error) => {
-                faults.add(self, "invalid_uri", error.to_string(), format!("write s3://bucket/prefix/ or file:///path/, for example {example:?}"));
+                faults.add(
+                    self,
+                    "invalid_uri",
+                    error.to_string(),
+                    format!("write s3://bucket/prefix/ or file:///path/, for example {example:?}"),
+                );
                 None
             }
         }

@@ -113,7 +113,15 @@ pub(super) async fn download(
     let part = range.clone().unwrap_or(0..object.size);
     let length = part.end - part.start;
     let body = Body::from_stream(bucket.stream(uri.path(), object.etag.as_deref(), part.clone()).await?.map_err(std::io::Error::other));
-    let kind = if name.ends_with(".jsonl") { "application/x-ndjson" } else if name.ends_with(".json") { "application/json" } else if name.ends_with(".csv") { "text/csv" } else { "application/octet-stream" };
+    let kind = if name.ends_with(".jsonl") {
+        "application/x-ndjson"
+    } else if name.ends_with(".json") {
+        "application/json"
+    } else if name.ends_with(".csv") {
+        "text/csv"
+    } else {
+        "application/octet-stream"
+    };
     let mut response = body.into_response();
     let answer = response.headers_mut();
     let mut set = |name: header::HeaderName, value: String| {
@@ -142,7 +150,9 @@ async fn part_name(state: &ApiState, job: &Job, number: &str) -> Result<String, 
 
 /// The one range of a `Range` header; `None` for none and for forms that may be ignored (RFC 9110, section 14.2).
 fn requested(headers: &HeaderMap, size: u64) -> Result<Option<Range<u64>>, ApiProblem> {
-    let Some(text) = headers.get(header::RANGE).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("bytes=")) else { return Ok(None) };
+    let Some(text) = headers.get(header::RANGE).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("bytes=")) else {
+        return Ok(None);
+    };
     let Some((first, last)) = text.split_once('-').filter(|_| !text.contains(',')) else { return Ok(None) };
     let outside = || ApiProblem::unsatisfiable_range(format!("bytes={text} of an object of {size} bytes"));
     let range = match (first.trim().parse::<u64>(), last.trim().parse::<u64>()) {

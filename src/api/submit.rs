@@ -51,7 +51,8 @@ async fn check_output(state: &ApiState, output: &Uri) -> Result<(), ApiProblem> 
     let fault = |error: objects::Error| match error.retryable() {
         true => ApiProblem::unavailable(error.to_string()),
         false => ApiProblem::faults(vec![
-            Fault::new("/output", error.code(), error.to_string()).hint("output is a prefix such as s3://bucket/scores/ that the service can write to"),
+            Fault::new("/output", error.code(), error.to_string())
+                .hint("output is a prefix such as s3://bucket/scores/ that the service can write to"),
         ]),
     };
     let bucket = state.stores.open(output).map_err(fault)?;

@@ -27,7 +27,15 @@ pub(super) struct Committer {
 impl Committer {
     /// Applies the end of an attempt, trying for as long as the database does not answer: the lease's epoch makes a late write
     /// harmless.
-    pub(super) async fn apply(&self, lease: &ChunkLease, failures: u32, output: &Uri, names: &PartNames, ended: Ended, stop: &CancellationToken) {
+    pub(super) async fn apply(
+        &self,
+        lease: &ChunkLease,
+        failures: u32,
+        output: &Uri,
+        names: &PartNames,
+        ended: Ended,
+        stop: &CancellationToken,
+    ) {
         let mut delay = Duration::from_millis(200);
         loop {
             match self.write(lease, failures, &ended).await {
@@ -81,7 +89,9 @@ fn log(lease: &ChunkLease, ended: &Ended) {
             tracing::warn!(job.id = %job, chunk.seq = seq, code = problem.code, "chunk {chunk} failed: {problem}");
         }
         Ended::Stopped => tracing::info!(job.id = %job, chunk.seq = seq, "released chunk {chunk}"),
-        Ended::Crashed(problem) => tracing::warn!(job.id = %job, chunk.seq = seq, code = problem.code, "chunk {chunk} lost its runner: {problem}"),
+        Ended::Crashed(problem) => {
+            tracing::warn!(job.id = %job, chunk.seq = seq, code = problem.code, "chunk {chunk} lost its runner: {problem}")
+        }
     }
 }
 

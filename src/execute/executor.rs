@@ -139,7 +139,8 @@ impl Executor {
         held.insert(attempt, lease.clone());
         let ended = match self.models.ensure(&job.model).await {
             Ok(model_dir) => {
-                let providers = if job.spec.execution.providers.is_empty() { &self.options.providers } else { &job.spec.execution.providers };
+                let providers =
+                    if job.spec.execution.providers.is_empty() { &self.options.providers } else { &job.spec.execution.providers };
                 let task = ChunkTask {
                     attempt,
                     chunk: lease.chunk.to_string(),

@@ -37,7 +37,14 @@ impl Held {
 }
 
 /// Renews what is held three times within each lease's life; stops attempts whose lease is lost or whose job has an ending.
-pub(super) async fn keep(store: Arc<dyn Store>, held: Arc<Held>, supervisor: Supervisor, ttl: Duration, wake: Arc<tokio::sync::Notify>, stop: CancellationToken) {
+pub(super) async fn keep(
+    store: Arc<dyn Store>,
+    held: Arc<Held>,
+    supervisor: Supervisor,
+    ttl: Duration,
+    wake: Arc<tokio::sync::Notify>,
+    stop: CancellationToken,
+) {
     loop {
         tokio::select! {
             // A cancelled job rings, so that its chunks stop at once instead of with the next renewal. So does much else: what

@@ -25,8 +25,8 @@ use tokio::{
 
 use crate::{
     domain::{ChunkResult, Problem},
-    telemetry::LogFormat,
     runner::protocol::{ChunkTask, FromRunner, MAX_FRAME_BYTES, ToRunner},
+    telemetry::LogFormat,
 };
 
 /// How often deadlines are looked at.
@@ -65,10 +65,7 @@ pub(super) enum Ended {
     /// The part is in the bucket.
     Done(Box<ChunkResult>),
     /// It could not be finished.
-    Failed {
-        problem: Problem,
-        retryable: bool,
-    },
+    Failed { problem: Problem, retryable: bool },
     /// It was stopped: on request, or because its process had to be killed for another's fault.
     Stopped,
     /// Its process died.

@@ -131,8 +131,11 @@ fn external(tensor: &Tensor, faults: &mut Vec<Fault>) -> Option<ExternalData> {
     match (inside, end) {
         (true, Some(end)) => Some(ExternalData { location: location.trim_start_matches("./").to_owned(), end }),
         _ => {
-            let detail = format!("the weights {:?} are said to lie at {location:?}, which is no place inside the model's folder", tensor.name);
-            faults.push(Fault::new("/model", "external_data_outside", detail).hint("keep external data in the model's folder, by relative path"));
+            let detail =
+                format!("the weights {:?} are said to lie at {location:?}, which is no place inside the model's folder", tensor.name);
+            faults.push(
+                Fault::new("/model", "external_data_outside", detail).hint("keep external data in the model's folder, by relative path"),
+            );
             None
         }
     }

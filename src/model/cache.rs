@@ -82,7 +82,13 @@ impl Staging {
         }
         file.sync_all().map_err(failed(&path))?;
         let sha256 = hex(&digest.finalize());
-        self.files.push(CachedFile { name: name.to_owned(), key: object.key.clone(), size: object.size, etag: object.etag.clone(), sha256 });
+        self.files.push(CachedFile {
+            name: name.to_owned(),
+            key: object.key.clone(),
+            size: object.size,
+            etag: object.etag.clone(),
+            sha256,
+        });
         Ok(())
     }
 

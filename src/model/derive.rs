@@ -27,7 +27,10 @@ fn parse_section(bytes: &[u8], faults: &mut Vec<Fault>) -> PipelineSpec {
         Ok(section) => section,
         Err(error) => {
             let detail = format!("nightshift.json in the model's folder cannot be used: {error}");
-            faults.push(Fault::new("/model", "invalid_nightshift_json", detail).hint("see the pipeline section of a job for the fields it may hold"));
+            faults.push(
+                Fault::new("/model", "invalid_nightshift_json", detail)
+                    .hint("see the pipeline section of a job for the fields it may hold"),
+            );
             PipelineSpec::default()
         }
     }
@@ -41,7 +44,13 @@ fn labels_of(bytes: &[u8]) -> Option<Vec<String>> {
 }
 
 /// Resolves the pipeline; every choice that cannot be made is a fault.
-pub(super) fn derive(mut signature: Signature, graph: &Graph, folder: PipelineSpec, job: PipelineSpec, faults: &mut Vec<Fault>) -> Option<Pipeline> {
+pub(super) fn derive(
+    mut signature: Signature,
+    graph: &Graph,
+    folder: PipelineSpec,
+    job: PipelineSpec,
+    faults: &mut Vec<Fault>,
+) -> Option<Pipeline> {
     let before = faults.len();
     let said = Said { job: job.clone() };
     let spec = job.over(folder);
@@ -51,7 +60,10 @@ pub(super) fn derive(mut signature: Signature, graph: &Graph, folder: PipelineSp
     let columns: BTreeMap<String, String> = spec.columns.clone().unwrap_or_default();
     for input in columns.keys().filter(|name| !signature.inputs.iter().any(|i| i.name == **name)) {
         let detail = format!("the model has no input {input:?}; its inputs are {}", names(&signature.inputs));
-        faults.push(Fault::new(said.at("columns", |j| j.columns.is_some()), "unknown_input", detail).hint("keys are model inputs, values are columns"));
+        faults.push(
+            Fault::new(said.at("columns", |j| j.columns.is_some()), "unknown_input", detail)
+                .hint("keys are model inputs, values are columns"),
+        );
     }
     let (mut classifier, mut activation) = (None, Activation::None);
     match task {
@@ -61,7 +73,10 @@ pub(super) fn derive(mut signature: Signature, graph: &Graph, folder: PipelineSp
             let roles = roles(&signature);
             if roles.label.is_none() && roles.scores.is_none() {
                 let detail = format!("none of the outputs is a label or one number a class: {}", names(&signature.outputs));
-                faults.push(Fault::new(said.at("task", |j| j.task.is_some()), "no_classifier_output", detail).hint("use the task \"raw\", or choose outputs with pipeline.outputs"));
+                faults.push(
+                    Fault::new(said.at("task", |j| j.task.is_some()), "no_classifier_output", detail)
+                        .hint("use the task \"raw\", or choose outputs with pipeline.outputs"),
+                );
             }
             check_labels(&signature, &roles, &spec, &said, faults);
             activation = match spec.activation.unwrap_or_default() {
@@ -120,7 +135,10 @@ fn select_outputs(signature: &mut Signature, spec: &PipelineSpec, said: &Said, f
         }
     }
     if wanted.is_empty() {
-        faults.push(Fault::new(said.at("outputs", |j| j.outputs.is_some()), "empty", "no output is chosen").hint("leave the field out to use all outputs"));
+        faults.push(
+            Fault::new(said.at("outputs", |j| j.outputs.is_some()), "empty", "no output is chosen")
+                .hint("leave the field out to use all outputs"),
+        );
     }
     signature.outputs = chosen;
 }
@@ -132,7 +150,10 @@ fn check_features(signature: &Signature, spec: &PipelineSpec, said: &Said, fault
         [only] => match only.tensor() {
             Some((_, [_, width])) => {
                 if let Some(width) = width.fixed().filter(|w| *w != features.len() as u64) {
-                    fault("wrong_feature_count", format!("the model's input {:?} takes {width} features, and {} are named", only.name, features.len()));
+                    fault(
+                        "wrong_feature_count",
+                        format!("the model's input {:?} takes {width} features, and {} are named", only.name, features.len()),
+                    );
                 }
             }
             _ => fault("no_feature_matrix", format!("features need one input [N, F], and {:?} is none", only.name)),
@@ -143,19 +164,26 @@ fn check_features(signature: &Signature, spec: &PipelineSpec, said: &Said, fault
 
 fn check_regression(signature: &Signature, said: &Said, faults: &mut Vec<Fault>) {
     let numeric = |o: &ValueInfo| match o.tensor() {
-        Some((dtype, shape)) => dtype != Dtype::Bytes && dtype != Dtype::Bool && matches!(shape, [_] | [_, Dim::Fixed(1) | Dim::Dynamic(_)]),
+        Some((dtype, shape)) => {
+            dtype != Dtype::Bytes && dtype != Dtype::Bool && matches!(shape, [_] | [_, Dim::Fixed(1) | Dim::Dynamic(_)])
+        }
         None => false,
     };
     if signature.outputs.len() != 1 || !signature.outputs.iter().all(numeric) {
         let detail = format!("a regression has one output [N] or [N, 1] of numbers; the outputs are {}", names(&signature.outputs));
-        faults.push(Fault::new(said.at("task", |j| j.task.is_some()), "no_regression_output", detail).hint("choose the output with pipeline.outputs, or use the task \"raw\""));
+        faults.push(
+            Fault::new(said.at("task", |j| j.task.is_some()), "no_regression_output", detail)
+                .hint("choose the output with pipeline.outputs, or use the task \"raw\""),
+        );
     }
 }
 
 /// Which output is the label and which holds one number a class.
 fn roles(signature: &Signature) -> ClassifierOutputs {
     let is_label = |o: &&ValueInfo| match o.tensor() {
-        Some((dtype, shape)) => matches!(dtype, Dtype::Int64 | Dtype::Int32 | Dtype::Bytes | Dtype::Bool) && matches!(shape, [_] | [_, Dim::Fixed(1)]),
+        Some((dtype, shape)) => {
+            matches!(dtype, Dtype::Int64 | Dtype::Int32 | Dtype::Bytes | Dtype::Bool) && matches!(shape, [_] | [_, Dim::Fixed(1)])
+        }
         None => false,
     };
     let is_scores = |o: &&ValueInfo| match &o.value {
@@ -164,7 +192,10 @@ fn roles(signature: &Signature) -> ClassifierOutputs {
         _ => false,
     };
     let name = |o: &ValueInfo| o.name.clone();
-    ClassifierOutputs { label: signature.outputs.iter().find(is_label).map(name), scores: signature.outputs.iter().find(is_scores).map(name) }
+    ClassifierOutputs {
+        label: signature.outputs.iter().find(is_label).map(name),
+        scores: signature.outputs.iter().find(is_scores).map(name),
+    }
 }
 
 fn check_labels(signature: &Signature, roles: &ClassifierOutputs, spec: &PipelineSpec, said: &Said, faults: &mut Vec<Fault>) {

@@ -9,8 +9,15 @@ use crate::{
 };
 
 /// Files beside the ONNX file that say how to use it.
-const SIDECARS: [&str; 7] =
-    ["nightshift.json", "config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "modules.json", "1_Pooling/config.json"];
+const SIDECARS: [&str; 7] = [
+    "nightshift.json",
+    "config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "modules.json",
+    "1_Pooling/config.json",
+];
 /// Objects looked at in a model folder.
 const MOST_OBJECTS: usize = 10_000;
 
@@ -45,7 +52,11 @@ pub(super) async fn find(bucket: &Bucket, uri: &Uri) -> Result<Found, Error> {
     while let Some(object) = listed.try_next().await? {
         objects.push(object);
         if objects.len() > MOST_OBJECTS {
-            return Err(refused("not_a_model_folder", format!("{uri} holds more than {MOST_OBJECTS} objects"), "name the folder of one model"));
+            return Err(refused(
+                "not_a_model_folder",
+                format!("{uri} holds more than {MOST_OBJECTS} objects"),
+                "name the folder of one model",
+            ));
         }
     }
     let at = |name: &str| objects.iter().find(|o| o.key.strip_prefix(&prefix) == Some(name)).cloned();
@@ -56,7 +67,13 @@ pub(super) async fn find(bucket: &Bucket, uri: &Uri) -> Result<Found, Error> {
             match candidates.as_slice() {
                 [only] => (*only).clone(),
                 [] if objects.is_empty() => return Err(Error::Store(objects::Error::NotFound { uri: uri.clone() })),
-                [] => return Err(refused("no_onnx_file", format!("{uri} holds {} objects, but no .onnx file", objects.len()), "put model.onnx there")),
+                [] => {
+                    return Err(refused(
+                        "no_onnx_file",
+                        format!("{uri} holds {} objects, but no .onnx file", objects.len()),
+                        "put model.onnx there",
+                    ));
+                }
                 several => {
                     let names: Vec<&str> = several.iter().take(10).map(|o| o.key.strip_prefix(&prefix).unwrap_or(&o.key)).collect();
                     let detail = format!("{uri} holds {} .onnx files and none is model.onnx: {}", several.len(), names.join(", "));

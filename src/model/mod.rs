@@ -109,7 +109,8 @@ impl Models {
         }
         let entry = self.fetch(&model.uri).await?;
         if entry.digest != model.digest {
-            let detail = format!("{} is no longer the model that was pinned: its digest is {}, not {}", model.uri, entry.digest, model.digest);
+            let detail =
+                format!("{} is no longer the model that was pinned: its digest is {}, not {}", model.uri, entry.digest, model.digest);
             return Err(folder::refused("model_changed", detail, "submit the job again to use the new model"));
         }
         Ok(folder)
@@ -173,7 +174,11 @@ impl Models {
             let object = match bucket.head(&key).await {
                 Ok(object) => object,
                 Err(objects::Error::NotFound { uri }) => {
-                    return Err(folder::refused("external_data_missing", format!("the model's weights lie in {uri}, which does not exist"), "put the file there"));
+                    return Err(folder::refused(
+                        "external_data_missing",
+                        format!("the model's weights lie in {uri}, which does not exist"),
+                        "put the file there",
+                    ));
                 }
                 Err(error) => return Err(error.into()),
             };

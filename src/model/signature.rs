@@ -43,7 +43,11 @@ fn check(signature: &Signature, faults: &mut Vec<Fault>) {
         };
         match (first.fixed(), batch) {
             (None, _) => {}
-            (Some(0), _) => fault("no_batch_dimension", format!("input {:?} declares a batch of 0 records", input.name), "declare the batch dimension as dynamic"),
+            (Some(0), _) => fault(
+                "no_batch_dimension",
+                format!("input {:?} declares a batch of 0 records", input.name),
+                "declare the batch dimension as dynamic",
+            ),
             (Some(n), None) => batch = Some(n),
             (Some(n), Some(known)) if n == known => {}
             (Some(n), Some(known)) => {

@@ -16,6 +16,9 @@ use object_store::{
 use super::{Error, ObjectMeta, Result, Upload, stores::resolve_existing, walk};
 use crate::domain::Uri;
 
+/// Objects whose size and etag are asked for side by side, where listing does not give them.
+const HEADS: usize = 16;
+
 #[derive(Debug, Clone)]
 pub(super) enum Backend {
     S3(Arc<AmazonS3>),
@@ -118,9 +121,24 @@ impl Bucket {
             Ok(None) => store.list(prefix.as_ref()),
             Err(e) => return stream::once(async move { Err(Error::BadKey { uri, reason: e.to_string() }) }).boxed(),
         };
+        let bucket = self.clone();
         listed
             .map_ok(|meta| ObjectMeta { key: meta.location.to_string(), size: meta.size, etag: meta.e_tag })
             .map_err(move |e| translate("LIST", &uri, None, e))
+            .map(move |object| {
+                let bucket = bucket.clone();
+                async move {
+                    match object {
+                        // A server that lists no etags is asked object by object: without one, a change could not be told.
+                        Ok(object) if object.etag.is_none() => match bucket.head(&object.key).await {
+                            Err(Error::NotFound { .. }) => Ok(object),
+                            other => other,
+                        },
+                        other => other,
+                    }
+                }
+            })
+            .buffered(HEADS)
             .boxed()
     }
 
@@ -159,7 +177,7 @@ impl Bucket {
                 Ok(ObjectMeta { key, size: meta.size, etag: meta.e_tag })
             }
         })
-        .buffered(16)
+        .buffered(HEADS)
         .boxed()
     }
 
@@ -287,15 +305,21 @@ pub(super) fn translate(operation: &'static str, uri: &Uri, etag: Option<&str>, 
     use object_store::Error as E;
     let (uri, reason) = (uri.clone(), reason(&error));
     match error {
-        E::NotFound { .. } if reason.contains("NoSuchBucket") => Error::NoBucket { uri },
+        E::NotFound { .. } | E::Generic { .. } if reason.contains("NoSuchBucket") => Error::NoBucket { uri },
         E::NotFound { .. } => Error::NotFound { uri },
         E::Precondition { .. } => Error::Changed { uri, etag: etag.unwrap_or_default().to_owned() },
         E::PermissionDenied { .. } | E::Unauthenticated { .. } | E::UnknownConfigurationKey { .. } => Error::Denied { uri, reason },
         E::InvalidPath { .. } => Error::BadKey { uri, reason },
         // Answers that no retry changes, which object_store has no variant for.
-        E::Generic { .. } if reason.contains("InvalidAccessKeyId") || reason.contains("SignatureDoesNotMatch") => Error::Denied { uri, reason },
+        E::Generic { .. } if is_client_error(&reason) => Error::Denied { uri, reason },
         _ => Error::Unavailable { operation, uri, reason },
     }
+}
+
+/// Whether the store answered with a 4xx status other than those that ask for patience.
+fn is_client_error(reason: &str) -> bool {
+    let Some((_, status)) = reason.split_once("non-2xx status code: ") else { return false };
+    status.starts_with('4') && !["408", "425", "429"].iter().any(|patience| status.starts_with(patience))
 }
 
 /// The whole chain in one line, without the repetitions that nested `Display`s make, and without query strings: a presigned

@@ -39,7 +39,6 @@ impl Gatherer {
         let chunk = std::mem::take(&mut self.chunk);
         (!chunk.is_empty()).then_some(chunk)
     }
-
 }
 
 #[cfg(test)]

@@ -52,7 +52,8 @@ impl Engine {
 
     /// What the runner is doing now.
     pub(super) fn beat(&self) -> FromRunner {
-        let loading = self.models.loading().map(|(attempt, since)| Loading { attempts: vec![attempt], for_ms: since.elapsed().as_millis() as u64 });
+        let loading =
+            self.models.loading().map(|(attempt, since)| Loading { attempts: vec![attempt], for_ms: since.elapsed().as_millis() as u64 });
         let busy = self.busy.iter().filter_map(|slot| *lock(slot));
         let busy = busy.map(|(attempt, since, records)| Busy { attempt, for_ms: since.elapsed().as_millis() as u64, records }).collect();
         let progress = lock(&self.running).iter().map(|(id, attempt)| (*id, attempt.records.load(Ordering::Relaxed))).collect();
@@ -77,7 +78,8 @@ impl Engine {
         let id = task.attempt;
         // Registered before the thread starts, so that a cancel that comes at once finds it.
         let bucket = engine.stores.open(&task.input);
-        let sources = task.inputs.iter().map(|i| bucket.as_ref().map_or(i.key.clone(), |b| b.display_key(&i.key)).into()).collect::<Vec<_>>();
+        let sources =
+            task.inputs.iter().map(|i| bucket.as_ref().map_or(i.key.clone(), |b| b.display_key(&i.key)).into()).collect::<Vec<_>>();
         let attempt = Arc::new(Attempt::new(task, &sources, 2 * self.workers + 2));
         lock(&self.running).insert(id, attempt.clone());
         let spawned = thread::Builder::new().name(format!("chunk-{id}")).spawn(move || {

@@ -74,7 +74,13 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes until every sender is gone; the result, or why there is none.
-    pub(super) fn run(mut self, outcomes: &Receiver<Outcome>, loaded: &Loaded, runtime: &str, started: Instant) -> Result<ChunkResult, Failure> {
+    pub(super) fn run(
+        mut self,
+        outcomes: &Receiver<Outcome>,
+        loaded: &Loaded,
+        runtime: &str,
+        started: Instant,
+    ) -> Result<ChunkResult, Failure> {
         let written = self.write_all(outcomes);
         if let Err(failure) = written {
             self.attempt.fail(failure);
@@ -170,7 +176,9 @@ impl<'a> Writer<'a> {
 
     fn finish(&mut self, loaded: &Loaded, runtime: &str, started: Instant) -> Result<ChunkResult, Failure> {
         let attempt = self.attempt;
-        if self.result.succeeded > 0 && let Some(encoder) = self.encoder.take() {
+        if self.result.succeeded > 0
+            && let Some(encoder) = self.encoder.take()
+        {
             let last = timed(&attempt.times.encode, || encoder.finish());
             let last = last.map_err(|e| Failure::fatal("encoding_failed", "A part could not be encoded", e.to_string()))?;
             self.put_part(last)?;

@@ -88,12 +88,13 @@ async fn claim_one(tx: &mut Tx<'_>, job: &str, worker: &str, ttl: Duration) -> R
 /// Returns what dead workers held: chunks under expired leases wait again, at no cost to them.
 async fn rescue(tx: &mut Tx<'_>) -> Result<()> {
     // Index: chunk_running.
-    let expired: Vec<(String, i64, i64)> =
-        sqlx::query_as("SELECT job_id, seq, lease_epoch FROM chunk WHERE state = 'running' AND lease_until <= ? ORDER BY lease_until LIMIT 1000")
-            .bind(tx.now)
-            .fetch_all(&mut *tx.db)
-            .await
-            .map_err(Error::Unavailable)?;
+    let expired: Vec<(String, i64, i64)> = sqlx::query_as(
+        "SELECT job_id, seq, lease_epoch FROM chunk WHERE state = 'running' AND lease_until <= ? ORDER BY lease_until LIMIT 1000",
+    )
+    .bind(tx.now)
+    .fetch_all(&mut *tx.db)
+    .await
+    .map_err(Error::Unavailable)?;
     for (job, seq, epoch) in expired {
         let Some(job) = JobId::parse(&job) else { continue };
         let lease = ChunkLease { chunk: ChunkId { job, seq: seq as u64 }, epoch };
@@ -125,7 +126,13 @@ pub(super) async fn renew(tx: &mut Tx<'_>, leases: Vec<ChunkLease>, ttl: Duratio
 }
 
 /// Sets the state of a running chunk under its lease; false when the lease is lost.
-async fn settle(tx: &mut Tx<'_>, lease: &ChunkLease, state: &'static str, result: Option<&ChunkResult>, error: Option<&Problem>) -> Result<bool> {
+async fn settle(
+    tx: &mut Tx<'_>,
+    lease: &ChunkLease,
+    state: &'static str,
+    result: Option<&ChunkResult>,
+    error: Option<&Problem>,
+) -> Result<bool> {
     let done = sqlx::query(
         "UPDATE chunk SET state = ?, result = ?, error = COALESCE(?, error), finished_at = ?, lease_until = NULL \
          WHERE job_id = ? AND seq = ? AND lease_epoch = ? AND state = 'running'",

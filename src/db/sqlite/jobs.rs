@@ -58,7 +58,12 @@ async fn claimant(tx: &mut Tx<'_>, output: &str) -> Result<Option<Created>> {
         list.push_bind(prefix.to_owned());
     }
     // U+10FFFF sorts after every character that a key can go on with.
-    query.push(") OR (output >= ").push_bind(output.to_owned()).push(" AND output < ").push_bind(format!("{output}\u{10FFFF}")).push(")) LIMIT 1");
+    query
+        .push(") OR (output >= ")
+        .push_bind(output.to_owned())
+        .push(" AND output < ")
+        .push_bind(format!("{output}\u{10FFFF}"))
+        .push(")) LIMIT 1");
     let found: Option<(String, String)> = query.build_query_as().fetch_optional(&mut *tx.db).await.map_err(Error::Unavailable)?;
     let Some((id, uri)) = found else { return Ok(None) };
     let damaged = |what: &str| Error::Damaged { table: "job", id: id.clone(), what: what.to_owned() };
@@ -167,7 +172,8 @@ pub(super) fn expire<'t>(tx: &'t mut Tx<'_>) -> BoxFuture<'t, Result<Vec<JobId>>
             let Ok(moved) = apply(tx, &mut job, JobEvent::DeadlinePassed).await else { continue };
             moved?;
             let limit = job.spec.execution.deadline_seconds.unwrap_or_default();
-            let problem = Problem::new("deadline_passed", "The job's deadline passed", format!("it was not done {limit} s after it was accepted"));
+            let problem =
+                Problem::new("deadline_passed", "The job's deadline passed", format!("it was not done {limit} s after it was accepted"));
             end(tx, &mut job, Ending::Expired, Some(&problem)).await?;
             expired.push(id);
         }
@@ -191,13 +197,15 @@ pub(super) async fn break_job(tx: &mut Tx<'_>, id: &JobId, problem: &Problem) ->
 
 /// Takes the lease on a job; the epoch fences off whoever held it before.
 async fn lease(tx: &mut Tx<'_>, id: &str, worker: &str, ttl: Duration) -> Result<JobLease> {
-    let epoch: i64 = sqlx::query_scalar("UPDATE job SET lease_epoch = lease_epoch + 1, lease_until = ?, lease_worker = ? WHERE id = ? RETURNING lease_epoch")
-        .bind(tx.now + micros(ttl))
-        .bind(worker)
-        .bind(id)
-        .fetch_one(&mut *tx.db)
-        .await
-        .map_err(Error::Unavailable)?;
+    let epoch: i64 = sqlx::query_scalar(
+        "UPDATE job SET lease_epoch = lease_epoch + 1, lease_until = ?, lease_worker = ? WHERE id = ? RETURNING lease_epoch",
+    )
+    .bind(tx.now + micros(ttl))
+    .bind(worker)
+    .bind(id)
+    .fetch_one(&mut *tx.db)
+    .await
+    .map_err(Error::Unavailable)?;
     let job = JobId::parse(id).ok_or_else(|| Error::Damaged { table: "job", id: id.to_owned(), what: "its id is none".to_owned() })?;
     Ok(JobLease { job, epoch })
 }
@@ -254,7 +262,13 @@ pub(super) async fn claim_planning(tx: &mut Tx<'_>, worker: &str, ttl: Duration)
     Ok(Some((lease, job)))
 }
 
-pub(super) async fn append_chunks(tx: &mut Tx<'_>, lease: &JobLease, ttl: Duration, chunks: &[Vec<ObjectSlice>], cursor: &PlanCursor) -> Result<Written> {
+pub(super) async fn append_chunks(
+    tx: &mut Tx<'_>,
+    lease: &JobLease,
+    ttl: Duration,
+    chunks: &[Vec<ObjectSlice>],
+    cursor: &PlanCursor,
+) -> Result<Written> {
     let mut job = match find(tx, &lease.job).await? {
         Some(job) if job.ending.is_none() && holds(tx, lease).await? => job,
         _ => return Ok(Written::Fenced),
@@ -313,12 +327,19 @@ async fn verdict(tx: &mut Tx<'_>, job: &Job) -> Result<Option<Problem>> {
     let policy = &job.spec.error_policy;
     if failed > 0 && succeeded == 0 {
         let why = summary(tx, &job.id).await?;
-        return Ok(Some(Problem::new("all_records_failed", "Every record failed", format!("none of {failed} records got a prediction; {why}"))));
+        return Ok(Some(Problem::new(
+            "all_records_failed",
+            "Every record failed",
+            format!("none of {failed} records got a prediction; {why}"),
+        )));
     }
     match policy.max_failed_ratio {
         Some(most) if ratio > most => {
             let why = summary(tx, &job.id).await?;
-            let detail = format!("{failed} of {} records failed, a share of {ratio:.4}; error_policy.max_failed_ratio allows {most}; {why}", succeeded + failed);
+            let detail = format!(
+                "{failed} of {} records failed, a share of {ratio:.4}; error_policy.max_failed_ratio allows {most}; {why}",
+                succeeded + failed
+            );
             Ok(Some(Problem::new("error_policy_violated", "More records failed than the job allows", detail)))
         }
         _ => Ok(None),
@@ -386,7 +407,10 @@ pub(super) async fn finish(tx: &mut Tx<'_>, lease: &JobLease, ending: Ending, er
 
 pub(super) fn release_all<'t>(tx: &'t mut Tx<'_>) -> BoxFuture<'t, Result<()>> {
     Box::pin(async move {
-        sqlx::query("UPDATE job SET lease_until = NULL WHERE finished_at IS NULL").execute(&mut *tx.db).await.map_err(Error::Unavailable)?;
+        sqlx::query("UPDATE job SET lease_until = NULL WHERE finished_at IS NULL")
+            .execute(&mut *tx.db)
+            .await
+            .map_err(Error::Unavailable)?;
         sqlx::query("UPDATE chunk SET lease_until = 0 WHERE state = 'running'").execute(&mut *tx.db).await.map_err(Error::Unavailable)?;
         Ok(())
     })

@@ -109,10 +109,8 @@ impl SqliteStore {
 }
 
 async fn now(db: &mut SqliteConnection, offset: i64) -> Result<i64> {
-    let now: i64 = sqlx::query_scalar("SELECT CAST(unixepoch('subsec') * 1000000 AS INTEGER)")
-        .fetch_one(db)
-        .await
-        .map_err(Error::Unavailable)?;
+    let now: i64 =
+        sqlx::query_scalar("SELECT CAST(unixepoch('subsec') * 1000000 AS INTEGER)").fetch_one(db).await.map_err(Error::Unavailable)?;
     Ok(now + offset)
 }
 

@@ -83,7 +83,11 @@ impl Decoder for CsvDecoder {
         let (mut positions, mut errors, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut spans = Vec::new();
         let mut over = self.failed;
-        while !over && positions.len() < self.request.batch_rows && bytes < self.request.batch_bytes && errors.len() < self.request.batch_rows {
+        while !over
+            && positions.len() < self.request.batch_rows
+            && bytes < self.request.batch_bytes
+            && errors.len() < self.request.batch_rows
+        {
             let at = self.records.position();
             let record = match self.records.next() {
                 Ok(record) => record,
@@ -174,7 +178,8 @@ impl Table {
     fn batch(&self, source: &Arc<str>, positions: Vec<u64>, builders: Vec<StringBuilder>) -> Result<Batch, DecodeError> {
         let columns: Vec<ArrayRef> = builders.into_iter().map(|mut b| Arc::new(b.finish()) as ArrayRef).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(positions.len()));
-        let columns = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).expect("columns were built for this schema");
+        let columns =
+            RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).expect("columns were built for this schema");
         Ok(Batch { provenance: Provenance::of(source.clone(), positions), columns })
     }
 }

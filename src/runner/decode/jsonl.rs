@@ -109,7 +109,11 @@ impl Decoder for JsonlDecoder {
         let mut builders: Vec<StringBuilder> = Vec::new();
         let (mut positions, mut errors, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut over = self.failed;
-        while !over && positions.len() < self.request.batch_rows && bytes < self.request.batch_bytes && errors.len() < self.request.batch_rows {
+        while !over
+            && positions.len() < self.request.batch_rows
+            && bytes < self.request.batch_bytes
+            && errors.len() < self.request.batch_rows
+        {
             let at = self.records.position();
             let record = match self.records.next() {
                 Ok(record) => record,
@@ -154,7 +158,9 @@ impl Decoder for JsonlDecoder {
             };
             let mut values: Vec<Option<&str>> = vec![None; self.columns.names.len()];
             let mut parser = serde_json::Deserializer::from_str(line);
-            let parsed = Line { columns: &mut self.columns, values: &mut values }.deserialize(&mut parser).and_then(|twice| parser.end().map(|()| twice));
+            let parsed = Line { columns: &mut self.columns, values: &mut values }
+                .deserialize(&mut parser)
+                .and_then(|twice| parser.end().map(|()| twice));
             match parsed {
                 Ok(None) => {}
                 Ok(Some(twice)) => {

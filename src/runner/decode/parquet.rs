@@ -15,7 +15,9 @@ use bytes::{Buf, Bytes, buf::Reader};
 use parquet::{
     arrow::{
         ProjectionMask,
-        arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector},
+        arrow_reader::{
+            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
+        },
     },
     errors::{ParquetError, Result as ParquetResult},
     file::reader::{ChunkReader, Length},
@@ -101,10 +103,14 @@ impl ParquetDecoder {
         let mut groups = Vec::new();
         let mut first = 0u64;
         for (index, group) in metadata.metadata().row_groups().iter().enumerate() {
-            let count = u64::try_from(group.num_rows()).map_err(|_| corrupt("invalid_parquet", format!("row group {index} claims {} rows", group.num_rows())))?;
+            let count = u64::try_from(group.num_rows())
+                .map_err(|_| corrupt("invalid_parquet", format!("row group {index} claims {} rows", group.num_rows())))?;
             let unpacked = u64::try_from(group.total_byte_size()).unwrap_or(u64::MAX);
             if unpacked > MAX_ROW_GROUP_BYTES {
-                return Err(corrupt("invalid_parquet", format!("row group {index} claims {unpacked} bytes, over the limit of {MAX_ROW_GROUP_BYTES}")));
+                return Err(corrupt(
+                    "invalid_parquet",
+                    format!("row group {index} claims {unpacked} bytes, over the limit of {MAX_ROW_GROUP_BYTES}"),
+                ));
             }
             let end = first.checked_add(count).ok_or_else(|| corrupt("invalid_parquet", "the row counts overflow".to_owned()))?;
             let taken = rows.start.max(first)..rows.end.min(end);

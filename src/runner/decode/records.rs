@@ -170,7 +170,9 @@ impl Records {
                 let raw = BufReader::with_capacity(BLOCK_BYTES, bytes.stream(0..size)?);
                 let read: Box<dyn Read + Send> = match request.slice.compression {
                     InputCompression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(raw)),
-                    InputCompression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(raw).map_err(|e| corrupt(request, e, Some(0)))?),
+                    InputCompression::Zstd => {
+                        Box::new(zstd::stream::read::Decoder::with_buffer(raw).map_err(|e| corrupt(request, e, Some(0)))?)
+                    }
                     InputCompression::None | InputCompression::Auto => Box::new(raw),
                 };
                 (read, 0, u64::MAX)
@@ -286,7 +288,12 @@ pub(super) fn corrupt(request: &Request, error: io::Error, position: Option<u64>
                 InputCompression::Zstd => ("invalid_zstd", "zstd"),
                 _ => ("unreadable", "a text"),
             };
-            DecodeError::Corrupt { source_name: request.source.clone(), code, detail: format!("not {what} from here on: {detail}"), position }
+            DecodeError::Corrupt {
+                source_name: request.source.clone(),
+                code,
+                detail: format!("not {what} from here on: {detail}"),
+                position,
+            }
         }
     }
 }

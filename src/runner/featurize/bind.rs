@@ -68,7 +68,10 @@ impl Binding {
 
 fn bind(pipeline: &Pipeline, input: &ValueInfo, only: bool, batch: &RecordBatch) -> Result<BoundInput, BindError> {
     let Some((dtype, shape)) = input.tensor() else {
-        return Err(BindError { code: "unsupported_input", detail: format!("the model's input {:?} is no tensor of known rank", input.name) });
+        return Err(BindError {
+            code: "unsupported_input",
+            detail: format!("the model's input {:?} is no tensor of known rank", input.name),
+        });
     };
     let dims: Vec<Option<usize>> = shape.iter().skip(1).map(|d| d.fixed().map(|n| n as usize)).collect();
     let name = pipeline.columns.get(&input.name).unwrap_or(&input.name);
@@ -173,7 +176,8 @@ fn missing(name: &str, input: &ValueInfo, batch: &RecordBatch) -> BindError {
         .map(|found| (strsim::jaro_winkler(&found.trim().to_lowercase(), &name.to_lowercase()), *found))
         .filter(|(score, _)| *score > 0.85)
         .max_by(|a, b| a.0.total_cmp(&b.0));
-    let hint = near.map(|(_, found)| format!("; did you mean {found:?}? Name it with pipeline.columns or pipeline.features")).unwrap_or_default();
+    let hint =
+        near.map(|(_, found)| format!("; did you mean {found:?}? Name it with pipeline.columns or pipeline.features")).unwrap_or_default();
     let detail = format!("there is no column {name:?} for the model's input {}{hint}; the data has {}", describe(input), list(batch));
     BindError { code: "missing_column", detail }
 }

@@ -5,7 +5,10 @@ use std::borrow::Cow;
 use arrow::{
     array::{Array, ArrayRef, AsArray, StringArray},
     compute::cast,
-    datatypes::{DataType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type},
+    datatypes::{
+        DataType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type,
+        UInt64Type,
+    },
 };
 use serde_json::value::RawValue;
 
@@ -111,14 +114,16 @@ fn typed<T: Element>(array: &ArrayRef, put: &mut dyn FnMut(usize, Result<Option<
         DataType::LargeUtf8 => strings!(array.as_string::<i64>()),
         DataType::Utf8View => strings!(array.as_string_view()),
         // A decimal is read through its text, which is exact.
-        DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => match cast(array, &DataType::Utf8) {
-            Ok(texts) => {
-                for (row, value) in texts.as_string::<i32>().iter().enumerate() {
-                    put(row, value.map_or(Ok(None), |v| T::of_number(v).map(Some).map_err(|bad| (v.to_owned(), bad))));
+        DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => {
+            match cast(array, &DataType::Utf8) {
+                Ok(texts) => {
+                    for (row, value) in texts.as_string::<i32>().iter().enumerate() {
+                        put(row, value.map_or(Ok(None), |v| T::of_number(v).map(Some).map_err(|bad| (v.to_owned(), bad))));
+                    }
                 }
+                Err(error) => refuse(array, &error.to_string(), put),
             }
-            Err(error) => refuse(array, &error.to_string(), put),
-        },
+        }
         DataType::Dictionary(_, values) => match cast(array, values) {
             Ok(plain) => typed(&plain, put),
             Err(error) => refuse(array, &error.to_string(), put),
@@ -160,7 +165,12 @@ pub(super) enum List<T> {
 }
 
 /// Reads a list a row.
-pub(super) fn lists<T: Element>(array: &ArrayRef, encoding: Encoding, missing: Option<&T>, put: &mut dyn FnMut(usize, Result<List<T>, CellError>)) {
+pub(super) fn lists<T: Element>(
+    array: &ArrayRef,
+    encoding: Encoding,
+    missing: Option<&T>,
+    put: &mut dyn FnMut(usize, Result<List<T>, CellError>),
+) {
     for row in 0..array.len() {
         if array.is_null(row) {
             put(row, Ok(List::Missing));
@@ -203,7 +213,13 @@ pub(super) fn lists<T: Element>(array: &ArrayRef, encoding: Encoding, missing: O
 }
 
 /// Appends the elements of a JSON value; true when one is missing and nothing stands for it.
-fn json_list<T: Element>(text: &str, missing: Option<&T>, values: &mut Vec<T>, dims: &mut Vec<usize>, depth: usize) -> Result<bool, CellError> {
+fn json_list<T: Element>(
+    text: &str,
+    missing: Option<&T>,
+    values: &mut Vec<T>,
+    dims: &mut Vec<usize>,
+    depth: usize,
+) -> Result<bool, CellError> {
     if !text.starts_with('[') {
         return Ok(match json(text)? {
             Some(value) => {
@@ -227,7 +243,13 @@ fn typed_list<T: Element>(items: &ArrayRef, values: &mut Vec<T>, dims: &mut Vec<
 }
 
 /// Appends the elements of an Arrow list's items; true when one is missing and nothing stands for it.
-fn typed_list_or<T: Element>(items_: &ArrayRef, missing: Option<&T>, values: &mut Vec<T>, dims: &mut Vec<usize>, depth: usize) -> Result<bool, CellError> {
+fn typed_list_or<T: Element>(
+    items_: &ArrayRef,
+    missing: Option<&T>,
+    values: &mut Vec<T>,
+    dims: &mut Vec<usize>,
+    depth: usize,
+) -> Result<bool, CellError> {
     note(dims, depth, items_.len());
     if matches!(items_.data_type(), DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..)) {
         let mut lost = false;

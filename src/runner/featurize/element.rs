@@ -222,19 +222,58 @@ impl Element for String {
 macro_rules! with_element {
     ($dtype:expr, $T:ident => $body:expr) => {
         match $dtype {
-            Dtype::Bool => { type $T = bool; $body }
-            Dtype::Uint8 => { type $T = u8; $body }
-            Dtype::Uint16 => { type $T = u16; $body }
-            Dtype::Uint32 => { type $T = u32; $body }
-            Dtype::Uint64 => { type $T = u64; $body }
-            Dtype::Int8 => { type $T = i8; $body }
-            Dtype::Int16 => { type $T = i16; $body }
-            Dtype::Int32 => { type $T = i32; $body }
-            Dtype::Int64 => { type $T = i64; $body }
-            Dtype::Fp16 => { type $T = half::f16; $body }
-            Dtype::Fp32 => { type $T = f32; $body }
-            Dtype::Fp64 => { type $T = f64; $body }
-            Dtype::Bytes => { type $T = String; $body }
+            Dtype::Bool => {
+                type $T = bool;
+                $body
+            }
+            Dtype::Uint8 => {
+                type $T = u8;
+                $body
+            }
+            Dtype::Uint16 => {
+                type $T = u16;
+                $body
+            }
+            Dtype::Uint32 => {
+                type $T = u32;
+                $body
+            }
+            Dtype::Uint64 => {
+                type $T = u64;
+                $body
+            }
+            Dtype::Int8 => {
+                type $T = i8;
+                $body
+            }
+            Dtype::Int16 => {
+                type $T = i16;
+                $body
+            }
+            Dtype::Int32 => {
+                type $T = i32;
+                $body
+            }
+            Dtype::Int64 => {
+                type $T = i64;
+                $body
+            }
+            Dtype::Fp16 => {
+                type $T = half::f16;
+                $body
+            }
+            Dtype::Fp32 => {
+                type $T = f32;
+                $body
+            }
+            Dtype::Fp64 => {
+                type $T = f64;
+                $body
+            }
+            Dtype::Bytes => {
+                type $T = String;
+                $body
+            }
         }
     };
 }

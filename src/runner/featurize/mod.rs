@@ -77,7 +77,8 @@ impl Binding {
         let filled: Vec<Filled> = self.inputs.iter().map(|input| fill(input, self.missing, columns, &mut errors)).collect();
         let groups = group(&filled, columns.num_rows(), &errors);
         let groups = groups.into_iter().map(|rows| {
-            let inputs = self.inputs.iter().zip(&filled).map(|(input, filled)| (input.name.clone(), filled.tensor(&rows, columns.num_rows())));
+            let inputs =
+                self.inputs.iter().zip(&filled).map(|(input, filled)| (input.name.clone(), filled.tensor(&rows, columns.num_rows())));
             Group { inputs: inputs.collect(), rows }
         });
         (groups.collect(), errors.0.into_values().collect())
@@ -155,7 +156,13 @@ fn fill_with<T: Element>(input: &BoundInput, missing: Missing, columns: &RecordB
     }
 }
 
-fn fill_lists<T: Element>(input: &BoundInput, column: &Column, stands_in: Option<&T>, columns: &RecordBatch, errors: &mut Errors) -> Filled {
+fn fill_lists<T: Element>(
+    input: &BoundInput,
+    column: &Column,
+    stands_in: Option<&T>,
+    columns: &RecordBatch,
+    errors: &mut Errors,
+) -> Filled {
     let fixed: Option<Vec<usize>> = input.dims.iter().copied().collect();
     let length: usize = fixed.iter().flatten().product();
     let mut all: Vec<T> = Vec::with_capacity(columns.num_rows() * length);

@@ -2,10 +2,7 @@
 
 use std::ops::Range;
 
-use super::{
-    Error, Interrupt, Session,
-    session::RunError,
-};
+use super::{Error, Interrupt, Session, session::RunError};
 use crate::{
     each_tensor_data,
     runner::{
@@ -116,7 +113,8 @@ fn slice(tensor: &Tensor, range: &Range<usize>, padded: usize) -> Tensor {
 
 /// Checks that an output has a row for each of the `padded` records, and drops those of the padding.
 fn rows(name: &str, value: Value, padded: usize, wanted: usize) -> Result<Value, Error> {
-    let mismatch = |found: String| Error::Output(format!("output {name:?} has {found} for a batch of {padded} records; one row a record is needed"));
+    let mismatch =
+        |found: String| Error::Output(format!("output {name:?} has {found} for a batch of {padded} records; one row a record is needed"));
     match value {
         Value::Tensor(mut tensor) => {
             if tensor.shape.first() != Some(&padded) {

@@ -7,6 +7,7 @@ use std::{
 
 use ort::{
     environment::Environment,
+    logging::LogLevel,
     session::{RunOptions, SessionInputValue},
     value::DynValue,
 };
@@ -56,6 +57,8 @@ pub fn init_runtime(library: &Path) -> Result<String, String> {
     let failed = |e: &dyn std::fmt::Display| format!("{} cannot be used as the ONNX Runtime library ({e}); {advice}", library.display());
     let builder = ort::init_from(library).map_err(|e| failed(&e))?;
     let environment = builder.with_name("nightshift").with_telemetry(false).build().map_err(|e| failed(&e))?;
+    // Below warnings the runtime talks about every graph optimisation of every session.
+    environment.set_log_level(LogLevel::Warning);
     let _already_set = ENVIRONMENT.set(environment);
     Ok(version(library))
 }
@@ -89,10 +92,12 @@ impl Session {
             .and_then(|b| b.with_intra_op_spinning(false))
             .and_then(|b| b.with_inter_op_spinning(false));
         let mut builder = configured.map_err(|e| load(e.to_string()))?;
-        let wanted: Vec<&str> = if options.providers.is_empty() { vec!["cpu"] } else { options.providers.iter().map(String::as_str).collect() };
+        let wanted: Vec<&str> =
+            if options.providers.is_empty() { vec!["cpu"] } else { options.providers.iter().map(String::as_str).collect() };
         for name in &wanted {
             if let Some(dispatch) = providers::dispatch(name)? {
-                let unavailable = |e: String| Error::Load { code: "provider_unavailable", detail: format!("provider {name} cannot be had: {e}") };
+                let unavailable =
+                    |e: String| Error::Load { code: "provider_unavailable", detail: format!("provider {name} cannot be had: {e}") };
                 builder = builder.with_execution_providers([dispatch]).map_err(|e| unavailable(e.to_string()))?;
             }
         }

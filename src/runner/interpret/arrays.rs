@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arrow::{
     array::{
-        ArrayRef, BooleanArray, Float32Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, ListArray, StringArray, UInt8Array,
-        UInt16Array, UInt32Array, UInt64Array,
+        ArrayRef, BooleanArray, Float32Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, ListArray, StringArray,
+        UInt8Array, UInt16Array, UInt32Array, UInt64Array,
     },
     buffer::OffsetBuffer,
     datatypes::{DataType, Field},
@@ -64,7 +64,8 @@ pub(super) fn nest(mut array: ArrayRef, dims: &[usize], name: &str) -> Result<Ar
     for dim in dims.iter().rev() {
         let count = if *dim == 0 { 0 } else { array.len() / dim };
         let total = count.checked_mul(*dim).filter(|total| i32::try_from(*total).is_ok());
-        total.ok_or_else(|| InterpretError(format!("output {name:?} has more than 2^31 elements in a batch; lower execution.batch_size")))?;
+        total
+            .ok_or_else(|| InterpretError(format!("output {name:?} has more than 2^31 elements in a batch; lower execution.batch_size")))?;
         let offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(*dim, count));
         let field = Arc::new(Field::new_list_field(array.data_type().clone(), true));
         array = Arc::new(ListArray::new(field, offsets, array, None));

@@ -107,7 +107,13 @@ fn argmax(scores: &[f64]) -> usize {
     best
 }
 
-fn best(pipeline: &Pipeline, scores: Option<&Scores>, given: Option<&[String]>, rows: usize, kind: &DataType) -> Result<Vec<ArrayRef>, InterpretError> {
+fn best(
+    pipeline: &Pipeline,
+    scores: Option<&Scores>,
+    given: Option<&[String]>,
+    rows: usize,
+    kind: &DataType,
+) -> Result<Vec<ArrayRef>, InterpretError> {
     let names: Option<Vec<String>> = scores.map(|s| (0..s.classes).map(|class| class_name(pipeline, s, class)).collect());
     let mut labels = Vec::with_capacity(rows);
     let mut best: Vec<Option<f64>> = Vec::with_capacity(rows);

@@ -50,7 +50,8 @@ pub fn interpret(pipeline: &Pipeline, outputs: Vec<(String, Value)>, rows: usize
             let output = pipeline.signature.outputs.first().ok_or_else(|| InterpretError("the pipeline names no output".to_owned()))?;
             let values = arrays::floats(take(&outputs, &output.name)?, &output.name, rows)?;
             if values.len() != rows {
-                let detail = format!("output {:?} gives {} numbers for {rows} records; a regression gives one each", output.name, values.len());
+                let detail =
+                    format!("output {:?} gives {} numbers for {rows} records; a regression gives one each", output.name, values.len());
                 return Err(InterpretError(detail));
             }
             Ok(vec![arrays::of_floats(&values, &float_type(Some(output)))])

@@ -84,7 +84,9 @@ pub(super) fn array(output: &ValueInfo, value: &Value, rows: usize) -> Result<Ar
         (ValueType::Sequence { element }, Value::Sequence(items)) => match &**element {
             ValueType::Map { .. } => maps(&output.name, items, rows)?,
             ValueType::Tensor { shape, .. } => tensors(output, shape.as_deref(), items, rows)?,
-            ValueType::Sequence { .. } => return Err(InterpretError(format!("output {:?} is a sequence of sequences, which is not supported", output.name))),
+            ValueType::Sequence { .. } => {
+                return Err(InterpretError(format!("output {:?} is a sequence of sequences, which is not supported", output.name)));
+            }
         },
         _ => return Err(InterpretError(format!("output {:?} is not of the kind that the model declares", output.name))),
     };
@@ -96,7 +98,8 @@ pub(super) fn array(output: &ValueInfo, value: &Value, rows: usize) -> Result<Ar
 }
 
 fn tensor_array(name: &str, declared: Option<&[Dim]>, tensor: &Tensor, rows: usize) -> Result<ArrayRef, InterpretError> {
-    let wrong = || InterpretError(format!("output {name:?} has shape {:?} for {rows} records, which is not what the model declares", tensor.shape));
+    let wrong =
+        || InterpretError(format!("output {name:?} has shape {:?} for {rows} records, which is not what the model declares", tensor.shape));
     if tensor.shape.first() != Some(&rows) {
         return Err(wrong());
     }
@@ -118,7 +121,9 @@ fn maps(name: &str, items: &[Value], rows: usize) -> Result<ArrayRef, InterpretE
     }
     let (mut texts, mut numbers, mut values, mut lengths) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for item in items {
-        let Value::Map { keys, values: of } = item else { return Err(InterpretError(format!("output {name:?} holds something other than maps"))) };
+        let Value::Map { keys, values: of } = item else {
+            return Err(InterpretError(format!("output {name:?} holds something other than maps")));
+        };
         match keys {
             MapKeys::Bytes(keys) => texts.extend(keys.iter().cloned()),
             MapKeys::Int64(keys) => numbers.extend(keys.iter().copied()),
@@ -128,7 +133,8 @@ fn maps(name: &str, items: &[Value], rows: usize) -> Result<ArrayRef, InterpretE
     }
     let keys: ArrayRef = if texts.is_empty() { Arc::new(Int64Array::from(numbers)) } else { Arc::new(StringArray::from(texts)) };
     let values: Vec<_> = values.iter().map(AsRef::as_ref).collect();
-    let values = if values.is_empty() { flat(&TensorData::Fp32(Vec::new())) } else { concat(&values).map_err(|e| InterpretError(e.to_string()))? };
+    let values =
+        if values.is_empty() { flat(&TensorData::Fp32(Vec::new())) } else { concat(&values).map_err(|e| InterpretError(e.to_string()))? };
     if keys.len() != values.len() {
         return Err(InterpretError(format!("output {name:?} mixes maps with keys of different types")));
     }
