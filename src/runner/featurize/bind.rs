@@ -54,8 +54,8 @@ pub struct Binding {
 }
 
 impl Binding {
-    /// Binds a schema to the pipeline's inputs. `first` is the first batch of that schema: text columns tell by their first value
-    /// whether they are numeric, which matters only where F columns are taken by count.
+    /// Binds a schema to the pipeline's inputs. `first` is the first batch of that schema: a text column counts as numeric when most
+    /// of its values there are numbers, which matters only where F of more than F columns are taken by count.
     ///
     /// # Errors
     /// [`BindError`] when it does not fit.
@@ -108,16 +108,16 @@ fn column(index: usize, field: &Field) -> Column {
     Column { index, name: field.name().clone(), encoding }
 }
 
-/// The F numeric columns of the data, if there are exactly F.
+/// The F numeric columns of the data, if there are exactly F. A text with exactly F columns is taken as it stands: a cell that is no
+/// number must cost its record, not the meaning of its column.
 fn by_count(features: Option<usize>, dtype: Dtype, input: &ValueInfo, batch: &RecordBatch) -> Result<Vec<Column>, BindError> {
-    let numeric: Vec<Column> = batch
-        .schema_ref()
-        .fields()
-        .iter()
-        .enumerate()
-        .map(|(index, field)| column(index, field))
-        .filter(|c| is_numeric(batch.column(c.index), c.encoding))
-        .collect();
+    let all = batch.schema_ref().fields().iter().enumerate().map(|(index, field)| column(index, field));
+    let all: Vec<Column> = all.collect();
+    let text = all.iter().all(|c| c.encoding != Encoding::Typed);
+    if dtype != Dtype::Bytes && text && Some(all.len()) == features {
+        return Ok(all);
+    }
+    let numeric: Vec<Column> = all.into_iter().filter(|c| is_numeric(batch.column(c.index), c.encoding)).collect();
     if dtype != Dtype::Bytes && Some(numeric.len()) == features {
         return Ok(numeric);
     }
@@ -136,8 +136,9 @@ fn is_numeric(array: &dyn Array, encoding: Encoding) -> bool {
         Encoding::Typed => array.data_type().is_numeric(),
         Encoding::Csv | Encoding::Json => {
             let texts = array.as_string::<i32>();
-            let first = texts.iter().flatten().map(str::trim_ascii).find(|t| !t.is_empty() && *t != "null");
-            first.is_some_and(|t| fast_float2::parse::<f64, _>(t).is_ok())
+            let values = texts.iter().flatten().map(str::trim_ascii).filter(|t| !t.is_empty() && *t != "null");
+            let (numbers, others): (Vec<&str>, Vec<&str>) = values.partition(|t| fast_float2::parse::<f64, _>(t).is_ok());
+            numbers.len() > others.len()
         }
     }
 }
