@@ -127,9 +127,9 @@ fn rows(name: &str, value: Value, padded: usize, wanted: usize) -> Result<Value,
             }
             Ok(Value::Tensor(tensor))
         }
-        // One map a record, or tensors of which each has a row a record.
+        // Tensors of which each has a row a record, or one element a record: a map, or a tensor of its own.
         Value::Sequence(mut items) => {
-            if items.iter().all(|item| matches!(item, Value::Tensor(_))) {
+            if items.iter().all(|item| matches!(item, Value::Tensor(t) if t.shape.first() == Some(&padded))) {
                 return items.into_iter().map(|item| rows(name, item, padded, wanted)).collect::<Result<_, _>>().map(Value::Sequence);
             }
             if items.len() != padded {

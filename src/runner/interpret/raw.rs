@@ -141,26 +141,35 @@ fn maps(name: &str, items: &[Value], rows: usize) -> Result<ArrayRef, InterpretE
     Ok(map_array(keys, values, lengths))
 }
 
-/// A sequence of tensors, each with a row a record: a record's value is the list of its rows.
+/// A sequence of tensors: each has a row a record, and a record's value is the list of its rows; or there is a tensor a record (as
+/// SplitToSequence makes them), and a record's value is the list of that tensor's rows.
 fn tensors(output: &ValueInfo, declared: Option<&[Dim]>, items: &[Value], rows: usize) -> Result<ArrayRef, InterpretError> {
     let name = &output.name;
-    let mut arrays = Vec::with_capacity(items.len());
+    let failed = |e: arrow::error::ArrowError| InterpretError(format!("output {name:?}: {e}"));
+    let mut tensors = Vec::with_capacity(items.len());
     for item in items {
         let Value::Tensor(tensor) = item else { return Err(InterpretError(format!("output {name:?} holds something other than tensors"))) };
-        arrays.push(tensor_array(name, declared, tensor, rows)?);
+        tensors.push(tensor);
     }
+    let by_row = tensors.iter().all(|t| t.shape.first() == Some(&rows));
+    if !by_row && tensors.len() != rows {
+        return Err(InterpretError(format!("output {name:?} is a sequence of {} tensors for {rows} records", tensors.len())));
+    }
+    let arrays = tensors.iter().map(|t| tensor_array(name, declared, t, t.shape.first().copied().unwrap_or_default()));
+    let arrays = arrays.collect::<Result<Vec<_>, _>>()?;
     let item_type = match column_type(&output.value) {
         DataType::List(item) => item.data_type().clone(),
         other => other,
     };
-    let failed = |e: arrow::error::ArrowError| InterpretError(format!("output {name:?}: {e}"));
-    let values = if arrays.is_empty() {
-        arrow::array::new_empty_array(&item_type)
-    } else {
-        let all = concat(&arrays.iter().map(AsRef::as_ref).collect::<Vec<_>>()).map_err(failed)?;
-        let order: UInt32Array = (0..rows).flat_map(|row| (0..arrays.len()).map(move |k| (k * rows + row) as u32)).collect();
-        take(&all, &order, None).map_err(failed)?
+    let mut values = match arrays.as_slice() {
+        [] => arrow::array::new_empty_array(&item_type),
+        some => concat(&some.iter().map(AsRef::as_ref).collect::<Vec<_>>()).map_err(failed)?,
     };
-    let offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(arrays.len(), rows));
-    Ok(Arc::new(ListArray::new(Arc::new(Field::new_list_field(values.data_type().clone(), true)), offsets, values, None)))
+    let lengths: Vec<usize> = if by_row { vec![arrays.len(); rows] } else { arrays.iter().map(|a| a.len()).collect() };
+    if by_row {
+        let order: UInt32Array = (0..rows).flat_map(|row| (0..arrays.len()).map(move |k| (k * rows + row) as u32)).collect();
+        values = take(&values, &order, None).map_err(failed)?;
+    }
+    let field = Arc::new(Field::new_list_field(values.data_type().clone(), true));
+    Ok(Arc::new(ListArray::new(field, OffsetBuffer::from_lengths(lengths), values, None)))
 }
