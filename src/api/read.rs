@@ -80,7 +80,7 @@ pub(super) fn nearest<'k>(text: &str, known: impl IntoIterator<Item = &'k str>) 
     (distance <= 1 + near.len() / 4 || prefix).then_some(near)
 }
 
-fn did_you_mean<'k>(text: &str, known: &[&'k str]) -> String {
+fn did_you_mean(text: &str, known: &[&str]) -> String {
     match nearest(text, known.iter().copied()) {
         Some(near) => format!("did you mean {near:?}?"),
         None => format!("known are {}", known.join(", ")),

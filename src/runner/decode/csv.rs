@@ -103,7 +103,7 @@ impl Decoder for CsvDecoder {
                     over = true;
                     continue;
                 }
-                Some(Record::Whole { bytes, .. }) if bytes.is_empty() => continue,
+                Some(Record::Whole { bytes: [], .. }) => continue,
                 Some(Record::Whole { position, bytes }) => (position, bytes),
                 Some(Record::TooLarge { position, bytes }) => {
                     let detail = format!("the record has {bytes} bytes, more than the limit of {}", self.request.max_record_bytes);

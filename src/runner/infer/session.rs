@@ -8,7 +8,7 @@ use std::{
 use ort::{
     environment::Environment,
     logging::LogLevel,
-    session::{RunOptions, SessionInputValue},
+    session::{RunOptions, SessionInputValue, builder::SessionBuilder},
     value::DynValue,
 };
 
@@ -63,6 +63,13 @@ pub fn init_runtime(library: &Path) -> Result<String, String> {
     Ok(version(library))
 }
 
+/// On CPU, threads that spin while they wait take the cores from the decoders.
+fn configured(environment: &Environment, options: &LoadOptions) -> ort::Result<SessionBuilder> {
+    let builder = ort::session::Session::builder(environment)?;
+    let builder = builder.with_intra_threads(options.intra_threads)?.with_inter_threads(1)?;
+    Ok(builder.with_intra_op_spinning(false)?.with_inter_op_spinning(false)?)
+}
+
 /// The library's version: by its file name (`libonnxruntime.so.1.31.1`), else by the branch it was built from.
 fn version(library: &Path) -> String {
     let real = std::fs::canonicalize(library).unwrap_or_default();
@@ -85,13 +92,7 @@ impl Session {
     pub fn load(file: &Path, signature: &Signature, options: &LoadOptions) -> Result<Self, Error> {
         let load = |detail: String| Error::Load { code: "model_load_failed", detail };
         let environment = ENVIRONMENT.get().ok_or_else(|| load("the ONNX Runtime library is not loaded".to_owned()))?;
-        let builder = ort::session::Session::builder(environment).map_err(|e| load(e.to_string()))?;
-        let configured = builder
-            .with_intra_threads(options.intra_threads)
-            .and_then(|b| b.with_inter_threads(1))
-            .and_then(|b| b.with_intra_op_spinning(false))
-            .and_then(|b| b.with_inter_op_spinning(false));
-        let mut builder = configured.map_err(|e| load(e.to_string()))?;
+        let mut builder = configured(environment, options).map_err(|e| load(e.to_string()))?;
         let wanted: Vec<&str> =
             if options.providers.is_empty() { vec!["cpu"] } else { options.providers.iter().map(String::as_str).collect() };
         for name in &wanted {

@@ -92,7 +92,7 @@ fn given_name(pipeline: &Pipeline, given: &str) -> String {
     labels.and_then(|labels| labels.get(given.parse::<usize>().ok()?)).cloned().unwrap_or_else(|| given.to_owned())
 }
 
-fn row<'s>(scores: &'s Scores, row: usize) -> &'s [f64] {
+fn row(scores: &Scores, row: usize) -> &[f64] {
     &scores.values[row * scores.classes..(row + 1) * scores.classes]
 }
 
