@@ -1,1 +1,187 @@
+//! Typical mistakes in job definitions, and the document.
 
+use serde_json::{Value, json};
+
+use super::{definition, openapi, read};
+use crate::domain::spec::{IncludeInput, InputFormat, OutputFormat};
+
+fn good() -> Value {
+    json!({"model": "s3://models/fraud/", "input": "s3://lake/tx/", "output": "s3://lake/scores/"})
+}
+
+/// The smallest good definition with one value put at a pointer, its parents made on the way.
+fn with(pointer: &str, value: Value) -> Value {
+    let mut definition = good();
+    let names: Vec<&str> = pointer.split('/').skip(1).collect();
+    let mut at = &mut definition;
+    for name in &names[..names.len() - 1] {
+        let parent = at.as_object_mut().unwrap();
+        let object = parent.entry(*name).or_insert(json!({}));
+        if let Some(uri) = object.as_str().map(str::to_owned) {
+            *object = json!({"uri": uri});
+        }
+        at = object;
+    }
+    at.as_object_mut().unwrap().insert(names[names.len() - 1].to_owned(), value);
+    definition
+}
+
+fn providers() -> Vec<String> {
+    ["cpu", "cuda", "tensorrt"].map(str::to_owned).to_vec()
+}
+
+#[test]
+fn typical_mistakes_each_get_a_pointer_a_code_and_a_hint() {
+    let mistakes: Vec<(Value, &str, &str, &str)> = vec![
+        (json!({}), "/model", "missing", "s3://models/fraud/"),
+        (json!([]), "", "wrong_type", "{"),
+        (with("/modle", json!("x")), "/modle", "unknown_field", "\"model\""),
+        (with("/Output", json!("x")), "/Output", "unknown_field", "\"output\""),
+        (with("/inputs", json!("x")), "/inputs", "unknown_field", "\"input\""),
+        (with("/model", json!(7)), "/model", "wrong_type", "{"),
+        (with("/model", json!("models/fraud/")), "/model", "invalid_uri", "s3://"),
+        (with("/model", json!("https://models/fraud/")), "/model", "invalid_uri", "s3://"),
+        (with("/model", json!("s3:///fraud/")), "/model", "invalid_uri", "s3://"),
+        (with("/model", json!({"name": "fraud", "version": 3})), "/model/name", "not_supported", "leave"),
+        (with("/model", json!({"url": "s3://m/"})), "/model/url", "unknown_field", "\"uri\""),
+        (with("/input", json!("s3://lake//tx/")), "/input", "invalid_uri", "s3://"),
+        (with("/input", json!("s3://lake/../tx/")), "/input", "invalid_uri", "s3://"),
+        (with("/input/uri", json!(null)), "/input/uri", "missing", "s3://"),
+        (with("/input/format", json!("parqet")), "/input/format", "unknown_value", "\"parquet\""),
+        (with("/input/format", json!("JSONL")), "/input/format", "unknown_value", "\"jsonl\""),
+        (with("/input/format", json!(1)), "/input/format", "wrong_type", "parquet"),
+        (with("/input/compression", json!("gz")), "/input/compression", "unknown_value", "gzip"),
+        (with("/input/include", json!("**/*.csv")), "/input/include", "wrong_type", "[\""),
+        (with("/input/include", json!([1])), "/input/include/0", "wrong_type", "quotes"),
+        (with("/input/include", json!(["a[b"])), "/input/include", "invalid_glob", "**/*.parquet"),
+        (with("/input/csv/delimiter", json!(";;")), "/input/csv/delimiter", "invalid_delimiter", "\";\""),
+        (with("/input/csv/delimiter", json!("€")), "/input/csv/delimiter", "invalid_delimiter", "\";\""),
+        (with("/input/csv/headers", json!(true)), "/input/csv/headers", "unknown_field", "\"header\""),
+        (with("/input/csv/header", json!("yes")), "/input/csv/header", "wrong_type", "without quotes"),
+        (with("/input/manifest", json!("s3://lake/m.jsonl")), "/input/manifest", "not_supported", "leave"),
+        (with("/output/format", json!("json")), "/output/format", "unknown_value", "\"jsonl\""),
+        (with("/output/format", json!("arrow")), "/output/format", "unknown_value", "parquet"),
+        (with("/output/include_input", json!("id")), "/output/include_input", "wrong_type", "[\"id\""),
+        (with("/output/layout", json!("mirror")), "/output/layout", "not_supported", "leave"),
+        (with("/output/if_exists", json!("overwrite")), "/output/if_exists", "unknown_value", "fail"),
+        (with("/output/if_exists", json!("replace")), "/output/if_exists", "not_supported", "leave"),
+        (with("/output", json!("s3://lake/tx/scores/")), "/output", "output_overlaps_input", "not inside"),
+        (with("/output", json!("s3://lake/tx")), "/output", "output_overlaps_input", "not inside"),
+        (with("/pipeline/task", json!("classification")), "/pipeline/task", "unknown_value", "tabular-classification"),
+        (with("/pipeline/task", json!("image-classification")), "/pipeline/task", "not_supported", "raw"),
+        (with("/pipeline/feature", json!(["a"])), "/pipeline/feature", "unknown_field", "\"features\""),
+        (with("/pipeline/features", json!("a,b")), "/pipeline/features", "wrong_type", "[\""),
+        (with("/pipeline/missing", json!("null")), "/pipeline/missing", "unknown_value", "nan"),
+        (with("/pipeline/top_k", json!(0)), "/pipeline/top_k", "out_of_range", "1 to 1000"),
+        (with("/pipeline/columns", json!({"x": 1})), "/pipeline/columns/x", "wrong_type", "quotes"),
+        (with("/pipeline/image", json!({"size": [224, 224]})), "/pipeline/image", "not_supported", "leave"),
+        (with("/execution/batch_size", json!("large")), "/execution/batch_size", "wrong_type", "\"auto\""),
+        (with("/execution/batch_size", json!(0)), "/execution/batch_size", "out_of_range", "1 to 65536"),
+        (with("/execution/batch_size", json!(1.5)), "/execution/batch_size", "out_of_range", "whole"),
+        (with("/execution/priority", json!(1000)), "/execution/priority", "out_of_range", "-100 to 100"),
+        (with("/execution/deadline", json!("6 hours")), "/execution/deadline", "invalid_duration", "\"6h\""),
+        (with("/execution/deadline", json!(3600)), "/execution/deadline", "wrong_type", "\"6h\""),
+        (with("/execution/providers", json!(["gpu"])), "/execution/providers", "unknown_value", "cuda"),
+        (with("/execution/max_attempts", json!("4")), "/execution/max_attempts", "wrong_type", "number"),
+        (with("/error_policy/max_failed_ratio", json!(5)), "/error_policy/max_failed_ratio", "out_of_range", "0.05"),
+        (with("/error_policy/max_failures", json!(5)), "/error_policy/max_failures", "unknown_field", "max_failed_records"),
+        (with("/webhook", json!({"url": "https://x"})), "/webhook", "not_supported", "leave"),
+        (with("/labels", json!({"team": 1})), "/labels/team", "wrong_type", "quotes"),
+        (with("/labels", json!(["risk"])), "/labels", "wrong_type", "{"),
+    ];
+    assert!(mistakes.len() >= 40);
+    for (definition, pointer, code, hint) in mistakes {
+        let faults = definition::read(&definition, &providers()).expect_err(&definition.to_string());
+        let found = faults.iter().find(|f| f.pointer == pointer && f.code == code);
+        let found = found.unwrap_or_else(|| panic!("{definition}\nwants {code} at {pointer:?}, has {faults:?}"));
+        let said = found.hint.as_deref().unwrap_or_default();
+        assert!(said.contains(hint), "{definition}\n{said:?} does not say {hint:?}");
+        assert!(found.detail.len() > 5, "{found:?}");
+    }
+}
+
+#[test]
+fn every_fault_is_listed_at_once() {
+    let definition = json!({"model": 1, "input": {"uri": "x", "format": "y"}, "output": {}, "pipeline": {"z": 1}, "execution": {"priority": "high"}});
+    let faults = definition::read(&definition, &providers()).unwrap_err();
+    let pointers: Vec<&str> = faults.iter().map(|f| f.pointer.as_str()).collect();
+    assert_eq!(pointers, ["/model", "/input/uri", "/input/format", "/output/uri", "/pipeline/z", "/execution/priority"]);
+}
+
+#[test]
+fn the_short_and_the_full_form_are_read() {
+    let spec = definition::read(&good(), &providers()).unwrap();
+    assert_eq!((spec.input.format, spec.output.format, spec.execution.max_attempts), (InputFormat::Auto, OutputFormat::Jsonl, 4));
+    let full = json!({
+        "name": "n", "labels": {"team": "risk"}, "model": {"uri": "s3://models/fraud"},
+        "input": {"uri": "s3://lake/tx/", "format": "auto", "compression": "auto", "include": ["**/*.parquet"], "exclude": [], "manifest": null,
+                  "csv": {"delimiter": "\t", "header": true}},
+        "output": {"uri": "s3://lake/scores", "format": "parquet", "compression": "none", "include_input": ["id", "amount"], "prediction_prefix": "p_",
+                   "layout": "parts", "if_exists": "fail"},
+        "pipeline": {"task": "tabular-regression", "missing": "nan", "activation": "auto", "top_k": 1},
+        "execution": {"batch_size": "auto", "chunk_records": null, "priority": 0, "max_parallel_chunks": null, "max_attempts": 4, "deadline": "6h",
+                      "providers": ["cuda", "cpu"]},
+        "error_policy": {"max_failed_records": null, "max_failed_ratio": null}, "webhook": null
+    });
+    let spec = definition::read(&full, &providers()).unwrap();
+    assert_eq!((spec.model.to_string().as_str(), spec.output.uri.to_string().as_str()), ("s3://models/fraud/", "s3://lake/scores/"));
+    assert_eq!(spec.output.include_input, IncludeInput::Columns(vec!["id".to_owned(), "amount".to_owned()]));
+    assert_eq!((spec.input.csv.delimiter, spec.execution.deadline_seconds), (b'\t', Some(21_600)));
+}
+
+#[test]
+fn a_field_that_stands_twice_is_refused_with_its_place() {
+    let error = read::parse(b"{\"model\": \"a\",\n \"model\": \"b\"}").unwrap_err();
+    assert!(error.contains("\"model\" stands twice") && error.contains("line 2"), "{error}");
+}
+
+/// What the document says can be given is what is read, field by field.
+#[test]
+fn the_document_names_the_fields_that_are_read() {
+    let document = serde_json::to_value(openapi()).unwrap();
+    let documented = |schema: &str| -> Vec<String> {
+        let mut names: Vec<String> = document["components"]["schemas"][schema]["properties"].as_object().unwrap().keys().cloned().collect();
+        names.sort();
+        names
+    };
+    // Fields that are known only to be refused with a better word than "unknown".
+    let later = ["webhook", "manifest", "layout", "if_exists", "table", "review", "image", "text", "threshold", "pooling", "normalize", "flags"];
+    let known = |fields: &[&str]| -> Vec<String> {
+        let mut names: Vec<String> = fields.iter().filter(|f| !later.contains(f)).map(|f| (*f).to_owned()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(documented("JobDefinition"), known(&definition::JOB));
+    assert_eq!(documented("InputDefinition"), known(&definition::INPUT));
+    assert_eq!(documented("CsvDefinition"), known(&definition::CSV));
+    assert_eq!(documented("OutputDefinition"), known(&definition::OUTPUT));
+    assert_eq!(documented("PipelineDefinition"), known(&definition::PIPELINE));
+    assert_eq!(documented("ExecutionDefinition"), known(&definition::EXECUTION));
+    assert_eq!(documented("ErrorPolicyDefinition"), known(&definition::ERROR_POLICY));
+}
+
+#[test]
+fn the_document_is_openapi_3_1_and_every_operation_has_an_example() {
+    let document = serde_json::to_value(openapi()).unwrap();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
+    let mut operations = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let text = operation["responses"].to_string();
+            assert!(text.contains("\"example\""), "{method} {path} has no example");
+            assert!(operation["summary"].as_str().is_some_and(|s| !s.is_empty()), "{method} {path} has no summary");
+            operations += 1;
+        }
+    }
+    assert_eq!(operations, 10);
+}
+
+#[test]
+fn the_examples_of_the_document_are_good_definitions() {
+    let document = serde_json::to_value(openapi()).unwrap();
+    let examples = &document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["examples"];
+    for (name, example) in examples.as_object().unwrap() {
+        definition::read(&example["value"], &providers()).unwrap_or_else(|faults| panic!("{name}: {faults:?}"));
+    }
+    assert_eq!(examples.as_object().unwrap().len(), 2);
+}
