@@ -102,7 +102,8 @@ fn typical_mistakes_each_get_a_pointer_a_code_and_a_hint() {
 
 #[test]
 fn every_fault_is_listed_at_once() {
-    let definition = json!({"model": 1, "input": {"uri": "x", "format": "y"}, "output": {}, "pipeline": {"z": 1}, "execution": {"priority": "high"}});
+    let definition =
+        json!({"model": 1, "input": {"uri": "x", "format": "y"}, "output": {}, "pipeline": {"z": 1}, "execution": {"priority": "high"}});
     let faults = definition::read(&definition, &providers()).unwrap_err();
     let pointers: Vec<&str> = faults.iter().map(|f| f.pointer.as_str()).collect();
     assert_eq!(pointers, ["/model", "/input/uri", "/input/format", "/output/uri", "/pipeline/z", "/execution/priority"]);
@@ -145,7 +146,8 @@ fn the_document_names_the_fields_that_are_read() {
         names
     };
     // Fields that are known only to be refused with a better word than "unknown".
-    let later = ["webhook", "manifest", "layout", "if_exists", "table", "review", "image", "text", "threshold", "pooling", "normalize", "flags"];
+    let later =
+        ["webhook", "manifest", "layout", "if_exists", "table", "review", "image", "text", "threshold", "pooling", "normalize", "flags"];
     let known = |fields: &[&str]| -> Vec<String> {
         let mut names: Vec<String> = fields.iter().filter(|f| !later.contains(f)).map(|f| (*f).to_owned()).collect();
         names.sort();
