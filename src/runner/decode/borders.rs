@@ -112,6 +112,10 @@ impl RecordBorders {
                     at += 1;
                     self.state = State::Quoted;
                 }
+                State::FieldStart | State::QuoteInQuoted if byte == self.delimiter => {
+                    at += 1;
+                    self.state = State::FieldStart;
+                }
                 State::FieldStart | State::QuoteInQuoted => self.state = State::Unquoted,
                 State::Unquoted => match memchr2(QUOTE, b'\n', &bytes[at..]) {
                     Some(found) if bytes[at + found] == b'\n' => {

@@ -35,6 +35,7 @@ impl TextColumn {
     }
 
     /// Adds one cell.
+    #[inline]
     pub(super) fn push(&mut self, cell: &str) {
         self.text.push_str(cell);
         self.end_cell();
@@ -76,6 +77,7 @@ impl TextColumn {
         Arc::new(array.expect("the cells are valid UTF-8, end to end"))
     }
 
+    #[inline]
     fn end_cell(&mut self) {
         self.ends.push(self.text.len() as i32);
         self.valid.append_non_null();

@@ -258,7 +258,7 @@ fn field_at(record: &[u8], start: usize, delimiter: u8) -> (CsvField, usize) {
             at = quote + 2;
             continue;
         }
-        let end = end_from(quote + 1);
+        let end = if record.get(quote + 1) == Some(&delimiter) { quote + 1 } else { end_from(quote + 1) };
         let plain = !doubled && end == quote + 1;
         let field = if plain { CsvField { start: start + 1, end: quote, escaped: false } } else { CsvField { start, end, escaped: true } };
         return (field, end);
@@ -276,6 +276,8 @@ struct CsvColumns {
     columns: Vec<(usize, TextColumn)>,
     /// Of the record in hand; kept for its allocation.
     fields: Vec<CsvField>,
+    /// About what the columns hold.
+    bytes: usize,
 }
 
 impl CsvColumns {
@@ -288,7 +290,7 @@ impl CsvColumns {
         let (places, fields): (Vec<usize>, Vec<Field>) =
             names.into_iter().enumerate().filter(|(_, name)| wanted(name)).map(|(place, name)| (place, field(name))).unzip();
         let columns = places.into_iter().map(|place| (place, TextColumn::new())).collect();
-        Self { delimiter, width, schema: Arc::new(Schema::new(fields)), columns, fields: Vec::with_capacity(width) }
+        Self { delimiter, width, schema: Arc::new(Schema::new(fields)), columns, fields: Vec::with_capacity(width), bytes: 0 }
     }
 }
 
@@ -317,6 +319,7 @@ impl Columns for CsvColumns {
         }
         for (place, column) in &mut self.columns {
             let field = fields[*place];
+            self.bytes += field.end - field.start + size_of::<i32>();
             if field.escaped {
                 column.push_pieces(field.pieces(record));
             } else {
@@ -327,10 +330,11 @@ impl Columns for CsvColumns {
     }
 
     fn bytes(&self) -> usize {
-        self.columns.iter().map(|(_, column)| column.bytes()).sum()
+        self.bytes
     }
 
     fn finish(&mut self, rows: usize) -> Result<RecordBatch, ArrowError> {
+        self.bytes = 0;
         let arrays = self.columns.iter_mut().map(|(_, column)| column.finish()).collect();
         RecordBatch::try_new_with_options(self.schema.clone(), arrays, &RecordBatchOptions::new().with_row_count(Some(rows)))
     }

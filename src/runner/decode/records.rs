@@ -115,7 +115,7 @@ impl<B: Borders> Records<B> {
         Ok(Some(Record { position, end: self.position, terminated, content }))
     }
 
-    /// Puts back the record that [`next`](Self::next) gave last, `length` bytes with its terminator, unless it was too large.
+    /// Puts back the record at `position`, the one that [`next`](Self::next) gave last; it must not have been too large.
     pub(super) fn put_back(&mut self, position: u64) {
         let length = usize::try_from(self.position - position).unwrap_or(usize::MAX);
         self.start = self.start.saturating_sub(length);
