@@ -37,12 +37,6 @@ use crate::{
 };
 use text::{Input, RangeReader};
 
-pub use parquet::{RowGroupInfo, row_groups};
-pub use records::RecordBorders;
-
-/// Looked at to tell what an object is.
-const SNIFF_BYTES: u64 = 64 * 1024;
-
 /// Which columns are needed downstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Projection {
