@@ -224,7 +224,7 @@ mod tests {
         let spec: JobSpec = serde_json::from_value(json!({
             "name": null, "labels": {}, "model": "s3://models/fraud/",
             "input": {"uri": "s3://lake/in/", "format": "auto", "compression": "auto", "include": [], "exclude": [],
-                      "csv": {"delimiter": 44, "header": true}},
+                      "csv": {"delimiter": ",", "header": true}},
             "output": {"uri": "s3://lake/out/", "format": "jsonl", "compression": "gzip", "include_input": "none",
                        "prediction_prefix": "", "if_exists": "fail"},
             "pipeline": {}, "execution": {"batch_size": null, "chunk_records": null, "priority": 0, "max_parallel_chunks": null,
