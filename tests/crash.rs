@@ -11,7 +11,7 @@ use support::{S3Server, Service, ServiceOptions, golden};
 /// Kills of each kind.
 const KILLS: usize = 20;
 /// Rows of the table: enough that a job outlives its kills.
-const ROWS: usize = 240_000;
+const ROWS: usize = 360_000;
 
 /// A table of ten numbers a row in which every hundredth row has a cell that is no number.
 fn table(rows: usize) -> (String, usize) {

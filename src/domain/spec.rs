@@ -40,10 +40,25 @@ pub enum InputCompression {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CsvOptions {
-    /// One ASCII byte.
+    /// One ASCII byte, written as a text of one character.
+    #[serde(with = "character")]
     pub delimiter: u8,
     /// Whether the first record names the columns; otherwise they are `column_0`, `column_1` …
     pub header: bool,
+}
+
+/// An ASCII byte as the text that people write.
+mod character {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(byte: &u8, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_char(char::from(*byte))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+        let character = char::deserialize(deserializer)?;
+        u8::try_from(character).map_err(|_| D::Error::custom("not an ASCII character"))
+    }
 }
 
 impl Default for CsvOptions {

@@ -59,7 +59,13 @@ impl Cutter {
             return Ok(Cut::Whole { slice: slice_of(object, format, compression, Slice::Whole), records: 0 });
         }
         let head = self.head(object).await?;
-        (format, compression) = sniff::resolve(format, compression, &head);
+        if format != InputFormat::Parquet && compression == InputCompression::Auto {
+            compression = sniff::compression_of(&head);
+        }
+        if format == InputFormat::Auto && compression == InputCompression::None {
+            // What no format is left as it is: the decoder says so, in an error row.
+            format = sniff::format_of(&head[..head.len().min(sniff::HEAD_BYTES)]).unwrap_or_default();
+        }
         let object = object.clone();
         let of = move |slice| slice_of(&object, format, compression, slice);
         match (format, compression) {
@@ -115,13 +121,14 @@ impl Cutter {
 
     /// The row groups of a Parquet object; `None` when its footer cannot be read, which the runner will report, whole.
     async fn row_groups(&self, slice: &ObjectSlice) -> Option<Vec<RowGroupInfo>> {
+        let source: Arc<str> = self.bucket.display_key(&slice.key).into();
         let object = StoreObject {
             bucket: self.bucket.clone(),
             object: slice.clone(),
             handle: Handle::current(),
             bytes_read: Arc::new(AtomicU64::new(0)),
         };
-        let read = tokio::task::spawn_blocking(move || decode::row_groups(&object)).await;
+        let read = tokio::task::spawn_blocking(move || decode::row_groups(&object, &source)).await;
         match read {
             Ok(Ok(groups)) => Some(groups),
             Ok(Err(error)) => {
@@ -136,7 +143,7 @@ impl Cutter {
     async fn csv_slices(&self, slice: &ObjectSlice, target: u64) -> Result<BoxStream<'static, Result<Slice, Error>>, Error> {
         let size = slice.size;
         let blocks = self.bucket.stream(&slice.key, slice.etag.as_deref(), 0..size).await?;
-        let mut borders = RecordBorders::new(self.input.csv.delimiter);
+        let mut borders = RecordBorders::new(sniff::delimiter(&slice.key, &self.input.csv));
         let mut start = 0;
         let found = blocks.map_ok(move |block| {
             let mut slices = Vec::new();

@@ -1,285 +1,341 @@
-//! CSV (RFC 4180) → text columns.
+//! CSV (RFC 4180) → batches.
+//!
+//! In: a text, from a record's start on, and the head of the object. Out: a [`Decoder`] of the projected columns, their cells
+//! unquoted but otherwise as found. Where records end is told by [`RecordBorders`] alone; here they are cut into fields.
+//!
+//! Lenient where spreadsheets are: a quote inside an unquoted field is data, and so is what follows a closing quote.
 
-use std::{borrow::Cow, collections::BTreeSet, collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use arrow::{
-    array::{ArrayRef, RecordBatch, RecordBatchOptions, StringBuilder},
+    array::{RecordBatch, RecordBatchOptions},
     datatypes::{DataType, Field, Schema, SchemaRef},
+    error::ArrowError,
 };
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 
 use super::{
-    DecodeError, Decoded, Decoder, Projection, Request,
-    records::{Record, RecordBorders, Records, corrupt},
+    DecodeError, Decoder, Projection, Request,
+    batches::{Columns, Fault, Limits, Progress, Pushed, TextDecoder, readable, without_mark},
+    borders::RecordBorders,
+    column::TextColumn,
+    records::{Content, Records},
+    text::{self, Input, RangeReader},
 };
 use crate::{
-    domain::{RecordError, Slice, Stage},
+    domain::spec::InputCompression,
     runner::{
-        batch::{Batch, ENCODING, ENCODING_CSV, Provenance},
+        batch::{ENCODING, ENCODING_CSV},
         source::ObjectBytes,
     },
 };
 
-/// Reads CSV records into columns of text.
-pub(super) struct CsvDecoder {
-    request: Request,
-    records: Records,
-    /// `None` until the first record told it.
-    table: Option<Table>,
-    /// Whether the header is still to be read off the records.
-    header_next: bool,
-    failed: bool,
+/// Most columns in an object.
+const MAX_COLUMNS: usize = 1 << 16;
+
+/// How much of an object is read at first to find its head, for those who start further on.
+const HEAD_BYTES: u64 = 64 << 10;
+
+const QUOTE: u8 = b'"';
+
+/// Opens a text that starts at the object's start.
+pub(super) fn open(input: Input, compression: InputCompression, delimiter: u8, request: &Request) -> Result<Box<dyn Decoder>, DecodeError> {
+    let limits = Limits::of(request);
+    let mut records = Records::new(input, RecordBorders::new(delimiter), 0, limits.record_bytes);
+    let head = Head::read(&mut records, compression, delimiter, request)?;
+    if let Some(head) = head.as_ref().filter(|_| !request.csv.header) {
+        records.put_back(head.position);
+    }
+    Ok(decoder(records, compression, u64::MAX, head, delimiter, request))
 }
 
-/// The columns of the data and those that are wanted.
-struct Table {
-    fields: usize,
-    wanted: Vec<usize>,
-    schema: SchemaRef,
+/// Opens the uncompressed records in `start..end`, which are record borders; the header stands at the object's start.
+pub(super) fn open_slice(
+    bytes: Arc<dyn ObjectBytes>,
+    (start, end): (u64, u64),
+    delimiter: u8,
+    request: &Request,
+) -> Result<Box<dyn Decoder>, DecodeError> {
+    if start == 0 {
+        return open(Box::new(RangeReader::within(bytes, 0..end)), InputCompression::None, delimiter, request);
+    }
+    let head = Head::fetch(&bytes, delimiter, request).map_err(|error| lost_from(start, error))?;
+    let start = head.as_ref().filter(|_| request.csv.header).map_or(start, |head| start.max(head.end));
+    let input = Box::new(RangeReader::within(bytes, start..end.max(start)));
+    let records = Records::new(input, RecordBorders::new(delimiter), start, Limits::of(request).record_bytes);
+    Ok(decoder(records, InputCompression::None, end, head, delimiter, request))
 }
 
-impl CsvDecoder {
-    pub(super) fn open(bytes: &Arc<dyn ObjectBytes>, request: Request) -> Result<Self, DecodeError> {
-        let records = Records::open(bytes, &request)?;
-        let apart = matches!(request.slice.slice, Slice::Bytes { start: 1.., .. });
-        let mut decoder = Self { header_next: request.csv.header && !apart, request, records, table: None, failed: false };
-        if apart && decoder.request.csv.header {
-            let header = header_of(bytes, &decoder.request)?;
-            decoder.read_header(&header)?;
+fn decoder(
+    records: Records<RecordBorders>,
+    compression: InputCompression,
+    end: u64,
+    head: Option<Head>,
+    delimiter: u8,
+    request: &Request,
+) -> Box<dyn Decoder> {
+    let names = head.map(|head| head.names).unwrap_or_default();
+    let columns = CsvColumns::new(names, delimiter, &request.projection);
+    let (source, limits) = (request.source.clone(), Limits::of(request));
+    Box::new(TextDecoder { source, compression, records, end, columns, limits, progress: Progress::Reading })
+}
+
+/// A fault of the header costs this slice the records from its own start on.
+fn lost_from(start: u64, error: DecodeError) -> DecodeError {
+    match error {
+        DecodeError::Corrupt { source_name, code, detail, position } => {
+            DecodeError::Corrupt { source_name, code, detail, position: position.map(|lost| lost.max(start)) }
         }
-        Ok(decoder)
-    }
-
-    fn read_header(&mut self, header: &[u8]) -> Result<(), DecodeError> {
-        let header = header.strip_prefix(b"\xef\xbb\xbf").unwrap_or(header);
-        let text = std::str::from_utf8(header).map_err(|_| self.corrupt("invalid_utf8", "the header is not UTF-8".to_owned()))?;
-        let mut spans = Vec::new();
-        split(text.as_bytes(), self.request.csv.delimiter, &mut spans);
-        let name = |(index, span): (usize, &Span)| match span.text(text) {
-            name if name.is_empty() => format!("column_{index}"),
-            name => name.into_owned(),
-        };
-        let names: Vec<String> = spans.iter().enumerate().map(name).collect();
-        let mut seen = BTreeSet::new();
-        if let Some(twice) = names.iter().find(|name| !seen.insert(*name)) {
-            return Err(self.corrupt("duplicate_column", format!("two columns are named {twice:?}")));
-        }
-        self.table = Some(Table::new(&names, &self.request.projection));
-        Ok(())
-    }
-
-    fn corrupt(&self, code: &'static str, detail: String) -> DecodeError {
-        DecodeError::Corrupt { source_name: self.request.source.clone(), code, detail, position: None }
-    }
-
-    fn error(&self, position: u64, code: &str, detail: String) -> RecordError {
-        RecordError { source: self.request.source.clone(), position: Some(position), stage: Stage::Decode, code: code.to_owned(), detail }
+        source => source,
     }
 }
 
-impl Decoder for CsvDecoder {
-    fn next(&mut self) -> Result<Option<Decoded>, DecodeError> {
-        let mut builders: Vec<StringBuilder> = Vec::new();
-        let (mut positions, mut errors, mut bytes) = (Vec::new(), Vec::new(), 0);
-        let mut spans = Vec::new();
-        let mut over = self.failed;
-        while !over
-            && positions.len() < self.request.batch_rows
-            && bytes < self.request.batch_bytes
-            && errors.len() < self.request.batch_rows
-        {
-            let at = self.records.position();
-            let record = match self.records.next() {
-                Ok(record) => record,
-                // What was decoded before stays good: the error comes with the next call.
-                Err(_) if !positions.is_empty() || !errors.is_empty() => break,
-                Err(error) => {
-                    self.failed = true;
-                    return Err(corrupt(&self.request, error, Some(at)));
-                }
+/// What the first record of an object says about all of them.
+#[derive(Debug)]
+struct Head {
+    /// Of the columns, in their order.
+    names: Vec<String>,
+    /// Of the record.
+    position: u64,
+    /// Just after its terminator.
+    end: u64,
+    /// Whether a terminator follows it.
+    terminated: bool,
+}
+
+impl Head {
+    /// Takes the first record that is not blank: the header, or without one a record whose fields are counted. `None` if there
+    /// is no record.
+    fn read(
+        records: &mut Records<RecordBorders>,
+        compression: InputCompression,
+        delimiter: u8,
+        request: &Request,
+    ) -> Result<Option<Self>, DecodeError> {
+        let source = &request.source;
+        loop {
+            let position = records.position();
+            let record = match records.next() {
+                Ok(Some(record)) => record,
+                Ok(None) => return Ok(None),
+                Err(error) => return Err(text::read_error(error, source, compression, Some(position))),
             };
-            let (position, record) = match record {
-                None => {
-                    over = true;
-                    continue;
-                }
-                Some(Record::Whole { bytes: [], .. }) => continue,
-                Some(Record::Whole { position, bytes }) => (position, bytes),
-                Some(Record::TooLarge { position, bytes }) => {
-                    let detail = format!("the record has {bytes} bytes, more than the limit of {}", self.request.max_record_bytes);
-                    errors.push(self.error(position, "record_too_large", detail));
-                    continue;
-                }
-                Some(Record::Unterminated { position }) => {
-                    errors.push(self.error(position, "unterminated_quote", "the text ends inside the quotes of this record".to_owned()));
-                    continue;
-                }
-            };
-            if std::mem::take(&mut self.header_next) {
-                let header = record.to_vec();
-                self.failed = true;
-                self.read_header(&header)?;
-                self.failed = false;
+            let (end, terminated) = (record.end, record.terminated);
+            if matches!(record.content, Content::Whole(bytes) if without_mark(position, bytes).is_empty()) {
                 continue;
             }
-            let record = if position == 0 { record.strip_prefix(b"\xef\xbb\xbf").unwrap_or(record) } else { record };
-            let Ok(text) = std::str::from_utf8(record) else {
-                errors.push(self.error(position, "invalid_utf8", "the record is not UTF-8".to_owned()));
-                continue;
-            };
-            split(text.as_bytes(), self.request.csv.delimiter, &mut spans);
-            let table = self.table.get_or_insert_with(|| {
-                let names: Vec<String> = (0..spans.len()).map(|i| format!("column_{i}")).collect();
-                Table::new(&names, &self.request.projection)
+            let names = names(position, &record.content, delimiter, request).map_err(|fault| DecodeError::Corrupt {
+                source_name: source.clone(),
+                code: fault.code,
+                detail: format!("the first record, at byte {position}: {}", fault.detail),
+                position: Some(if request.csv.header && terminated { end } else { position }),
+            })?;
+            return Ok(Some(Self { names, position, end, terminated }));
+        }
+    }
+
+    /// Finds the head of an object from its start, reading little more than that.
+    fn fetch(bytes: &Arc<dyn ObjectBytes>, delimiter: u8, request: &Request) -> Result<Option<Self>, DecodeError> {
+        let max_record_bytes = Limits::of(request).record_bytes;
+        let mut length = HEAD_BYTES;
+        loop {
+            let all = length >= bytes.size();
+            let input = Box::new(RangeReader::within(bytes.clone(), 0..length.min(bytes.size())));
+            let mut records = Records::new(input, RecordBorders::new(delimiter), 0, max_record_bytes);
+            match Self::read(&mut records, InputCompression::None, delimiter, request) {
+                Ok(Some(head)) if head.terminated || all => return Ok(Some(head)),
+                // The fault may be that the piece ends within the head; not if the head could not be larger.
+                Err(error) if all || length > max_record_bytes as u64 => return Err(error),
+                Err(error @ DecodeError::Source(_)) => return Err(error),
+                Ok(None) if all => return Ok(None),
+                Ok(_) | Err(_) => length = length.saturating_mul(16),
+            }
+        }
+    }
+}
+
+/// The names of the columns, by the first record.
+fn names(position: u64, content: &Content<'_>, delimiter: u8, request: &Request) -> Result<Vec<String>, Fault> {
+    let mut names = Vec::new();
+    match content {
+        // Without a header the first record is read again as data, and gets an error row of its own if it is broken.
+        Content::Unterminated if !request.csv.header => {}
+        Content::Whole(bytes) if !request.csv.header => {
+            each_field(without_mark(position, bytes), delimiter, |_| {
+                if names.len() <= MAX_COLUMNS {
+                    names.push(format!("column_{}", names.len()));
+                }
             });
-            if spans.len() != table.fields {
-                let detail = format!("the record has {} fields, the header {}", spans.len(), table.fields);
-                errors.push(RecordError {
-                    source: self.request.source.clone(),
-                    position: Some(position),
-                    stage: Stage::Decode,
-                    code: "wrong_field_count".to_owned(),
-                    detail,
-                });
-                continue;
-            }
-            builders.resize_with(table.wanted.len(), StringBuilder::new);
-            for (column, builder) in table.wanted.iter().zip(&mut builders) {
-                let cell = spans[*column].text(text);
-                bytes += cell.len() + 4;
-                builder.append_value(&cell);
-            }
-            positions.push(position);
         }
-        let batch = match &self.table {
-            Some(table) if !positions.is_empty() => Some(table.batch(&self.request.source, positions, builders)?),
-            _ => None,
-        };
-        if batch.is_none() && errors.is_empty() && over {
-            return Ok(None);
+        content => {
+            let text = readable(position, content, &Limits::of(request))?;
+            each_field(text.as_bytes(), delimiter, |field| {
+                let name = field.pieces(text).collect::<String>();
+                names.push(if name.is_empty() { format!("column_{}", names.len()) } else { name });
+            });
         }
-        Ok(Some(Decoded { batch, errors }))
+    }
+    if names.len() > MAX_COLUMNS {
+        return Err(Fault { code: "too_many_columns", detail: format!("it has more fields than the limit of {MAX_COLUMNS}") });
+    }
+    let mut seen = BTreeSet::new();
+    match names.iter().find(|name| !seen.insert(name.as_str())) {
+        Some(twice) => Err(Fault { code: "duplicate_column", detail: format!("it names column {twice:?} twice") }),
+        None => Ok(names),
     }
 }
 
-impl Table {
-    fn new(names: &[String], projection: &Projection) -> Self {
-        let wanted: Vec<usize> = (0..names.len())
-            .filter(|i| match projection {
-                Projection::All => true,
-                Projection::Only(wanted) => wanted.contains(&names[*i]),
-            })
-            .collect();
-        let metadata = HashMap::from([(ENCODING.to_owned(), ENCODING_CSV.to_owned())]);
-        let fields = wanted.iter().map(|i| Field::new(&names[*i], DataType::Utf8, true).with_metadata(metadata.clone()));
-        Self { fields: names.len(), schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())), wanted }
-    }
-
-    fn batch(&self, source: &Arc<str>, positions: Vec<u64>, builders: Vec<StringBuilder>) -> Result<Batch, DecodeError> {
-        let columns: Vec<ArrayRef> = builders.into_iter().map(|mut b| Arc::new(b.finish()) as ArrayRef).collect();
-        let options = RecordBatchOptions::new().with_row_count(Some(positions.len()));
-        let columns =
-            RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).expect("columns were built for this schema");
-        Ok(Batch { provenance: Provenance::of(source.clone(), positions), columns })
-    }
-}
-
-/// The first record of the object, for slices that begin later.
-fn header_of(bytes: &Arc<dyn ObjectBytes>, request: &Request) -> Result<Vec<u8>, DecodeError> {
-    let mut length = 64 * 1024;
-    loop {
-        let range = 0..bytes.size().min(length);
-        let head = bytes.read(range)?;
-        let mut first = None;
-        let mut start = 0;
-        RecordBorders::new(request.csv.delimiter).feed(&head, &mut |border| {
-            let record = &head[start..border as usize];
-            start = border as usize;
-            // Blank lines before the header are skipped, as everywhere.
-            if first.is_none() && !matches!(record, b"\n" | b"\r\n") {
-                first = Some(record.to_vec());
-            }
-        });
-        if let Some(mut record) = first {
-            while matches!(record.last(), Some(b'\n' | b'\r')) {
-                record.pop();
-            }
-            return Ok(record);
-        }
-        if head.len() as u64 >= bytes.size() || length > request.max_record_bytes as u64 {
-            let detail = format!("the header does not end within {} bytes", head.len());
-            return Err(DecodeError::Corrupt { source_name: request.source.clone(), code: "record_too_large", detail, position: None });
-        }
-        length *= 4;
-    }
-}
-
-/// Where a field stands in its record.
+/// Where a field lies in its record.
 #[derive(Debug, Clone, Copy)]
-struct Span {
-    start: u32,
-    end: u32,
-    quoted: bool,
+struct CsvField {
+    start: usize,
+    end: usize,
+    /// Its value is not the bytes themselves: it starts with a quote, and holds doubled ones or goes on after the closing one.
+    escaped: bool,
 }
 
-impl Span {
-    /// The field's text; unquoted where it is quoted.
-    fn text<'t>(&self, record: &'t str) -> Cow<'t, str> {
-        let raw = &record[self.start as usize..self.end as usize];
-        if self.quoted { unquote(raw) } else { Cow::Borrowed(raw) }
-    }
-}
-
-/// A field that begins with a quote: the inside of its quotes, doubled ones halved, and whatever stands after them.
-fn unquote(raw: &str) -> Cow<'_, str> {
-    let inside = &raw[1..];
-    match memchr(b'"', inside.as_bytes()) {
-        Some(end) if end + 1 == inside.len() => return Cow::Borrowed(&inside[..end]),
-        _ => {}
-    }
-    let mut text = String::with_capacity(inside.len());
-    let mut rest = inside;
-    while let Some(quote) = memchr(b'"', rest.as_bytes()) {
-        text.push_str(&rest[..quote]);
-        rest = &rest[quote + 1..];
-        match rest.strip_prefix('"') {
-            Some(after) => {
-                text.push('"');
-                rest = after;
+impl CsvField {
+    /// The value, in pieces.
+    fn pieces(self, record: &str) -> impl Iterator<Item = &str> {
+        let raw = record.get(self.start..self.end).unwrap_or_default();
+        let mut quoted = self.escaped;
+        let mut rest = if quoted { raw.get(1..).unwrap_or_default() } else { raw };
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
             }
-            None => break,
-        }
+            let Some((piece, after)) = rest.split_once('"').filter(|_| quoted) else {
+                return Some(std::mem::take(&mut rest));
+            };
+            if let Some(after_second) = after.strip_prefix('"') {
+                let with_quote = &rest[..=piece.len()];
+                rest = after_second;
+                return Some(with_quote);
+            }
+            quoted = false;
+            rest = after;
+            Some(piece)
+        })
     }
-    text.push_str(rest);
-    Cow::Owned(text)
 }
 
-/// Splits one record into its fields.
-fn split(record: &[u8], delimiter: u8, spans: &mut Vec<Span>) {
-    spans.clear();
+/// Cuts a record, given without its terminator, into its fields.
+fn each_field(record: &[u8], delimiter: u8, mut on_field: impl FnMut(CsvField)) {
     let mut start = 0;
+    if memchr(QUOTE, record).is_none() {
+        for end in memchr_iter(delimiter, record) {
+            on_field(CsvField { start, end, escaped: false });
+            start = end + 1;
+        }
+        return on_field(CsvField { start, end: record.len(), escaped: false });
+    }
     loop {
-        let quoted = record.get(start) == Some(&b'"');
-        let from = if quoted { end_of_quotes(record, start + 1) } else { start };
-        let end = memchr(delimiter, &record[from..]).map_or(record.len(), |at| from + at);
-        // Records are bounded far below 4 GiB.
-        spans.push(Span { start: start as u32, end: end as u32, quoted });
-        if end == record.len() {
+        let (field, end) = field_at(record, start, delimiter);
+        on_field(field);
+        if end >= record.len() {
             return;
         }
         start = end + 1;
     }
 }
 
-/// The index after the quote that ends the quoting which began before `from`.
-fn end_of_quotes(record: &[u8], from: usize) -> usize {
-    let mut at = from;
-    while let Some(quote) = memchr(b'"', &record[at..]) {
-        at += quote + 1;
-        if record.get(at) != Some(&b'"') {
-            return at;
-        }
-        at += 1;
+/// The field that starts at `start`, and the place of the delimiter after it, or of the record's end.
+fn field_at(record: &[u8], start: usize, delimiter: u8) -> (CsvField, usize) {
+    let end_from = |at: usize| memchr(delimiter, &record[at..]).map_or(record.len(), |found| at + found);
+    if record.get(start) != Some(&QUOTE) {
+        let end = end_from(start);
+        return (CsvField { start, end, escaped: false }, end);
     }
-    record.len()
+    let mut at = start + 1;
+    let mut doubled = false;
+    while let Some(found) = memchr(QUOTE, &record[at..]) {
+        let quote = at + found;
+        if record.get(quote + 1) == Some(&QUOTE) {
+            doubled = true;
+            at = quote + 2;
+            continue;
+        }
+        let end = if record.get(quote + 1) == Some(&delimiter) { quote + 1 } else { end_from(quote + 1) };
+        let plain = !doubled && end == quote + 1;
+        let field = if plain { CsvField { start: start + 1, end: quote, escaped: false } } else { CsvField { start, end, escaped: true } };
+        return (field, end);
+    }
+    (CsvField { start, end: record.len(), escaped: true }, record.len())
+}
+
+/// The projected columns of a batch under construction.
+struct CsvColumns {
+    delimiter: u8,
+    /// How many fields each record has.
+    width: usize,
+    schema: SchemaRef,
+    /// With the place of their fields in a record, in the order of the schema.
+    columns: Vec<(usize, TextColumn)>,
+    /// Of the record in hand; kept for its allocation.
+    fields: Vec<CsvField>,
+    /// About what the columns hold.
+    bytes: usize,
+}
+
+impl CsvColumns {
+    fn new(names: Vec<String>, delimiter: u8, projection: &Projection) -> Self {
+        let width = names.len();
+        let wanted = |name: &String| match projection {
+            Projection::All => true,
+            Projection::Only(names) => names.contains(name),
+        };
+        let (places, fields): (Vec<usize>, Vec<Field>) =
+            names.into_iter().enumerate().filter(|(_, name)| wanted(name)).map(|(place, name)| (place, field(name))).unzip();
+        let columns = places.into_iter().map(|place| (place, TextColumn::new())).collect();
+        Self { delimiter, width, schema: Arc::new(Schema::new(fields)), columns, fields: Vec::with_capacity(width), bytes: 0 }
+    }
+}
+
+fn field(name: String) -> Field {
+    Field::new(name, DataType::Utf8, false).with_metadata(HashMap::from([(ENCODING.to_owned(), ENCODING_CSV.to_owned())]))
+}
+
+impl Columns for CsvColumns {
+    fn is_blank(&self, line: &str) -> bool {
+        line.is_empty()
+    }
+
+    fn push(&mut self, _row: usize, record: &str) -> Pushed {
+        let (fields, width) = (&mut self.fields, self.width);
+        fields.clear();
+        let mut found = 0;
+        each_field(record.as_bytes(), self.delimiter, |field| {
+            found += 1;
+            if found <= width {
+                fields.push(field);
+            }
+        });
+        if found != width {
+            let detail = format!("expected {width} fields, as in the object's first record, found {found}");
+            return Pushed::Fault(Fault { code: "wrong_field_count", detail });
+        }
+        for (place, column) in &mut self.columns {
+            let field = fields[*place];
+            self.bytes += field.end - field.start + size_of::<i32>();
+            if field.escaped {
+                column.push_pieces(field.pieces(record));
+            } else {
+                column.push(&record[field.start..field.end]);
+            }
+        }
+        Pushed::Row
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn finish(&mut self, rows: usize) -> Result<RecordBatch, ArrowError> {
+        self.bytes = 0;
+        let arrays = self.columns.iter_mut().map(|(_, column)| column.finish()).collect();
+        RecordBatch::try_new_with_options(self.schema.clone(), arrays, &RecordBatchOptions::new().with_row_count(Some(rows)))
+    }
 }

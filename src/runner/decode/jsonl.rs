@@ -1,281 +1,323 @@
-//! JSON Lines → columns of JSON text.
+//! JSON Lines → batches.
+//!
+//! In: a text, or a slice of one whose borders need not be record borders. Out: a [`Decoder`] of the projected fields as raw
+//! JSON texts; a field that a line lacks is a null. What a value means is not asked here, only whether the line is one JSON
+//! object.
+//!
+//! With all fields wanted, the columns of a batch are those of its own lines in order of first appearance, so they may differ
+//! from batch to batch. With names given, they are those names in their order, in every batch.
 
-use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, RecordBatch, RecordBatchOptions, StringBuilder},
+    array::{RecordBatch, RecordBatchOptions},
     datatypes::{DataType, Field, Schema},
+    error::ArrowError,
 };
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::{error::Category, value::RawValue};
+use memchr::memchr2_iter;
+use serde::de::{DeserializeSeed, Deserializer as _, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::{
-    DecodeError, Decoded, Decoder, Projection, Request,
-    records::{Record, Records, corrupt},
+    DecodeError, Decoder, Projection, Request,
+    batches::{Columns, Fault, Limits, Progress, Pushed, TextDecoder},
+    borders::LineBorders,
+    column::TextColumn,
+    records::Records,
+    text::{self, Input, RangeReader},
 };
 use crate::{
-    domain::{RecordError, Stage},
+    domain::spec::InputCompression,
     runner::{
-        batch::{Batch, ENCODING, ENCODING_JSON, Provenance},
+        batch::{ENCODING, ENCODING_JSON},
         source::ObjectBytes,
     },
 };
 
-/// Reads JSON objects, one a line, into columns that hold each field's JSON text.
-pub(super) struct JsonlDecoder {
-    request: Request,
-    records: Records,
-    columns: Columns,
-    failed: bool,
+/// Deepest nesting of arrays and objects in a line: what serde_json itself allows, and so what later stages can read.
+const MAX_NESTING: usize = 127;
+
+/// Most columns in a batch.
+const MAX_COLUMNS: usize = 1 << 16;
+
+/// How many places of the last line's fields are remembered.
+const MAX_SHAPE: usize = 1 << 12;
+
+/// Opens a text that starts at the object's start.
+pub(super) fn open(input: Input, compression: InputCompression, request: &Request) -> Box<dyn Decoder> {
+    let records = Records::new(input, LineBorders, 0, Limits::of(request).record_bytes);
+    decoder(records, compression, u64::MAX, request)
 }
 
-/// The columns in the order of the schema.
-struct Columns {
-    names: Vec<String>,
-    index: HashMap<String, usize>,
-    /// Whether a field that is not known yet becomes a column.
-    grows: bool,
-    /// The keys of the last line with their columns: most lines have the same in the same order.
-    order: Vec<(String, Option<usize>)>,
+/// Opens the uncompressed records whose first byte lies in `start..end`.
+pub(super) fn open_slice(
+    bytes: Arc<dyn ObjectBytes>,
+    (start, end): (u64, u64),
+    request: &Request,
+) -> Result<Box<dyn Decoder>, DecodeError> {
+    let compression = InputCompression::None;
+    // A record starts at `start` if the byte before is a line feed; otherwise after the next one.
+    let from = start.saturating_sub(1);
+    let input = Box::new(RangeReader::beyond(bytes, from..end));
+    let mut records = Records::new(input, LineBorders, from, Limits::of(request).record_bytes);
+    if start > 0 {
+        let skipped = records.skip_to_border(end);
+        skipped.map_err(|error| text::read_error(error, &request.source, compression, Some(start)))?;
+    }
+    Ok(decoder(records, compression, end, request))
 }
 
-impl Columns {
-    fn new(projection: &Projection) -> Self {
-        let names: Vec<String> = match projection {
-            Projection::All => Vec::new(),
-            Projection::Only(wanted) => wanted.iter().cloned().collect(),
-        };
-        let index = names.iter().cloned().enumerate().map(|(i, name)| (name, i)).collect();
-        Self { names, index, grows: *projection == Projection::All, order: Vec::new() }
+fn decoder(records: Records<LineBorders>, compression: InputCompression, end: u64, request: &Request) -> Box<dyn Decoder> {
+    let (source, limits) = (request.source.clone(), Limits::of(request));
+    let columns = JsonColumns::new(&request.projection, limits.bytes);
+    Box::new(TextDecoder { source, compression, records, end, columns, limits, progress: Progress::Reading })
+}
+
+/// The columns of a batch under construction.
+struct JsonColumns {
+    /// Whether a field that has no column yet gets one.
+    open: bool,
+    columns: Vec<(String, TextColumn)>,
+    /// Place in `columns` by name.
+    places: HashMap<String, usize>,
+    /// The fields of the lines before by their place in the line, each with its place in `columns`: lines mostly look like the one before, and comparing a name
+    /// is cheaper than hashing it.
+    shape: Vec<(String, Option<usize>)>,
+    /// What the columns hold, counted after each line.
+    bytes: usize,
+    max_bytes: usize,
+}
+
+impl JsonColumns {
+    fn new(projection: &Projection, max_bytes: usize) -> Self {
+        let mut columns = Self { open: true, columns: Vec::new(), places: HashMap::new(), shape: Vec::new(), bytes: 0, max_bytes };
+        if let Projection::Only(names) = projection {
+            names.iter().for_each(|name| {
+                columns.add(name);
+            });
+            columns.open = false;
+        }
+        columns
     }
 
-    /// The column of the `place`-th key of a line.
-    fn column(&mut self, place: usize, key: &str) -> Option<usize> {
-        if let Some((known, column)) = self.order.get(place)
-            && known == key
+    fn add(&mut self, name: &str) -> usize {
+        let place = self.columns.len();
+        self.columns.push((name.to_owned(), TextColumn::new()));
+        self.places.insert(name.to_owned(), place);
+        place
+    }
+
+    /// The column for the `nth` field of a line that becomes row `row`; `None` if the field is not wanted.
+    fn place(&mut self, row: usize, nth: usize, name: &str) -> Result<Option<usize>, Pushed> {
+        if let Some((known, place)) = self.shape.get(nth)
+            && known == name
         {
-            return *column;
+            return Ok(*place);
         }
-        let column = match self.index.get(key) {
-            Some(column) => Some(*column),
-            None if self.grows => {
-                self.names.push(key.to_owned());
-                self.index.insert(key.to_owned(), self.names.len() - 1);
-                Some(self.names.len() - 1)
-            }
+        let place = match self.places.get(name) {
+            Some(place) => Some(*place),
+            None if self.open => Some(self.add_at(row, name)?),
             None => None,
         };
-        self.order.truncate(place);
-        if self.order.len() == place {
-            self.order.push((key.to_owned(), column));
+        match self.shape.get_mut(nth) {
+            Some((known, known_place)) => {
+                known.clear();
+                known.push_str(name);
+                *known_place = place;
+            }
+            None if nth < MAX_SHAPE => self.shape.push((name.to_owned(), place)),
+            None => {}
         }
-        column
+        Ok(place)
+    }
+
+    /// Adds a column with `row` nulls, if there is room for it.
+    fn add_at(&mut self, row: usize, name: &str) -> Result<usize, Pushed> {
+        let too_many = self.columns.len() >= MAX_COLUMNS;
+        let padding = (row + 1) * size_of::<i32>();
+        let too_large = self.bytes + padding > self.max_bytes;
+        if row > 0 && (too_many || too_large) {
+            return Err(Pushed::Full);
+        }
+        if too_many {
+            let detail = format!("the object has more fields than the limit of {MAX_COLUMNS}");
+            return Err(Pushed::Fault(Fault { code: "too_many_columns", detail }));
+        }
+        let place = self.add(name);
+        self.columns[place].1.pad(row);
+        self.bytes += padding;
+        Ok(place)
+    }
+
+    /// Takes back what a line has added beyond `rows` and the first `columns`.
+    fn take_back(&mut self, rows: usize, columns: usize) {
+        for (name, _) in self.columns.drain(columns..) {
+            self.places.remove(&name);
+        }
+        self.columns.iter_mut().for_each(|(_, column)| column.truncate(rows));
+        self.shape.clear();
+        self.count_bytes();
+    }
+
+    fn count_bytes(&mut self) {
+        self.bytes = self.columns.iter().map(|(_, column)| column.bytes()).sum();
+    }
+
+    /// Reads one line into row `row`; what it has added stays when it fails.
+    fn read(&mut self, row: usize, line: &str) -> Result<(), Pushed> {
+        check_nesting(line)?;
+        let mut stop = None;
+        let mut json = serde_json::Deserializer::from_str(line);
+        let read = json.deserialize_map(Line { columns: self, row, stop: &mut stop }).and_then(|()| json.end());
+        match (read, stop) {
+            (Ok(()), _) => Ok(()),
+            (Err(_), Some(stop)) => Err(stop),
+            (Err(error), None) => Err(Pushed::Fault(syntax_fault(line, &error))),
+        }
     }
 }
 
-impl JsonlDecoder {
-    pub(super) fn open(bytes: &Arc<dyn ObjectBytes>, request: Request) -> Result<Self, DecodeError> {
-        let records = Records::open(bytes, &request)?;
-        Ok(Self { columns: Columns::new(&request.projection), request, records, failed: false })
+impl Columns for JsonColumns {
+    fn is_blank(&self, line: &str) -> bool {
+        line.bytes().all(|byte| byte.is_ascii_whitespace())
     }
 
-    fn batch(&self, positions: Vec<u64>, mut builders: Vec<StringBuilder>) -> Batch {
-        let rows = positions.len();
-        builders.resize_with(self.columns.names.len(), StringBuilder::new);
-        let metadata = HashMap::from([(ENCODING.to_owned(), ENCODING_JSON.to_owned())]);
-        let fields = self.columns.names.iter().map(|name| Field::new(name, DataType::Utf8, true).with_metadata(metadata.clone()));
-        let columns = builders.iter_mut().map(|builder| {
-            pad(builder, rows);
-            Arc::new(builder.finish()) as ArrayRef
-        });
-        let columns: Vec<ArrayRef> = columns.collect();
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let columns = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields.collect::<Vec<_>>())), columns, &options)
-            .expect("columns were built for this schema");
-        Batch { provenance: Provenance::of(self.request.source.clone(), positions), columns }
+    fn push(&mut self, row: usize, line: &str) -> Pushed {
+        let columns = self.columns.len();
+        if let Err(pushed) = self.read(row, line) {
+            self.take_back(row, columns);
+            return pushed;
+        }
+        self.columns.iter_mut().for_each(|(_, column)| column.pad(row + 1));
+        self.count_bytes();
+        Pushed::Row
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn finish(&mut self, rows: usize) -> Result<RecordBatch, ArrowError> {
+        let schema = Arc::new(Schema::new(self.columns.iter().map(|(name, _)| field(name)).collect::<Vec<_>>()));
+        let arrays = self.columns.iter_mut().map(|(_, column)| column.finish()).collect();
+        if self.open {
+            self.columns.clear();
+            self.places.clear();
+            self.shape.clear();
+        }
+        self.count_bytes();
+        RecordBatch::try_new_with_options(schema, arrays, &RecordBatchOptions::new().with_row_count(Some(rows)))
     }
 }
 
-/// Fills a column with nulls up to a number of rows.
-fn pad(builder: &mut StringBuilder, rows: usize) {
-    use arrow::array::ArrayBuilder;
-    for _ in builder.len()..rows {
-        builder.append_null();
-    }
+fn field(name: &str) -> Field {
+    Field::new(name, DataType::Utf8, true).with_metadata(HashMap::from([(ENCODING.to_owned(), ENCODING_JSON.to_owned())]))
 }
 
-impl Decoder for JsonlDecoder {
-    fn next(&mut self) -> Result<Option<Decoded>, DecodeError> {
-        let mut builders: Vec<StringBuilder> = Vec::new();
-        let (mut positions, mut errors, mut bytes) = (Vec::new(), Vec::new(), 0);
-        let mut over = self.failed;
-        while !over
-            && positions.len() < self.request.batch_rows
-            && bytes < self.request.batch_bytes
-            && errors.len() < self.request.batch_rows
-        {
-            let at = self.records.position();
-            let record = match self.records.next() {
-                Ok(record) => record,
-                // What was decoded before stays good: the error comes with the next call.
-                Err(_) if !positions.is_empty() || !errors.is_empty() => break,
-                Err(error) => {
-                    self.failed = true;
-                    return Err(corrupt(&self.request, error, Some(at)));
-                }
-            };
-            let source = &self.request.source;
-            let error = |position, code: &str, detail| RecordError {
-                source: source.clone(),
-                position: Some(position),
-                stage: Stage::Decode,
-                code: code.to_owned(),
-                detail,
-            };
-            let (position, line) = match record {
-                None => {
-                    over = true;
-                    continue;
-                }
-                Some(Record::Whole { position, bytes }) => (position, bytes),
-                Some(Record::TooLarge { position, bytes }) => {
-                    let detail = format!("the line has {bytes} bytes, more than the limit of {}", self.request.max_record_bytes);
-                    errors.push(error(position, "record_too_large", detail));
-                    continue;
-                }
-                Some(Record::Unterminated { position }) => {
-                    errors.push(error(position, "invalid_json", "the line does not end".to_owned()));
-                    continue;
-                }
-            };
-            let line = if position == 0 { line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line) } else { line };
-            if line.iter().all(u8::is_ascii_whitespace) {
+/// Takes the fields of one object.
+struct Line<'a> {
+    columns: &'a mut JsonColumns,
+    row: usize,
+    /// Why reading was stopped, if it was not for the syntax.
+    stop: &'a mut Option<Pushed>,
+}
+
+impl<'de> Visitor<'de> for Line<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut object: M) -> Result<(), M::Error> {
+        let Self { columns, row, stop } = self;
+        let mut nth = 0;
+        while let Some(place) = object.next_key_seed(Name { columns: &mut *columns, row, nth, stop: &mut *stop })? {
+            nth += 1;
+            let Some(place) = place else {
+                object.next_value::<IgnoredAny>()?;
                 continue;
-            }
-            let Ok(line) = std::str::from_utf8(line) else {
-                errors.push(error(position, "invalid_utf8", "the line is not UTF-8".to_owned()));
-                continue;
             };
-            let mut values: Vec<Option<&str>> = vec![None; self.columns.names.len()];
-            let mut parser = serde_json::Deserializer::from_str(line);
-            let parsed = Line { columns: &mut self.columns, values: &mut values }
-                .deserialize(&mut parser)
-                .and_then(|twice| parser.end().map(|()| twice));
-            match parsed {
-                Ok(None) => {}
-                Ok(Some(twice)) => {
-                    errors.push(error(position, "duplicate_key", format!("the object has two fields named {twice:?}")));
-                    continue;
-                }
-                Err(e) if e.classify() == Category::Data => {
-                    errors.push(error(position, "not_an_object", format!("the line is JSON, but no object: {}", excerpt(line))));
-                    continue;
-                }
-                Err(e) => {
-                    errors.push(error(position, "invalid_json", format!("at column {}: {}", e.column(), without_place(&e))));
-                    continue;
-                }
+            let (name, column) = &mut columns.columns[place];
+            if column.len() > row {
+                let detail = format!("the object has field {name:?} twice");
+                *stop = Some(Pushed::Fault(Fault { code: "duplicate_key", detail }));
+                return Err(M::Error::custom("stopped"));
             }
-            if builders.len() < values.len() {
-                builders.resize_with(values.len(), StringBuilder::new);
-            }
-            for (value, builder) in values.iter().zip(&mut builders) {
-                pad(builder, positions.len());
-                match value {
-                    Some(text) => {
-                        bytes += text.len() + 4;
-                        builder.append_value(text);
-                    }
-                    None => builder.append_null(),
-                }
-            }
-            positions.push(position);
+            column.push(object.next_value::<&RawValue>()?.get());
         }
-        let batch = (!positions.is_empty()).then(|| self.batch(positions, builders));
-        if batch.is_none() && errors.is_empty() && over {
-            return Ok(None);
+        Ok(())
+    }
+}
+
+/// Takes the name of one field, and gives the place of its column.
+struct Name<'a> {
+    columns: &'a mut JsonColumns,
+    row: usize,
+    nth: usize,
+    stop: &'a mut Option<Pushed>,
+}
+
+impl<'de> DeserializeSeed<'de> for Name<'_> {
+    type Value = Option<usize>;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, name: D) -> Result<Self::Value, D::Error> {
+        name.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Name<'_> {
+    type Value = Option<usize>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a field name")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Self::Value, E> {
+        self.columns.place(self.row, self.nth, name).map_err(|stop| {
+            *self.stop = Some(stop);
+            E::custom("stopped")
+        })
+    }
+}
+
+/// What a line that cannot be read is instead of a JSON object.
+fn syntax_fault(line: &str, error: &serde_json::Error) -> Fault {
+    if error.is_data() {
+        let found = match line.trim_ascii_start().as_bytes().first() {
+            Some(b'[') => "an array",
+            Some(b'"') => "a string",
+            Some(b't' | b'f') => "a boolean",
+            Some(b'n') => "null",
+            _ => "a number",
+        };
+        return Fault { code: "not_an_object", detail: format!("a line must hold one JSON object, this one holds {found}") };
+    }
+    let message = error.to_string();
+    let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
+    Fault { code: "invalid_json", detail: format!("column {}: {message}", error.column()) }
+}
+
+/// Refuses what later stages could not read. The parser here does not recurse, so it would go through any depth.
+fn check_nesting(line: &str) -> Result<(), Pushed> {
+    // Few lines have as many brackets at all, so few are looked at byte by byte.
+    if memchr2_iter(b'[', b'{', line.as_bytes()).nth(MAX_NESTING).is_none() {
+        return Ok(());
+    }
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for (at, byte) in line.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => depth += 1,
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
         }
-        Ok(Some(Decoded { batch, errors }))
-    }
-}
-
-/// serde_json says the place itself, counting the line from one: here it is the record that has a place.
-fn without_place(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.rsplit_once(" at line ").map_or(text.clone(), |(what, _)| what.to_owned())
-}
-
-fn excerpt(line: &str) -> String {
-    let mut short: String = line.chars().take(40).collect();
-    if short.len() < line.len() {
-        short.push('…');
-    }
-    short
-}
-
-/// Parses one line into `values`; gives the name of a wanted field that stands there twice.
-struct Line<'c, 'v, 'de> {
-    columns: &'c mut Columns,
-    values: &'v mut Vec<Option<&'de str>>,
-}
-
-impl<'de> DeserializeSeed<'de> for Line<'_, '_, 'de> {
-    type Value = Option<String>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Line<'_, '_, 'de> {
-    type Value = Option<String>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let (mut place, mut twice) = (0, None);
-        while let Some(Key(key)) = map.next_key::<Key<'de>>()? {
-            match self.columns.column(place, &key) {
-                Some(column) => {
-                    let value = map.next_value::<&'de RawValue>()?.get();
-                    if self.values.len() <= column {
-                        self.values.resize(column + 1, None);
-                    }
-                    if self.values[column].replace(value).is_some() {
-                        twice = Some(key.into_owned());
-                    }
-                }
-                None => drop(map.next_value::<IgnoredAny>()?),
-            }
-            place += 1;
+        if depth > MAX_NESTING {
+            let detail = format!("column {}: nested more than {MAX_NESTING} levels deep", at + 1);
+            return Err(Pushed::Fault(Fault { code: "invalid_json", detail }));
         }
-        Ok(twice)
     }
-}
-
-/// A key, borrowed where it holds no escapes.
-struct Key<'de>(Cow<'de, str>);
-
-impl<'de> serde::Deserialize<'de> for Key<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl<'de> Visitor<'de> for Text {
-            type Value = Key<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Key<'de>, E> {
-                Ok(Key(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Key<'de>, E> {
-                Ok(Key(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(Text)
-    }
+    Ok(())
 }

@@ -6,30 +6,36 @@
 //! Text formats keep their cells as text (see [`super::batch::ENCODING`]): what a cell means is decided by the model input
 //! it is bound to, and what is carried to the output is what was found.
 
+mod batches;
+mod borders;
+mod column;
 mod csv;
 mod jsonl;
+mod pages;
 mod parquet;
 mod records;
 pub mod sniff;
+mod text;
+
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
+
+pub use borders::RecordBorders;
+pub use parquet::{RowGroupInfo, row_groups};
 
 use crate::{
     domain::{
-        ObjectSlice, RecordError,
+        ObjectSlice, RecordError, Slice,
         spec::{CsvOptions, InputCompression, InputFormat},
     },
     objects,
     runner::{batch::Batch, source::ObjectBytes},
 };
-
-pub use parquet::{RowGroupInfo, row_groups};
-pub use records::RecordBorders;
-
-/// Looked at to tell what an object is.
-const SNIFF_BYTES: u64 = 64 * 1024;
+use text::{Input, RangeReader};
 
 /// Which columns are needed downstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,21 +107,103 @@ pub trait Decoder: Send {
 ///
 /// # Errors
 /// [`DecodeError`] when the object cannot be read or is not what its format says.
-pub fn open(bytes: Arc<dyn ObjectBytes>, mut request: Request) -> Result<Box<dyn Decoder>, DecodeError> {
-    let asked = (request.slice.format, request.slice.compression);
-    if asked.0 == InputFormat::Auto || (asked.1 == InputCompression::Auto && asked.0 != InputFormat::Parquet) {
-        let head = bytes.read(0..bytes.size().min(SNIFF_BYTES))?;
-        (request.slice.format, request.slice.compression) = sniff::resolve(asked.0, asked.1, &head);
+pub fn open(bytes: Arc<dyn ObjectBytes>, request: Request) -> Result<Box<dyn Decoder>, DecodeError> {
+    let object = &request.slice;
+    let (named_format, named_compression) = sniff::by_name(&object.key);
+    let format = if object.format == InputFormat::Auto { named_format } else { object.format };
+    let compression = if object.compression == InputCompression::Auto { named_compression } else { object.compression };
+    match (format, object.slice) {
+        (InputFormat::Parquet, Slice::Whole | Slice::Rows { .. }) => parquet::open(bytes, request),
+        (_, Slice::Whole) => open_text(bytes, format, compression, request),
+        (_, Slice::Bytes { start, end }) => open_text_slice(bytes, format, compression, start..end, &request),
+        (_, Slice::Rows { .. }) => Err(invalid_slice(&request, "rows can be cut from Parquet only")),
     }
-    match request.slice.format {
-        InputFormat::Parquet => Ok(Box::new(parquet::ParquetDecoder::open(bytes, request)?)),
-        InputFormat::Csv => Ok(Box::new(csv::CsvDecoder::open(&bytes, request)?)),
-        InputFormat::Jsonl => Ok(Box::new(jsonl::JsonlDecoder::open(&bytes, request)?)),
-        InputFormat::Auto => Err(DecodeError::Corrupt {
-            source_name: request.source,
-            code: "unknown_format",
-            detail: "neither its name nor its content tells a format; set input.format, or leave it out with input.exclude".to_owned(),
-            position: None,
-        }),
+}
+
+/// Opens a whole object that is not known to be Parquet. What name and settings leave open is read from the stream's head, so
+/// that looking costs no request.
+fn open_text(
+    bytes: Arc<dyn ObjectBytes>,
+    format: InputFormat,
+    compression: InputCompression,
+    request: Request,
+) -> Result<Box<dyn Decoder>, DecodeError> {
+    let unreadable = |compression| {
+        let source = request.source.clone();
+        move |error| text::read_error(error, &source, compression, None)
+    };
+    let all = 0..bytes.size();
+    let raw = Box::new(RangeReader::within(bytes.clone(), all));
+    let (head, raw) = text::peek(raw, sniff::HEAD_BYTES).map_err(unreadable(InputCompression::None))?;
+    let compression = if compression == InputCompression::Auto { sniff::compression_of(&head) } else { compression };
+    let input = text::decompressed(raw, compression).map_err(unreadable(compression))?;
+    if format != InputFormat::Auto {
+        return open_records(input, format, compression, &request);
     }
+    let (head, input) = text::peek(input, sniff::HEAD_BYTES).map_err(unreadable(compression))?;
+    match format_of(&head, &request)? {
+        InputFormat::Parquet if compression == InputCompression::None => parquet::open(bytes, request),
+        InputFormat::Parquet => Err(unknown_format(&request, "Parquet inside a compressed file; Parquet compresses its own pages")),
+        format => open_records(input, format, compression, &request),
+    }
+}
+
+fn open_records(
+    input: Input,
+    format: InputFormat,
+    compression: InputCompression,
+    request: &Request,
+) -> Result<Box<dyn Decoder>, DecodeError> {
+    match format {
+        InputFormat::Jsonl => Ok(jsonl::open(input, compression, request)),
+        _ => csv::open(input, compression, delimiter(request)?, request),
+    }
+}
+
+/// Opens a part of an uncompressed text.
+fn open_text_slice(
+    bytes: Arc<dyn ObjectBytes>,
+    format: InputFormat,
+    compression: InputCompression,
+    range: Range<u64>,
+    request: &Request,
+) -> Result<Box<dyn Decoder>, DecodeError> {
+    if matches!(compression, InputCompression::Gzip | InputCompression::Zstd) {
+        return Err(invalid_slice(request, "a compressed text cannot be cut"));
+    }
+    if range.start > range.end || range.end > bytes.size() {
+        return Err(invalid_slice(request, &format!("bytes {range:?} do not lie in an object of {} bytes", bytes.size())));
+    }
+    let format = match format {
+        InputFormat::Auto => format_of(&bytes.read(0..bytes.size().min(sniff::HEAD_BYTES as u64))?, request)?,
+        known => known,
+    };
+    match format {
+        InputFormat::Parquet => Err(invalid_slice(request, "Parquet is cut by rows, not by bytes")),
+        InputFormat::Jsonl => jsonl::open_slice(bytes, (range.start, range.end), request),
+        InputFormat::Csv | InputFormat::Auto => csv::open_slice(bytes, (range.start, range.end), delimiter(request)?, request),
+    }
+}
+
+fn format_of(head: &[u8], request: &Request) -> Result<InputFormat, DecodeError> {
+    sniff::format_of(head).map_err(|why| unknown_format(request, why))
+}
+
+fn delimiter(request: &Request) -> Result<u8, DecodeError> {
+    match sniff::delimiter(&request.slice.key, &request.csv) {
+        delimiter if delimiter.is_ascii() && !matches!(delimiter, b'"' | b'\r' | b'\n') => Ok(delimiter),
+        delimiter => Err(corrupt(request, "invalid_delimiter", format!("fields cannot be separated by byte {delimiter:#04x}"))),
+    }
+}
+
+fn unknown_format(request: &Request, why: &str) -> DecodeError {
+    corrupt(request, "unknown_format", why.to_owned())
+}
+
+fn invalid_slice(request: &Request, why: &str) -> DecodeError {
+    corrupt(request, "invalid_slice", why.to_owned())
+}
+
+fn corrupt(request: &Request, code: &'static str, detail: String) -> DecodeError {
+    DecodeError::Corrupt { source_name: request.source.clone(), code, detail, position: None }
 }

@@ -1,298 +1,427 @@
-//! Parquet → typed columns.
+//! Parquet → batches.
 //!
-//! The footer is read in one or two requests, and then, row group by row group, the column chunks that are wanted, side by side.
+//! In: an object's footer, then the column chunks of one row group after another, each fetched whole. Out: a [`Decoder`] of
+//! the projected columns with the types of the file's Arrow schema; and, for the planner, [`row_groups`].
+//!
+//! A file may be hostile: its footer is believed only where it fits the object, pages may not grow without limit, and a panic
+//! inside the Parquet library is caught and reported like any other fault of the file.
 
 use std::{
-    any::Any,
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
-use arrow::array::RecordBatchReader;
-use bytes::{Buf, Bytes, buf::Reader};
-use parquet::{
+use ::parquet::{
     arrow::{
         ProjectionMask,
-        arrow_reader::{
-            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
-        },
+        arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
     },
     errors::{ParquetError, Result as ParquetResult},
-    file::reader::{ChunkReader, Length},
+    file::{
+        metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData},
+        reader::{ChunkReader, Length},
+    },
 };
+use arrow::array::RecordBatch;
+use bytes::{Buf, Bytes};
 
-use super::{DecodeError, Decoded, Decoder, Projection, Request};
+use super::{DecodeError, Decoded, Decoder, Projection, Request, pages};
 use crate::{
     domain::Slice,
-    objects,
     runner::{
         batch::{Batch, Provenance},
         source::ObjectBytes,
     },
 };
 
-/// Read from the end at once: holds the footer of all but very wide tables.
-const FOOTER_BYTES: u64 = 256 * 1024;
-/// A row group that claims to be larger than this, decompressed, is refused: nothing sane writes it, and a hostile footer might.
-const MAX_ROW_GROUP_BYTES: u64 = 8 * 1024 * 1024 * 1024;
+/// Most bytes in a footer.
+const MAX_FOOTER_BYTES: u64 = 256 << 20;
 
-/// Size of one row group.
+/// Most bytes, as stored, of the projected columns of one row group: they are held in memory while it is decoded.
+const MAX_ROW_GROUP_BYTES: u64 = 2 << 30;
+
+/// Most bytes in one page, decompressed.
+const MAX_PAGE_BYTES: u64 = 256 << 20;
+
+/// What is read from the end of an object at first: the footer of most.
+const TAIL_BYTES: u64 = 64 << 10;
+
+/// Length of the footer's length and the magic number after it.
+const FOOTER_TAIL_BYTES: u64 = 8;
+
+/// Column chunks that lie closer than this are read together …
+const JOIN_GAP_BYTES: u64 = 64 << 10;
+/// … up to this size, so that there is still something to read side by side.
+const JOIN_MAX_BYTES: u64 = 8 << 20;
+
+/// One row group, for the planner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowGroupInfo {
-    /// Rows in it.
+    /// Records in it.
     pub rows: u64,
-    /// Its bytes in the object.
+    /// Its size as stored, all columns.
     pub bytes: u64,
 }
 
-/// The row groups of a Parquet object, by its footer.
+/// The row groups of a Parquet object in their order; reads the footer alone. `source` names the object in errors.
 ///
 /// # Errors
-/// [`DecodeError`] when it cannot be read or is not Parquet.
-pub fn row_groups(bytes: &dyn ObjectBytes) -> Result<Vec<RowGroupInfo>, DecodeError> {
-    let window = Window::new(bytes);
-    let read = guarded(|| window.metadata(bytes.size()));
-    let metadata = read.map_err(|detail| window.failure(detail, &"object".into(), None))?;
-    let groups = metadata.metadata().row_groups().iter();
-    Ok(groups.map(|g| RowGroupInfo { rows: g.num_rows().max(0) as u64, bytes: g.compressed_size().max(0) as u64 }).collect())
+/// [`DecodeError::Corrupt`] with code `invalid_parquet`; [`DecodeError::Source`].
+pub fn row_groups(bytes: &dyn ObjectBytes, source: &Arc<str>) -> Result<Vec<RowGroupInfo>, DecodeError> {
+    let footer = read_footer(bytes, source)?;
+    let rows = rows_by_group(&footer).map_err(|why| invalid(source, None, why))?;
+    let sizes = footer.row_groups().iter().map(|group| {
+        group.columns().iter().map(|column| u64::try_from(column.compressed_size()).unwrap_or(0)).fold(0, u64::saturating_add)
+    });
+    Ok(rows
+        .into_iter()
+        .zip(sizes)
+        .map(|(rows, size)| RowGroupInfo { rows: rows.end - rows.start, bytes: size.min(bytes.size()) })
+        .collect())
 }
 
-/// Reads the wanted columns and rows of one object.
-pub(super) struct ParquetDecoder {
+/// Opens a Parquet object, or some of its rows.
+pub(super) fn open(bytes: Arc<dyn ObjectBytes>, request: Request) -> Result<Box<dyn Decoder>, DecodeError> {
+    let source = request.source.clone();
+    let footer = read_footer(bytes.as_ref(), &source)?;
+    let groups = rows_by_group(&footer).map_err(|why| invalid(&source, None, why))?;
+    let total = groups.last().map_or(0, |rows| rows.end);
+    let wanted = match request.slice.slice {
+        Slice::Rows { start, end } if start <= end && end <= total => start..end,
+        Slice::Rows { start, end } => {
+            return Err(invalid(&source, None, format!("rows {start}..{end} do not lie in a file of {total} rows")));
+        }
+        Slice::Whole | Slice::Bytes { .. } => 0..total,
+    };
+    let (metadata, mask) = caught(|| {
+        let metadata = ArrowReaderMetadata::try_new(Arc::new(footer), ArrowReaderOptions::new())?;
+        let mask = mask(&metadata, &request.projection)?;
+        Ok((metadata, mask))
+    })
+    .map_err(|why| invalid(&source, Some(wanted.start), why))?;
+    let pending = groups
+        .into_iter()
+        .enumerate()
+        .map(|(index, rows)| GroupRows { index, wanted: rows.start.max(wanted.start)..rows.end.min(wanted.end), first: rows.start })
+        .filter(|group| !group.wanted.is_empty())
+        .collect();
+    Ok(Box::new(ParquetDecoder { bytes, request, metadata, mask, pending, current: None }))
+}
+
+/// The wanted rows of one row group, numbered within the file.
+#[derive(Debug)]
+struct GroupRows {
+    index: usize,
+    wanted: Range<u64>,
+    /// The row group's own first row.
+    first: u64,
+}
+
+struct ParquetDecoder {
     bytes: Arc<dyn ObjectBytes>,
     request: Request,
     metadata: ArrowReaderMetadata,
-    columns: Vec<usize>,
-    /// Row groups with the rows of each that are wanted, first row first.
-    groups: std::vec::IntoIter<(usize, u64, Range<u64>)>,
-    current: Option<Current>,
-    failed: bool,
+    mask: ProjectionMask,
+    pending: VecDeque<GroupRows>,
+    current: Option<OpenGroup>,
 }
 
-/// The row group being read.
-struct Current {
+/// A row group that is being decoded.
+struct OpenGroup {
+    index: usize,
     reader: ParquetRecordBatchReader,
-    window: Window<'static>,
-    /// Row number of the next row.
-    next: u64,
-}
-
-impl ParquetDecoder {
-    pub(super) fn open(bytes: Arc<dyn ObjectBytes>, request: Request) -> Result<Self, DecodeError> {
-        let window = Window::new(&*bytes);
-        let read = guarded(|| window.metadata(bytes.size()));
-        let metadata = read.map_err(|detail| window.failure(detail, &request.source, None))?;
-        let corrupt = |code, detail| DecodeError::Corrupt { source_name: request.source.clone(), code, detail, position: None };
-
-        let fields = metadata.schema().fields();
-        let mut names = BTreeSet::new();
-        if let Some(twice) = fields.iter().find(|f| !names.insert(f.name().as_str())) {
-            return Err(corrupt("duplicate_column", format!("two columns are named {:?}", twice.name())));
-        }
-        let wanted = |name: &str| match &request.projection {
-            Projection::All => true,
-            Projection::Only(names) => names.contains(name),
-        };
-        let columns = (0..fields.len()).filter(|i| wanted(fields[*i].name())).collect();
-        let rows = match request.slice.slice {
-            Slice::Rows { start, end } => start..end,
-            Slice::Whole | Slice::Bytes { .. } => 0..u64::MAX,
-        };
-        let mut groups = Vec::new();
-        let mut first = 0u64;
-        for (index, group) in metadata.metadata().row_groups().iter().enumerate() {
-            let count = u64::try_from(group.num_rows())
-                .map_err(|_| corrupt("invalid_parquet", format!("row group {index} claims {} rows", group.num_rows())))?;
-            let unpacked = u64::try_from(group.total_byte_size()).unwrap_or(u64::MAX);
-            if unpacked > MAX_ROW_GROUP_BYTES {
-                return Err(corrupt(
-                    "invalid_parquet",
-                    format!("row group {index} claims {unpacked} bytes, over the limit of {MAX_ROW_GROUP_BYTES}"),
-                ));
-            }
-            let end = first.checked_add(count).ok_or_else(|| corrupt("invalid_parquet", "the row counts overflow".to_owned()))?;
-            let taken = rows.start.max(first)..rows.end.min(end);
-            if taken.start < taken.end {
-                groups.push((index, first, taken));
-            }
-            first = end;
-        }
-        drop(window);
-        Ok(Self { bytes, request, metadata, columns, groups: groups.into_iter(), current: None, failed: false })
-    }
-
-    /// Fetches the wanted column chunks of a row group and opens a reader over them.
-    fn open_group(&self, index: usize, first: u64, rows: &Range<u64>) -> Result<Current, DecodeError> {
-        let mask = ProjectionMask::roots(self.metadata.parquet_schema(), self.columns.iter().copied());
-        let group = self.metadata.metadata().row_group(index);
-        let mut window = Window::shared(self.bytes.clone());
-        let mut ranges = Vec::new();
-        for (leaf, column) in group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf)) {
-            let (start, length) = guarded(|| Ok(column.byte_range())).map_err(|detail| self.corrupt(detail, rows.start))?;
-            let end = start.checked_add(length).filter(|end| *end <= self.bytes.size());
-            let Some(end) = end else {
-                return Err(self.corrupt(format!("column {leaf} of row group {index} lies beyond the end of the object"), rows.start));
-            };
-            ranges.push(start..end);
-        }
-        let blocks = self.bytes.read_ranges(&ranges)?;
-        window.blocks = ranges.into_iter().zip(blocks).collect();
-
-        let mut selectors = vec![RowSelector::skip((rows.start - first) as usize), RowSelector::select((rows.end - rows.start) as usize)];
-        selectors.retain(|s| s.row_count > 0);
-        let reader = guarded(|| {
-            ParquetRecordBatchReaderBuilder::new_with_metadata(window.clone(), self.metadata.clone())
-                .with_row_groups(vec![index])
-                .with_projection(mask)
-                .with_row_selection(RowSelection::from(selectors))
-                .with_batch_size(self.request.batch_rows)
-                .build()
-        });
-        let reader = reader.map_err(|detail| window.failure(detail, &self.request.source, Some(rows.start)))?;
-        Ok(Current { reader, window, next: rows.start })
-    }
-
-    fn corrupt(&self, detail: String, position: u64) -> DecodeError {
-        DecodeError::Corrupt { source_name: self.request.source.clone(), code: "invalid_parquet", detail, position: Some(position) }
-    }
-
-    fn step(&mut self) -> Result<Option<Decoded>, DecodeError> {
-        loop {
-            let current = match &mut self.current {
-                Some(current) => current,
-                None => match self.groups.next() {
-                    Some((index, first, rows)) => self.current.insert(self.open_group(index, first, &rows)?),
-                    None => return Ok(None),
-                },
-            };
-            let read = guarded(|| current.reader.next().transpose().map_err(ParquetError::from));
-            let batch = match read {
-                Ok(Some(batch)) => batch,
-                Ok(None) => {
-                    self.current = None;
-                    continue;
-                }
-                Err(detail) => return Err(current.window.failure(detail, &self.request.source, Some(current.next))),
-            };
-            if batch.num_rows() == 0 {
-                continue;
-            }
-            let positions = current.next..current.next + batch.num_rows() as u64;
-            current.next = positions.end;
-            let provenance = Provenance::of(self.request.source.clone(), positions);
-            // File-wide metadata (pandas' and the like) is no part of what makes two schemas the same.
-            let schema = Arc::new(arrow::datatypes::Schema::new(current.reader.schema().fields().clone()));
-            let columns = batch.with_schema(schema).expect("the same fields");
-            return Ok(Some(Decoded { batch: Some(Batch { provenance, columns }), errors: Vec::new() }));
-        }
-    }
+    /// Rows still to come.
+    rows: Range<u64>,
 }
 
 impl Decoder for ParquetDecoder {
     fn next(&mut self) -> Result<Option<Decoded>, DecodeError> {
-        if self.failed {
-            return Ok(None);
+        let step = self.step();
+        if step.is_err() {
+            self.pending.clear();
+            self.current = None;
         }
-        self.step().inspect_err(|_| self.failed = true)
+        step
     }
 }
 
-/// Runs a piece of the Parquet crate: what hostile input makes it panic with is an error like any other.
-fn guarded<T>(work: impl FnOnce() -> ParquetResult<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(panic) => Err(format!("the decoder gave up: {}", panic_text(&*panic))),
-    }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given")
-}
-
-/// An object as the Parquet crate wants to see it: blocks that are here already, and the store behind them. It keeps the store's
-/// error, which the crate would turn into text.
-#[derive(Clone)]
-struct Window<'b> {
-    bytes: Source<'b>,
-    blocks: Vec<(Range<u64>, Bytes)>,
-    store_error: Arc<Mutex<Option<objects::Error>>>,
-}
-
-#[derive(Clone)]
-enum Source<'b> {
-    Borrowed(&'b dyn ObjectBytes),
-    Shared(Arc<dyn ObjectBytes>),
-}
-
-impl<'b> Window<'b> {
-    fn new(bytes: &'b dyn ObjectBytes) -> Self {
-        Self { bytes: Source::Borrowed(bytes), blocks: Vec::new(), store_error: Arc::default() }
-    }
-
-    fn shared(bytes: Arc<dyn ObjectBytes>) -> Window<'static> {
-        Window { bytes: Source::Shared(bytes), blocks: Vec::new(), store_error: Arc::default() }
-    }
-
-    fn object(&self) -> &dyn ObjectBytes {
-        match &self.bytes {
-            Source::Borrowed(bytes) => *bytes,
-            Source::Shared(bytes) => &**bytes,
+impl ParquetDecoder {
+    fn step(&mut self) -> Result<Option<Decoded>, DecodeError> {
+        loop {
+            let mut group = match self.current.take() {
+                Some(group) => group,
+                None => match self.pending.pop_front() {
+                    Some(rows) => self.open_group(rows)?,
+                    None => return Ok(None),
+                },
+            };
+            let first = group.rows.start;
+            let batch = group.next().map_err(|why| invalid(&self.request.source, Some(first), why))?;
+            if let Some(columns) = batch {
+                let positions = first..group.rows.start;
+                self.current = Some(group);
+                let batch = Batch { provenance: Provenance::of(self.request.source.clone(), positions), columns };
+                return Ok(Some(Decoded { batch: Some(batch), errors: Vec::new() }));
+            }
         }
     }
 
-    fn metadata(&self, size: u64) -> ParquetResult<ArrowReaderMetadata> {
-        let mut window = self.clone();
-        let tail = size.saturating_sub(FOOTER_BYTES)..size;
-        let block = window.fetch(tail.clone())?;
-        window.blocks.push((tail, block));
-        ArrowReaderMetadata::load(&window, ArrowReaderOptions::new())
-    }
-
-    /// A range out of the blocks, or else from the store.
-    fn fetch(&self, range: Range<u64>) -> ParquetResult<Bytes> {
-        if let Some((at, block)) = self.blocks.iter().find(|(at, _)| at.start <= range.start && range.end <= at.end) {
-            return Ok(block.slice((range.start - at.start) as usize..(range.end - at.start) as usize));
+    /// Fetches the projected column chunks of a row group, and starts to decode them.
+    fn open_group(&self, rows: GroupRows) -> Result<OpenGroup, DecodeError> {
+        let GroupRows { index, wanted, first } = rows;
+        let fault = |why: String| invalid(&self.request.source, Some(wanted.start), format!("row group {index}: {why}"));
+        let group = self.metadata.metadata().row_group(index);
+        let chunks = self.chunk_ranges(group).map_err(fault)?;
+        let reads = joined(&chunks);
+        let data = self.bytes.read_ranges(&reads)?;
+        let fetched = Fetched { size: self.bytes.size(), pieces: reads.iter().map(|read| read.start).zip(data).collect() };
+        for chunk in &chunks {
+            let length = usize::try_from(chunk.end - chunk.start).unwrap_or(usize::MAX);
+            let data = fetched.get_bytes(chunk.start, length).map_err(|error| fault(error.to_string()))?;
+            pages::check_sizes(&data, MAX_PAGE_BYTES).map_err(fault)?;
         }
-        if range.end > self.object().size() {
-            return Err(ParquetError::EOF(format!("bytes {}..{} lie beyond the end of the object", range.start, range.end)));
-        }
-        self.object().read(range).map_err(|error| {
-            let text = error.to_string();
-            self.store_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-            ParquetError::General(text)
+        let reader = caught(|| {
+            ParquetRecordBatchReaderBuilder::new_with_metadata(fetched, self.metadata.clone())
+                .with_row_groups(vec![index])
+                .with_projection(self.mask.clone())
+                .with_batch_size(self.batch_rows(group))
+                .with_offset(usize::try_from(wanted.start - first)?)
+                .with_limit(usize::try_from(wanted.end - wanted.start)?)
+                .build()
         })
+        .map_err(fault)?;
+        Ok(OpenGroup { index, reader, rows: wanted })
     }
 
-    fn failure(&self, detail: String, source: &Arc<str>, position: Option<u64>) -> DecodeError {
-        match self.store_error.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(error) => DecodeError::Source(error),
-            None => DecodeError::Corrupt { source_name: source.clone(), code: "invalid_parquet", detail, position },
+    /// Where the projected column chunks of a row group lie, in the order of the columns.
+    fn chunk_ranges(&self, group: &RowGroupMetaData) -> Result<Vec<Range<u64>>, String> {
+        let mut ranges = Vec::new();
+        let mut total = 0_u64;
+        for (leaf, column) in group.columns().iter().enumerate().filter(|(leaf, _)| self.mask.leaf_included(*leaf)) {
+            let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+            let range = u64::try_from(start).ok().zip(u64::try_from(column.compressed_size()).ok());
+            let range = range.and_then(|(start, length)| Some(start..start.checked_add(length)?));
+            let Some(range) = range.filter(|range| range.end <= self.bytes.size()) else {
+                return Err(format!(
+                    "column {leaf} claims {} bytes from byte {start} of an object of {} bytes",
+                    column.compressed_size(),
+                    self.bytes.size()
+                ));
+            };
+            total = total.saturating_add(range.end - range.start);
+            ranges.push(range);
+        }
+        if total > MAX_ROW_GROUP_BYTES {
+            return Err(format!("its columns take {total} bytes, over the limit of {MAX_ROW_GROUP_BYTES}; write smaller row groups"));
+        }
+        Ok(ranges)
+    }
+
+    /// As many rows as the request wants, or fewer where they are so large on average that fewer fill a batch.
+    fn batch_rows(&self, group: &RowGroupMetaData) -> usize {
+        let columns = group.columns().iter().enumerate().filter(|(leaf, _)| self.mask.leaf_included(*leaf));
+        let bytes = columns.map(|(_, column)| usize::try_from(column.uncompressed_size()).unwrap_or(0)).fold(0, usize::saturating_add);
+        let row_bytes = bytes / usize::try_from(group.num_rows()).unwrap_or(1).max(1);
+        self.request.batch_rows.min(self.request.batch_bytes / row_bytes.max(1)).max(1)
+    }
+}
+
+impl OpenGroup {
+    /// The next rows; none once all have come.
+    fn next(&mut self) -> Result<Option<RecordBatch>, String> {
+        loop {
+            let next = caught(|| self.reader.next().transpose().map_err(ParquetError::from));
+            let Some(batch) = next.map_err(|why| format!("row group {}: {why}", self.index))? else {
+                let missing = self.rows.end - self.rows.start;
+                return if missing == 0 { Ok(None) } else { Err(format!("row group {} ends {missing} rows early", self.index)) };
+            };
+            let rows = batch.num_rows() as u64;
+            if rows > self.rows.end - self.rows.start {
+                return Err(format!("row group {} has more rows than it claims", self.index));
+            }
+            self.rows.start += rows;
+            if rows > 0 {
+                return Ok(Some(batch));
+            }
         }
     }
 }
 
-impl Length for Window<'_> {
-    fn len(&self) -> u64 {
-        self.object().size()
+/// The columns of a row group in memory; anything else is a fault of the file.
+struct Fetched {
+    size: u64,
+    /// With their offsets.
+    pieces: Vec<(u64, Bytes)>,
+}
+
+impl Fetched {
+    /// What has been fetched from `start` on.
+    fn from(&self, start: u64) -> ParquetResult<Bytes> {
+        let piece = self.pieces.iter().find_map(|(offset, bytes)| {
+            let at = usize::try_from(start.checked_sub(*offset)?).ok()?;
+            (at <= bytes.len()).then(|| bytes.slice(at..))
+        });
+        piece.ok_or_else(|| ParquetError::EOF(format!("byte {start} lies in no column of this row group")))
     }
 }
 
-impl ChunkReader for Window<'_> {
-    type T = Reader<Bytes>;
+impl Length for Fetched {
+    fn len(&self) -> u64 {
+        self.size
+    }
+}
+
+impl ChunkReader for Fetched {
+    type T = bytes::buf::Reader<Bytes>;
 
     fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        let end = match self.blocks.iter().find(|(at, _)| at.contains(&start)) {
-            Some((at, _)) => at.end,
-            None => self.object().size().min(start.saturating_add(FOOTER_BYTES)),
-        };
-        Ok(self.fetch(start..end.max(start))?.reader())
+        Ok(self.from(start)?.reader())
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
-        let end = start.checked_add(length as u64).ok_or_else(|| ParquetError::EOF("a range overflows".to_owned()))?;
-        self.fetch(start..end)
+        let bytes = self.from(start)?;
+        if length > bytes.len() {
+            return Err(ParquetError::EOF(format!("{length} bytes from byte {start} on reach beyond the columns of this row group")));
+        }
+        Ok(bytes.slice(..length))
+    }
+}
+
+/// The reads that cover `ranges`, neighbours joined.
+fn joined(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_unstable_by_key(|range| (range.start, range.end));
+    let mut reads: Vec<Range<u64>> = Vec::new();
+    for range in sorted {
+        match reads.last_mut() {
+            Some(last) if range.end <= last.end => {}
+            Some(last) if range.start <= last.end + JOIN_GAP_BYTES && range.end - last.start <= JOIN_MAX_BYTES => last.end = range.end,
+            _ => reads.push(range),
+        }
+    }
+    reads
+}
+
+/// Which columns to decode.
+fn mask(metadata: &ArrowReaderMetadata, projection: &Projection) -> ParquetResult<ProjectionMask> {
+    let schema = metadata.parquet_schema();
+    let names = schema.root_schema().get_fields().iter().map(|field| field.name());
+    let wanted = names.enumerate().filter(|(_, name)| match projection {
+        Projection::All => true,
+        Projection::Only(names) => names.contains(*name),
+    });
+    let mut seen = BTreeSet::new();
+    let mut places = Vec::new();
+    for (place, name) in wanted {
+        if !seen.insert(name) {
+            return Err(ParquetError::General(format!("it has column {name:?} twice")));
+        }
+        places.push(place);
+    }
+    Ok(ProjectionMask::roots(schema, places))
+}
+
+/// Reads and parses the footer, in one read or two.
+fn read_footer(bytes: &dyn ObjectBytes, source: &Arc<str>) -> Result<ParquetMetaData, DecodeError> {
+    let fault = |why: String| invalid(source, None, why);
+    let size = bytes.size();
+    let tail_start = size.saturating_sub(TAIL_BYTES);
+    let tail = bytes.read(tail_start..size)?;
+    let length = footer_length(&tail, size).map_err(fault)?;
+    let end = size - FOOTER_TAIL_BYTES;
+    let start = end - length;
+    let footer = if start >= tail_start {
+        let from = usize::try_from(start - tail_start).unwrap_or(usize::MAX);
+        let to = tail.len().saturating_sub(FOOTER_TAIL_BYTES as usize);
+        tail.get(from..to).map(Bytes::copy_from_slice).unwrap_or_default()
+    } else {
+        bytes.read(start..end)?
+    };
+    caught(|| ParquetMetaDataReader::decode_metadata(&footer)).map_err(fault)
+}
+
+/// How many bytes before the last eight of an object are its footer. See the [Parquet format](https://parquet.apache.org/docs/file-format/).
+fn footer_length(tail: &[u8], size: u64) -> Result<u64, String> {
+    let Some([a, b, c, d, magic @ ..]) = tail.last_chunk::<{ FOOTER_TAIL_BYTES as usize }>() else {
+        return Err(format!("{size} bytes are too few for a Parquet file"));
+    };
+    match magic {
+        b"PAR1" => {}
+        b"PARE" => return Err("the file is encrypted; only unencrypted Parquet is read".into()),
+        _ => return Err("it does not end in the Parquet magic number; is it cut short, or of another format?".into()),
+    }
+    let length = u64::from(u32::from_le_bytes([*a, *b, *c, *d]));
+    if length > size - FOOTER_TAIL_BYTES {
+        return Err(format!("the footer claims {length} bytes, in an object of {size}"));
+    }
+    if length > MAX_FOOTER_BYTES {
+        return Err(format!("the footer takes {length} bytes, over the limit of {MAX_FOOTER_BYTES}"));
+    }
+    Ok(length)
+}
+
+/// The rows of each row group, numbered within the file.
+fn rows_by_group(footer: &ParquetMetaData) -> Result<Vec<Range<u64>>, String> {
+    let mut next = 0_u64;
+    footer
+        .row_groups()
+        .iter()
+        .enumerate()
+        .map(|(index, group)| {
+            let end = u64::try_from(group.num_rows()).ok().and_then(|rows| next.checked_add(rows));
+            let end = end.ok_or_else(|| format!("row group {index} claims {} rows", group.num_rows()))?;
+            Ok(std::mem::replace(&mut next, end)..end)
+        })
+        .collect()
+}
+
+/// Runs a part of the Parquet library, and makes errors and panics into sentences.
+fn caught<T>(work: impl FnOnce() -> ParquetResult<T>) -> Result<T, String> {
+    // What `work` borrows is dropped after a failure and never looked at again.
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(panic) => {
+            let message = panic.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+            Err(format!("the data make no sense: {}", message.unwrap_or_else(|| "the reader gave up".into())))
+        }
+    }
+}
+
+fn invalid(source: &Arc<str>, position: Option<u64>, why: String) -> DecodeError {
+    DecodeError::Corrupt { source_name: source.clone(), code: "invalid_parquet", detail: why, position }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_fault_of_the_file() {
+        let work = |fails: bool| if fails { panic!("index 7 out of 3") } else { Ok(5) };
+        assert_eq!(caught(|| work(false)), Ok(5));
+        assert_eq!(caught(|| work(true)), Err("the data make no sense: index 7 out of 3".to_owned()));
+    }
+
+    #[test]
+    fn neighbouring_column_chunks_are_read_together_but_not_without_end() {
+        let near = [0..100, 100..200, 300..400];
+        assert_eq!(joined(&near).as_slice(), std::slice::from_ref(&(0..400)));
+        let far = [0..100, 1_000_000..1_000_100];
+        assert_eq!(joined(&far), far);
+        let large = [0..JOIN_MAX_BYTES, JOIN_MAX_BYTES..JOIN_MAX_BYTES + 5];
+        assert_eq!(joined(&large), large);
+        let overlapping = [50..60, 0..100, 40..120];
+        assert_eq!(joined(&overlapping).as_slice(), std::slice::from_ref(&(0..120)));
+    }
+
+    #[test]
+    fn a_footer_must_fit_the_object() {
+        let tail = |length: u32, magic: &[u8; 4]| [&length.to_le_bytes()[..], magic].concat();
+        assert_eq!(footer_length(&tail(92, b"PAR1"), 100), Ok(92));
+        assert!(footer_length(&tail(93, b"PAR1"), 100).is_err());
+        assert!(footer_length(&tail(MAX_FOOTER_BYTES as u32 + 1, b"PAR1"), 1 << 40).is_err_and(|why| why.contains("limit")));
+        assert!(footer_length(b"PAR1", 4).is_err());
     }
 }

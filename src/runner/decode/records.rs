@@ -1,299 +1,276 @@
-//! Text → records: where one ends and the next begins, without looking inside.
+//! A text, record by record.
 //!
-//! In: the bytes of a slice, decompressed as they come. Out: each record's bytes with its offset in the decompressed text. A
-//! record above the limit is skipped without being kept. The planner cuts CSV by the same border scanner that reads it.
+//! In: a stream of text and the [`Borders`] of its format. Out: each record's bytes with its position, or what is wrong with
+//! it. Memory is bounded by the largest record allowed; a larger one is walked through, not kept. Knows no fields.
 
-use std::io::{self, BufReader, Read};
+use std::io;
 
-use memchr::{memchr, memchr2};
+use super::{borders::Borders, text::Input};
 
-use super::{DecodeError, Request};
-use crate::{
-    domain::{
-        Slice,
-        spec::{InputCompression, InputFormat},
-    },
-    objects,
-    runner::source::ObjectBytes,
-};
-use std::sync::Arc;
+/// Size of the buffer at first; it grows where a record is larger.
+const BUFFER_BYTES: usize = 256 << 10;
 
-const BLOCK_BYTES: usize = 256 * 1024;
+/// Longest terminator: a carriage return and a line feed.
+const TERMINATOR_BYTES: usize = 2;
 
-/// Finds the ends of CSV records, block by block: RFC 4180, with a bare newline for CRLF too. A quote counts only where a field begins.
-#[derive(Debug, Clone)]
-pub struct RecordBorders {
-    delimiter: u8,
-    offset: u64,
-    state: Quoting,
-    /// The last byte seen was a delimiter, or a record begins here.
-    at_field_start: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Quoting {
-    Outside,
-    Inside,
-    /// After a quote inside quotes: another one makes a literal quote, anything else ends the quoting.
-    MaybeOver,
-}
-
-impl RecordBorders {
-    /// A scanner at the start of a text.
-    pub fn new(delimiter: u8) -> Self {
-        Self { delimiter, offset: 0, state: Quoting::Outside, at_field_start: true }
-    }
-
-    /// Whether the bytes so far end inside quotes.
-    pub fn in_quotes(&self) -> bool {
-        self.state == Quoting::Inside
-    }
-
-    /// Scans the next block; calls back with the offset just after each record's newline.
-    pub fn feed(&mut self, bytes: &[u8], on_border: &mut dyn FnMut(u64)) {
-        let mut at = 0;
-        while let Some(end) = self.next(bytes, at) {
-            on_border(self.offset + end as u64);
-            at = end;
-        }
-        self.offset += bytes.len() as u64;
-    }
-
-    /// The index just after the newline that ends the record which `bytes[from..]` goes on with; `None` when it does not end here.
-    fn next(&mut self, bytes: &[u8], from: usize) -> Option<usize> {
-        let mut at = from;
-        while at < bytes.len() {
-            match self.state {
-                Quoting::Inside => match memchr(b'"', &bytes[at..]) {
-                    Some(quote) => {
-                        at += quote + 1;
-                        self.state = Quoting::MaybeOver;
-                    }
-                    None => return None,
-                },
-                Quoting::MaybeOver => {
-                    if bytes[at] == b'"' {
-                        self.state = Quoting::Inside;
-                        at += 1;
-                    } else {
-                        self.state = Quoting::Outside;
-                        self.at_field_start = false;
-                    }
-                }
-                Quoting::Outside => match memchr2(b'"', b'\n', &bytes[at..]) {
-                    Some(found) if bytes[at + found] == b'\n' => {
-                        self.at_field_start = true;
-                        return Some(at + found + 1);
-                    }
-                    Some(found) => {
-                        let quote = at + found;
-                        let begins = if found == 0 { self.at_field_start } else { bytes[quote - 1] == self.delimiter };
-                        self.state = if begins { Quoting::Inside } else { Quoting::Outside };
-                        self.at_field_start = false;
-                        at = quote + 1;
-                    }
-                    None => {
-                        self.at_field_start = bytes[bytes.len() - 1] == self.delimiter;
-                        return None;
-                    }
-                },
-            }
-        }
-        None
-    }
-}
-
-/// What ends a record.
+/// One record of a text.
 #[derive(Debug)]
-pub(super) enum Framing {
-    /// Any newline.
-    Lines,
-    /// A newline outside quotes.
-    Csv(RecordBorders),
+pub(super) struct Record<'a> {
+    /// Of its first byte, in the text.
+    pub(super) position: u64,
+    /// Just after its terminator.
+    pub(super) end: u64,
+    /// Whether a terminator follows it; otherwise the text ends.
+    pub(super) terminated: bool,
+    /// Its bytes.
+    pub(super) content: Content<'a>,
 }
 
-impl Framing {
-    fn next(&mut self, bytes: &[u8], from: usize) -> Option<usize> {
-        match self {
-            Self::Lines => memchr(b'\n', &bytes[from..]).map(|at| from + at + 1),
-            Self::Csv(borders) => borders.next(bytes, from),
+/// The bytes of a record.
+#[derive(Debug)]
+pub(super) enum Content<'a> {
+    /// Without the terminator; empty for a blank line.
+    Whole(&'a [u8]),
+    /// More than allowed, not kept.
+    TooLarge,
+    /// The text ended within quotes.
+    Unterminated,
+}
+
+/// Reads records from a stream of text.
+pub(super) struct Records<B> {
+    input: Input,
+    borders: B,
+    max_record_bytes: usize,
+    /// Text from `start` on is still needed, up to `scanned` it has been through `borders`, from `filled` on there is none.
+    buffer: Vec<u8>,
+    start: usize,
+    scanned: usize,
+    filled: usize,
+    /// Of the next record, which starts at `start`, or earlier if part of it has been dropped.
+    position: u64,
+    /// Bytes of the current record that have been dropped.
+    dropped: u64,
+    /// The stream has ended.
+    ended: bool,
+}
+
+impl<B: Borders> Records<B> {
+    /// Reads `input`, whose first byte lies at `offset` of the text, where a record starts.
+    pub(super) fn new(input: Input, mut borders: B, offset: u64, max_record_bytes: usize) -> Self {
+        borders.restart(offset);
+        Self {
+            input,
+            borders,
+            max_record_bytes,
+            buffer: vec![0; BUFFER_BYTES],
+            start: 0,
+            scanned: 0,
+            filled: 0,
+            position: offset,
+            dropped: 0,
+            ended: false,
         }
     }
 
-    fn in_quotes(&self) -> bool {
-        matches!(self, Self::Csv(borders) if borders.in_quotes())
+    /// Where the next record starts; after an error, the one that could not be read.
+    pub(super) fn position(&self) -> u64 {
+        self.position
     }
-}
 
-/// One record.
-pub(super) enum Record<'r> {
-    /// Its bytes, without newline and carriage return.
-    Whole { position: u64, bytes: &'r [u8] },
-    /// It was over the limit; this many bytes were skipped.
-    TooLarge { position: u64, bytes: u64 },
-    /// The text ended inside its quotes.
-    Unterminated { position: u64 },
-}
-
-/// Reads records off a text.
-pub(super) struct Records {
-    read: Box<dyn Read + Send>,
-    framing: Framing,
-    most: usize,
-    /// Records that begin here or later belong to the next slice.
-    end: u64,
-    buffer: Vec<u8>,
-    /// Of the present record in the buffer.
-    start: usize,
-    /// Scanned for a border up to here.
-    scanned: usize,
-    /// Offset of the buffer's first byte in the text.
-    offset: u64,
-    over: bool,
-}
-
-impl Records {
-    /// Opens the text of a slice.
-    pub(super) fn open(bytes: &Arc<dyn ObjectBytes>, request: &Request) -> Result<Self, DecodeError> {
-        let size = bytes.size();
-        let lines = request.slice.format == InputFormat::Jsonl;
-        let framing = if lines { Framing::Lines } else { Framing::Csv(RecordBorders::new(request.csv.delimiter)) };
-        let (read, offset, end): (Box<dyn Read + Send>, u64, u64) = match request.slice.slice {
-            Slice::Bytes { start, end } if lines => {
-                // One byte early, so that a record which begins exactly at `start` is seen to follow a newline.
-                let from = start.saturating_sub(1);
-                let rest = Rest { bytes: bytes.clone(), range: end.max(from)..size, read: None };
-                (Box::new(bytes.stream(from..end)?.chain(rest)), from, end)
+    /// The next record, a blank line included; `None` at the end.
+    ///
+    /// # Errors
+    /// Those of the stream; [`position`](Self::position) is then that of the first lost record.
+    pub(super) fn next(&mut self) -> io::Result<Option<Record<'_>>> {
+        let terminated = loop {
+            if self.scan() {
+                break true;
             }
-            Slice::Bytes { start, end } => (bytes.stream(start..end)?, start, end),
-            Slice::Whole | Slice::Rows { .. } => {
-                let raw = BufReader::with_capacity(BLOCK_BYTES, bytes.stream(0..size)?);
-                let read: Box<dyn Read + Send> = match request.slice.compression {
-                    InputCompression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(raw)),
-                    InputCompression::Zstd => {
-                        Box::new(zstd::stream::read::Decoder::with_buffer(raw).map_err(|e| corrupt(request, e, Some(0)))?)
-                    }
-                    InputCompression::None | InputCompression::Auto => Box::new(raw),
-                };
-                (read, 0, u64::MAX)
+            if self.filled - self.start > self.max_record_bytes.saturating_add(TERMINATOR_BYTES) {
+                self.drop_scanned();
+            }
+            if !self.refill()? {
+                break false;
             }
         };
-        let mut records =
-            Self { read, framing, most: request.max_record_bytes, end, buffer: Vec::new(), start: 0, scanned: 0, offset, over: false };
-        if lines && matches!(request.slice.slice, Slice::Bytes { start: 1.., .. }) {
-            // The end of the record that the slice before this one reads.
-            records.next().map_err(|e| corrupt(request, e, None))?;
-        }
-        Ok(records)
-    }
-
-    /// Offset of the next record.
-    pub(super) fn position(&self) -> u64 {
-        self.offset + self.start as u64
-    }
-
-    /// The next record; `None` at the end of the slice.
-    pub(super) fn next(&mut self) -> io::Result<Option<Record<'_>>> {
-        let position = self.position();
-        if self.over || position >= self.end {
+        let (start, end) = (self.start, self.scanned);
+        let length = self.dropped + (end - start) as u64;
+        if length == 0 {
             return Ok(None);
         }
-        let mut skipped = 0u64;
+        let too_large = std::mem::take(&mut self.dropped) > 0;
+        let position = self.position;
+        self.start = end;
+        self.position += length;
+
+        let bytes = without_terminator(&self.buffer[start..end]);
+        let content = if !terminated && self.borders.in_quotes() {
+            Content::Unterminated
+        } else if too_large || bytes.len() > self.max_record_bytes {
+            Content::TooLarge
+        } else {
+            Content::Whole(bytes)
+        };
+        Ok(Some(Record { position, end: self.position, terminated, content }))
+    }
+
+    /// Puts back the record at `position`, the one that [`next`](Self::next) gave last; it must not have been too large.
+    pub(super) fn put_back(&mut self, position: u64) {
+        let length = usize::try_from(self.position - position).unwrap_or(usize::MAX);
+        self.start = self.start.saturating_sub(length);
+        self.scanned = self.start;
+        self.position = position;
+        self.borders.restart(position);
+    }
+
+    /// Passes over the text up to the first border, for those who start within a record; stops looking at `limit`.
+    ///
+    /// # Errors
+    /// Those of the stream.
+    pub(super) fn skip_to_border(&mut self, limit: u64) -> io::Result<()> {
         loop {
-            if let Some(end) = self.framing.next(&self.buffer, self.scanned) {
-                let start = std::mem::replace(&mut self.start, end);
-                self.scanned = end;
-                return Ok(Some(self.record(position, start, end, skipped)));
-            }
-            self.scanned = self.buffer.len();
-            if self.scanned - self.start > self.most {
-                // Too large: what is scanned is not needed any more.
-                skipped += (self.scanned - self.start) as u64;
-                self.offset += self.scanned as u64;
-                self.buffer.clear();
-                (self.start, self.scanned) = (0, 0);
-            }
-            if self.fill()? == 0 {
-                self.over = true;
-                let (start, end) = (self.start, self.buffer.len());
-                self.start = end;
-                if start == end && skipped == 0 {
-                    return Ok(None);
-                }
-                if self.framing.in_quotes() && skipped == 0 {
-                    return Ok(Some(Record::Unterminated { position }));
-                }
-                return Ok(Some(self.record(position, start, end, skipped)));
+            let found = self.scan();
+            self.drop_scanned();
+            self.position += std::mem::take(&mut self.dropped);
+            if found || self.position >= limit || !self.refill()? {
+                return Ok(());
             }
         }
     }
 
-    fn record(&self, position: u64, start: usize, end: usize, skipped: u64) -> Record<'_> {
-        let bytes = &self.buffer[start..end];
-        let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-        let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-        if skipped > 0 || bytes.len() > self.most {
-            return Record::TooLarge { position, bytes: skipped + (end - start) as u64 };
-        }
-        Record::Whole { position, bytes }
+    /// Looks for the current record's end in what has been read.
+    fn scan(&mut self) -> bool {
+        let found = self.borders.next(&self.buffer[self.scanned..self.filled]);
+        self.scanned = found.map_or(self.filled, |length| self.scanned + length);
+        found.is_some()
     }
 
-    /// Reads a block after what is in the buffer; records that are done make room.
-    fn fill(&mut self) -> io::Result<usize> {
-        self.buffer.drain(..self.start);
-        self.offset += self.start as u64;
+    fn drop_scanned(&mut self) {
+        self.dropped += (self.scanned - self.start) as u64;
+        self.start = self.scanned;
+    }
+
+    /// Reads more; false at the end of the stream.
+    fn refill(&mut self) -> io::Result<bool> {
+        if self.ended {
+            return Ok(false);
+        }
+        if self.filled == self.buffer.len() {
+            self.make_room();
+        }
+        loop {
+            match self.input.read(&mut self.buffer[self.filled..]) {
+                Ok(0) => {
+                    self.ended = true;
+                    return Ok(false);
+                }
+                Ok(count) => {
+                    self.filled += count;
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Moves what is still needed to the front of the buffer, or doubles the buffer if that is most of it.
+    fn make_room(&mut self) {
+        if self.filled - self.start > self.buffer.len() / 2 {
+            self.buffer.resize(self.buffer.len() * 2, 0);
+        }
+        self.buffer.copy_within(self.start..self.filled, 0);
         self.scanned -= self.start;
+        self.filled -= self.start;
         self.start = 0;
-        let filled = self.buffer.len();
-        self.buffer.resize(filled + BLOCK_BYTES, 0);
-        let read = loop {
-            match self.read.read(&mut self.buffer[filled..]) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                other => break other,
-            }
-        };
-        self.buffer.truncate(filled + *read.as_ref().unwrap_or(&0));
-        read
     }
 }
 
-/// The rest of an object after a slice, opened only when the slice's last record goes on there.
-struct Rest {
-    bytes: Arc<dyn ObjectBytes>,
-    range: std::ops::Range<u64>,
-    read: Option<Box<dyn Read + Send>>,
+/// A record's bytes without the line feed, or carriage return and line feed, that ends it.
+fn without_terminator(bytes: &[u8]) -> &[u8] {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    bytes.strip_suffix(b"\r").unwrap_or(bytes)
 }
 
-impl Read for Rest {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.range.is_empty() {
-            return Ok(0);
+#[cfg(test)]
+mod tests {
+    use super::{super::borders::RecordBorders, *};
+
+    /// Gives one byte at a time.
+    struct Trickle(io::Cursor<Vec<u8>>);
+
+    impl io::Read for Trickle {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let wanted = buffer.len().min(1);
+            self.0.read(&mut buffer[..wanted])
         }
-        let read = match &mut self.read {
-            Some(read) => read,
-            None => self.read.insert(self.bytes.stream(self.range.clone()).map_err(io::Error::other)?),
-        };
-        read.read(buffer)
     }
-}
 
-/// An error of the reader in this room's words: a store's error travels inside, anything else is the compression's.
-pub(super) fn corrupt(request: &Request, error: io::Error, position: Option<u64>) -> DecodeError {
-    let detail = error.to_string();
-    match error.into_inner().map(|inner| inner.downcast::<objects::Error>()) {
-        Some(Ok(store)) => DecodeError::Source(*store),
-        _ => {
-            let (code, what) = match request.slice.compression {
-                InputCompression::Gzip => ("invalid_gzip", "gzip"),
-                InputCompression::Zstd => ("invalid_zstd", "zstd"),
-                _ => ("unreadable", "a text"),
+    fn read_all(text: &[u8], max_record_bytes: usize) -> Vec<(u64, String)> {
+        let input = Box::new(Trickle(io::Cursor::new(text.to_vec())));
+        let mut records = Records::new(input, RecordBorders::new(b','), 0, max_record_bytes);
+        let mut found = Vec::new();
+        while let Some(record) = records.next().expect("memory does not fail") {
+            let content = match record.content {
+                Content::Whole(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+                Content::TooLarge => "too large".into(),
+                Content::Unterminated => "unterminated".into(),
             };
-            DecodeError::Corrupt {
-                source_name: request.source.clone(),
-                code,
-                detail: format!("not {what} from here on: {detail}"),
-                position,
-            }
+            found.push((record.position, content));
+        }
+        found
+    }
+
+    fn owned(records: &[(u64, &str)]) -> Vec<(u64, String)> {
+        records.iter().map(|(position, text)| (*position, (*text).to_owned())).collect()
+    }
+
+    #[test]
+    fn records_come_without_their_terminators_at_their_positions() {
+        assert_eq!(read_all(b"a\r\n\nbc\n\"d\ne\"", 100), owned(&[(0, "a"), (3, ""), (4, "bc"), (7, "\"d\ne\"")]));
+        assert_eq!(read_all(b"", 100), owned(&[]));
+    }
+
+    #[test]
+    fn the_limit_counts_the_record_without_its_terminator() {
+        assert_eq!(read_all(b"1234\r\n12345\r\n1234", 4), owned(&[(0, "1234"), (6, "too large"), (13, "1234")]));
+        assert_eq!(read_all(b"12345", 4), owned(&[(0, "too large")]));
+        assert_eq!(read_all(b"1234567890\n1\n", 4), owned(&[(0, "too large"), (11, "1")]));
+    }
+
+    #[test]
+    fn a_quote_that_stays_open_loses_one_record() {
+        assert_eq!(read_all(b"a\n\"b\nc\nd\n", 100), owned(&[(0, "a"), (2, "unterminated")]));
+        assert_eq!(read_all(b"a\n\"b\nc\nd\n", 3), owned(&[(0, "a"), (2, "unterminated")]));
+    }
+
+    #[test]
+    fn a_record_larger_than_the_buffer_is_whole_and_one_over_the_limit_is_not_kept() {
+        let text = [vec![b'x'; BUFFER_BYTES * 3], b"\ny\n".to_vec()].concat();
+        let mut records = Records::new(Box::new(io::Cursor::new(text.clone())), RecordBorders::new(b','), 0, usize::MAX);
+        let first = records.next().expect("memory does not fail").expect("a record");
+        assert!(matches!(first.content, Content::Whole(bytes) if bytes.len() == BUFFER_BYTES * 3));
+
+        let mut records = Records::new(Box::new(io::Cursor::new(text)), RecordBorders::new(b','), 0, 10);
+        assert!(matches!(records.next().expect("memory does not fail").expect("a record").content, Content::TooLarge));
+        assert!(records.buffer.len() == BUFFER_BYTES);
+        assert_eq!(records.next().expect("memory does not fail").expect("a record").position, BUFFER_BYTES as u64 * 3 + 1);
+    }
+
+    #[test]
+    fn a_record_put_back_comes_again() {
+        let mut records = Records::new(Box::new(io::Cursor::new(b"a\n\"b\n".to_vec())), RecordBorders::new(b','), 0, 100);
+        for _ in 0..3 {
+            let record = records.next().expect("memory does not fail").expect("a record");
+            assert!(matches!((record.position, record.content), (0, Content::Whole(b"a"))));
+            records.put_back(0);
+        }
+        records.next().expect("memory does not fail");
+        for _ in 0..3 {
+            let record = records.next().expect("memory does not fail").expect("a record");
+            assert!(matches!((record.position, record.content), (2, Content::Unterminated)));
+            records.put_back(2);
         }
     }
 }

@@ -1,67 +1,129 @@
-//! What an object is: by its name, then by its content.
+//! What an object is: its format and compression, by its name and then by its first bytes.
+//!
+//! In: a key, or the first bytes of an object. Out: what they say, `Auto` where they say nothing.
+//! Reads nothing itself. The planner asks the same functions, so that plan and decoder never disagree.
 
-use std::io::Read;
+use crate::domain::spec::{CsvOptions, InputCompression, InputFormat};
 
-use crate::domain::spec::{InputCompression, InputFormat};
+/// How many bytes of an object's start are enough for [`compression_of`] and [`format_of`].
+pub const HEAD_BYTES: usize = 4096;
 
-/// Format and compression that the extensions of a key tell; `Auto` where they do not.
+/// The byte order mark that some programs put before UTF-8 text.
+pub(super) const BOM: &[u8] = b"\xEF\xBB\xBF";
+
+/// What the extensions of `key` say, upper or lower case: `.gz`, `.gzip`, `.zst`, `.zstd` after `.parquet`, `.pq`, `.csv`,
+/// `.tsv`, `.jsonl`, `.ndjson`, `.json`. `Auto` where they say nothing.
 pub fn by_name(key: &str) -> (InputFormat, InputCompression) {
-    let name = key.rsplit('/').next().unwrap_or(key).to_ascii_lowercase();
-    let (stem, compression) = match name.rsplit_once('.') {
-        Some((stem, "gz" | "gzip")) => (stem, InputCompression::Gzip),
-        Some((stem, "zst" | "zstd")) => (stem, InputCompression::Zstd),
-        _ => (name.as_str(), InputCompression::Auto),
-    };
-    match stem.rsplit_once('.').map(|(_, extension)| extension) {
-        Some("parquet" | "pq") => (InputFormat::Parquet, InputCompression::None),
-        Some("csv" | "tsv") => (InputFormat::Csv, plain_unless(compression)),
-        Some("jsonl" | "ndjson" | "json") => (InputFormat::Jsonl, plain_unless(compression)),
-        _ => (InputFormat::Auto, compression),
-    }
-}
-
-/// A text extension without a compression's after it says that there is none.
-fn plain_unless(compression: InputCompression) -> InputCompression {
-    if compression == InputCompression::Auto { InputCompression::None } else { compression }
-}
-
-/// Settles what is still `Auto` by looking at the first bytes of the object. The format stays `Auto` when they tell nothing.
-pub fn resolve(format: InputFormat, compression: InputCompression, head: &[u8]) -> (InputFormat, InputCompression) {
-    if format == InputFormat::Parquet || (format == InputFormat::Auto && head.starts_with(b"PAR1")) {
-        return (InputFormat::Parquet, InputCompression::None);
-    }
-    let compression = match compression {
-        InputCompression::Auto if head.starts_with(&[0x1f, 0x8b]) => InputCompression::Gzip,
-        InputCompression::Auto if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) => InputCompression::Zstd,
-        InputCompression::Auto => InputCompression::None,
-        known => known,
-    };
-    if format != InputFormat::Auto {
-        return (format, compression);
-    }
-    let mut text = Vec::new();
-    // The head ends in the middle of a frame: what decompresses before that is enough.
-    let _cut_off = match compression {
-        InputCompression::Gzip => flate2::read::MultiGzDecoder::new(head).take(4096).read_to_end(&mut text),
-        InputCompression::Zstd => zstd::stream::read::Decoder::new(head).and_then(|d| d.take(4096).read_to_end(&mut text)),
-        _ => (&head[..head.len().min(4096)]).read_to_end(&mut text),
-    };
-    (text_format(&text), compression)
-}
-
-fn text_format(text: &[u8]) -> InputFormat {
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    let first = text.iter().find(|b| !b.is_ascii_whitespace());
-    let is_text = match std::str::from_utf8(text) {
-        Ok(text) => !text.contains('\0'),
-        // A character may be cut off at the end.
-        Err(error) => error.error_len().is_none() && !text.contains(&0),
-    };
-    match first {
-        Some(b'{') => InputFormat::Jsonl,
-        Some(_) if is_text => InputFormat::Csv,
-        // An empty object has no record in any text format.
-        None if is_text => InputFormat::Csv,
+    let (stem, compression) = compression_by_name(key);
+    let format = match extension(stem).as_deref() {
+        Some("parquet" | "pq") => InputFormat::Parquet,
+        Some("csv" | "tsv") => InputFormat::Csv,
+        Some("jsonl" | "ndjson" | "json") => InputFormat::Jsonl,
         _ => InputFormat::Auto,
+    };
+    (format, compression)
+}
+
+/// The delimiter of a CSV object: as configured, but a tab for `.tsv` when the configuration says nothing else.
+pub fn delimiter(key: &str, csv: &CsvOptions) -> u8 {
+    let tabs = extension(compression_by_name(key).0).as_deref() == Some("tsv");
+    if tabs && csv.delimiter == CsvOptions::default().delimiter { b'\t' } else { csv.delimiter }
+}
+
+/// What the first bytes of an object say about its compression. The magic numbers of RFC 1952 and RFC 8878 (a frame, or a
+/// skippable one) cannot begin a text, so the answer is never `Auto`.
+pub fn compression_of(head: &[u8]) -> InputCompression {
+    match head {
+        [0x1F, 0x8B, ..] => InputCompression::Gzip,
+        [0x28, 0xB5, 0x2F, 0xFD, ..] | [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => InputCompression::Zstd,
+        _ => InputCompression::None,
+    }
+}
+
+/// What the first bytes of the decompressed data, up to [`HEAD_BYTES`], say about its format.
+///
+/// # Errors
+/// Why they are none of the formats.
+pub fn format_of(head: &[u8]) -> Result<InputFormat, &'static str> {
+    if head.starts_with(b"PAR1") {
+        return Ok(InputFormat::Parquet);
+    }
+    let text = head.strip_prefix(BOM).unwrap_or(head);
+    if text.contains(&0) || !is_utf8_so_far(text) {
+        return Err("neither Parquet nor UTF-8 text; name the format in input.format");
+    }
+    match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{') => Ok(InputFormat::Jsonl),
+        Some(b'[') => Err("starts like a JSON array; only JSON Lines, one object a line, is read (input.format \"csv\" reads it as CSV)"),
+        _ => Ok(InputFormat::Csv),
+    }
+}
+
+/// Whether `head` is UTF-8, but for a character that its end may cut.
+fn is_utf8_so_far(head: &[u8]) -> bool {
+    match std::str::from_utf8(head) {
+        Ok(_) => true,
+        Err(error) => error.error_len().is_none(),
+    }
+}
+
+fn compression_by_name(key: &str) -> (&str, InputCompression) {
+    let compression = match extension(key).as_deref() {
+        Some("gz" | "gzip") => InputCompression::Gzip,
+        Some("zst" | "zstd") => InputCompression::Zstd,
+        _ => return (key, InputCompression::Auto),
+    };
+    (key.rsplit_once('.').map_or(key, |(stem, _)| stem), compression)
+}
+
+fn extension(key: &str) -> Option<String> {
+    let name = key.rsplit('/').next().unwrap_or(key);
+    name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_format_and_compression() {
+        use {InputCompression as C, InputFormat as F};
+        let cases = [
+            ("a/b.parquet", F::Parquet, C::Auto),
+            ("a/b.PQ", F::Parquet, C::Auto),
+            ("a/b.csv", F::Csv, C::Auto),
+            ("a/b.tsv.gz", F::Csv, C::Gzip),
+            ("a/b.jsonl.zst", F::Jsonl, C::Zstd),
+            ("a/b.ndjson.ZSTD", F::Jsonl, C::Zstd),
+            ("a/b.json", F::Jsonl, C::Auto),
+            ("a/b.gz", F::Auto, C::Gzip),
+            ("a.csv/b", F::Auto, C::Auto),
+            ("part-00000", F::Auto, C::Auto),
+        ];
+        for (key, format, compression) in cases {
+            assert_eq!(by_name(key), (format, compression), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_tsv_is_cut_at_tabs_unless_a_delimiter_is_configured() {
+        let configured = CsvOptions { delimiter: b';', ..CsvOptions::default() };
+        assert_eq!(delimiter("a.tsv.gz", &CsvOptions::default()), b'\t');
+        assert_eq!(delimiter("a.tsv", &configured), b';');
+        assert_eq!(delimiter("a.csv", &CsvOptions::default()), b',');
+    }
+
+    #[test]
+    fn the_first_bytes_say_what_a_name_does_not() {
+        assert_eq!(compression_of(b"\x1f\x8b\x08"), InputCompression::Gzip);
+        assert_eq!(compression_of(b"\x28\xb5\x2f\xfd"), InputCompression::Zstd);
+        assert_eq!(compression_of(b"a,b"), InputCompression::None);
+        assert_eq!(format_of(b"PAR1.."), Ok(InputFormat::Parquet));
+        assert_eq!(format_of(b"\xEF\xBB\xBF \n{\"a\":1}"), Ok(InputFormat::Jsonl));
+        assert_eq!(format_of("a;ä".as_bytes().split_last().map_or(&[], |(_, head)| head)), Ok(InputFormat::Csv));
+        assert_eq!(format_of(b""), Ok(InputFormat::Csv));
+        assert!(format_of(b"[{\"a\":1}]").is_err());
+        assert!(format_of(b"\x89PNG\r\n").is_err());
+        assert!(format_of(b"a\0b").is_err());
     }
 }

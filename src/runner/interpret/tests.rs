@@ -1,1 +1,153 @@
+//! Outputs by hand, predictions as people expect them.
 
+use std::collections::BTreeMap;
+
+use arrow::{array::RecordBatch, util::display::array_value_to_string};
+
+use super::*;
+use crate::{
+    domain::{Activation, Dim, Missing, Signature, ValueType, pipeline::ClassifierOutputs},
+    runner::tensor::{MapKeys, Tensor, TensorData},
+};
+
+fn tensor_type(dtype: Dtype, dims: &[i64]) -> ValueType {
+    let dim = |d: &i64| if *d < 0 { Dim::Dynamic(None) } else { Dim::Fixed(*d as u64) };
+    ValueType::Tensor { dtype, shape: Some(dims.iter().map(dim).collect()) }
+}
+
+fn output(name: &str, value: ValueType) -> ValueInfo {
+    ValueInfo { name: name.to_owned(), value }
+}
+
+fn pipeline(task: Task, outputs: Vec<ValueInfo>) -> Pipeline {
+    let name = |at: usize| outputs.get(at).map(|o| o.name.clone());
+    let classifier = ClassifierOutputs { label: name(0).filter(|_| outputs.len() > 1), scores: name(outputs.len() - 1) };
+    Pipeline {
+        task,
+        signature: Signature { inputs: Vec::new(), outputs },
+        features: None,
+        columns: BTreeMap::new(),
+        missing: Missing::Error,
+        labels: None,
+        activation: Activation::None,
+        top_k: 1,
+        probabilities: false,
+        classifier: Some(classifier),
+    }
+}
+
+fn tensor(shape: &[usize], data: TensorData) -> Value {
+    Value::Tensor(Tensor { shape: shape.to_vec(), data })
+}
+
+/// The prediction columns as text, row by row; checks that they are of the announced types.
+fn rows(pipeline: &Pipeline, outputs: Vec<(&str, Value)>, rows: usize) -> Vec<String> {
+    let outputs = outputs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let columns = interpret(pipeline, outputs, rows).unwrap();
+    let schema = arrow::datatypes::Schema::new(prediction_fields(pipeline));
+    let batch = RecordBatch::try_new(schema.into(), columns).expect("the announced types");
+    let names = pipeline.prediction_columns();
+    assert_eq!(batch.schema().fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>(), names);
+    let cell = |row: usize, column: usize| array_value_to_string(batch.column(column), row).unwrap();
+    (0..rows).map(|row| (0..names.len()).map(|column| cell(row, column)).collect::<Vec<_>>().join(" ")).collect()
+}
+
+#[test]
+fn raw_outputs_keep_their_shape_but_for_a_last_dimension_of_one() {
+    let p = pipeline(
+        Task::Raw,
+        vec![
+            output("n", tensor_type(Dtype::Int64, &[-1])),
+            output("n1", tensor_type(Dtype::Bool, &[-1, 1])),
+            output("nk", tensor_type(Dtype::Fp16, &[-1, 2])),
+            output("nhw", tensor_type(Dtype::Bytes, &[-1, 1, 2])),
+            output("wrong", tensor_type(Dtype::Int64, &[1])),
+        ],
+    );
+    let half = |v: f32| half::f16::from_f32(v);
+    let found = rows(
+        &p,
+        vec![
+            ("n", tensor(&[2], TensorData::Int64(vec![i64::MIN, i64::MAX]))),
+            ("n1", tensor(&[2, 1], TensorData::Bool(vec![true, false]))),
+            ("nk", tensor(&[2, 2], TensorData::Fp16(vec![half(0.5), half(f32::NAN), half(1.0), half(2.0)]))),
+            ("nhw", tensor(&[2, 1, 2], TensorData::Bytes(["a", "b", "c", "d"].map(str::to_owned).to_vec()))),
+            ("wrong", tensor(&[2], TensorData::Int64(vec![5, 6]))),
+        ],
+        2,
+    );
+    assert_eq!(found, ["-9223372036854775808 true [0.5, NaN] [[a, b]] 5", "9223372036854775807 false [1.0, 2.0] [[c, d]] 6"]);
+}
+
+#[test]
+fn the_graphs_own_label_stands_and_the_score_is_that_labels() {
+    let mut p = pipeline(
+        Task::TabularClassification,
+        vec![output("label", tensor_type(Dtype::Int64, &[-1])), output("p", tensor_type(Dtype::Fp32, &[-1, 2]))],
+    );
+    p.labels = Some(vec!["ok".to_owned(), "fraud".to_owned()]);
+    p.probabilities = true;
+    // The second record: a threshold inside the graph says fraud at 0.3.
+    let outputs = || {
+        vec![
+            ("label", tensor(&[2], TensorData::Int64(vec![0, 1]))),
+            ("p", tensor(&[2, 2], TensorData::Fp32(vec![0.75, 0.25, 0.625, 0.375]))),
+        ]
+    };
+    assert_eq!(rows(&p, outputs(), 2), ["ok 0.75 {ok: 0.75, fraud: 0.25}", "fraud 0.375 {ok: 0.625, fraud: 0.375}"]);
+    p.labels = None;
+    assert_eq!(rows(&p, outputs(), 2), ["0 0.75 [0.75, 0.25]", "1 0.375 [0.625, 0.375]"]);
+    p.labels = Some(vec!["one".to_owned()]);
+    assert!(interpret(&p, outputs().into_iter().map(|(n, v)| (n.to_owned(), v)).collect(), 2).unwrap_err().0.contains("2 classes"));
+}
+
+#[test]
+fn zip_maps_are_read_by_their_own_keys() {
+    let map =
+        ValueType::Sequence { element: Box::new(ValueType::Map { key: Dtype::Bytes, value: Box::new(tensor_type(Dtype::Fp32, &[])) }) };
+    let mut p = pipeline(Task::TabularClassification, vec![output("label", tensor_type(Dtype::Bytes, &[-1])), output("p", map.clone())]);
+    p.top_k = 2;
+    let item = |no: f32| Value::Map {
+        keys: MapKeys::Bytes(vec!["No".to_owned(), "Yes".to_owned()]),
+        values: TensorData::Fp32(vec![no, 1.0 - no]),
+    };
+    let labels = || tensor(&[2], TensorData::Bytes(vec!["No".to_owned(), "Yes".to_owned()]));
+    let maps = || Value::Sequence(vec![item(0.75), item(0.25)]);
+    assert_eq!(rows(&p, vec![("label", labels()), ("p", maps())], 2), ["[No, Yes] [0.75, 0.25]", "[Yes, No] [0.75, 0.25]"]);
+    let raw = pipeline(Task::Raw, vec![output("p", map)]);
+    assert_eq!(rows(&raw, vec![("p", maps())], 2), ["{No: 0.75, Yes: 0.25}", "{No: 0.25, Yes: 0.75}"]);
+    assert!(interpret(&raw, vec![("p".to_owned(), Value::Sequence(vec![item(0.5)]))], 2).is_err());
+}
+
+#[test]
+fn logits_become_probabilities_without_overflow_and_one_number_is_the_second_class() {
+    let mut p = pipeline(Task::TabularClassification, vec![output("logits", tensor_type(Dtype::Fp64, &[-1, 2]))]);
+    p.activation = Activation::Softmax;
+    let logits = tensor(&[2, 2], TensorData::Fp64(vec![1000.0, 1000.0, -5.0, 800.0]));
+    assert_eq!(rows(&p, vec![("logits", logits)], 2), ["0 0.5", "1 1.0"]);
+    let mut p = pipeline(Task::TabularClassification, vec![output("p", tensor_type(Dtype::Fp32, &[-1, 1]))]);
+    p.labels = Some(vec!["ok".to_owned(), "fraud".to_owned()]);
+    assert_eq!(rows(&p, vec![("p", tensor(&[2, 1], TensorData::Fp32(vec![0.25, 0.75])))], 2), ["ok 0.75", "fraud 0.75"]);
+    p.activation = Activation::Sigmoid;
+    assert_eq!(rows(&p, vec![("p", tensor(&[1, 1], TensorData::Fp32(vec![0.0])))], 1), ["ok 0.5"]);
+}
+
+#[test]
+fn a_regression_gives_one_number_a_record_or_says_why_not() {
+    let p = pipeline(Task::TabularRegression, vec![output("y", tensor_type(Dtype::Fp64, &[-1, 1]))]);
+    assert_eq!(rows(&p, vec![("y", tensor(&[2, 1], TensorData::Fp64(vec![0.1, f64::INFINITY])))], 2), ["0.1 ".trim(), "inf"]);
+    let two = tensor(&[2, 2], TensorData::Fp64(vec![0.0; 4]));
+    assert!(interpret(&p, vec![("y".to_owned(), two)], 2).unwrap_err().0.contains("4 numbers for 2 records"));
+    assert!(interpret(&p, Vec::new(), 2).unwrap_err().0.contains("\"y\""));
+}
+
+#[test]
+fn a_sequence_of_tensors_is_a_list_of_each_records_rows() {
+    let sequence = ValueType::Sequence { element: Box::new(tensor_type(Dtype::Int64, &[-1, 2])) };
+    let p = pipeline(Task::Raw, vec![output("s", sequence)]);
+    let item = |v: &[i64]| tensor(&[v.len() / 2, 2], TensorData::Int64(v.to_vec()));
+    let by_row = Value::Sequence(vec![item(&[1, 2, 3, 4]), item(&[5, 6, 7, 8]), item(&[9, 10, 11, 12])]);
+    assert_eq!(rows(&p, vec![("s", by_row)], 2), ["[[1, 2], [5, 6], [9, 10]]", "[[3, 4], [7, 8], [11, 12]]"]);
+    let one_each = Value::Sequence(vec![item(&[1, 2]), item(&[3, 4, 5, 6])]);
+    assert_eq!(rows(&p, vec![("s", one_each)], 2), ["[[1, 2]]", "[[3, 4], [5, 6]]"]);
+}

@@ -1,0 +1,111 @@
+//! A text column under construction.
+//!
+//! In: cells, row by row; the last rows can be taken back. Out: an Arrow `Utf8` array. No allocation per cell.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, NullBufferBuilder, StringArray},
+    buffer::{Buffer, OffsetBuffer, ScalarBuffer},
+};
+
+/// Cells of one column. Holds at most 2 GiB of text: the decoders' limits (see [`Limits`](super::batches::Limits)) keep below that.
+#[derive(Debug)]
+pub(super) struct TextColumn {
+    text: String,
+    /// Where each cell ends, with a zero before the first.
+    ends: Vec<i32>,
+    valid: NullBufferBuilder,
+}
+
+impl TextColumn {
+    /// With no cells.
+    pub(super) fn new() -> Self {
+        Self { text: String::new(), ends: vec![0], valid: NullBufferBuilder::new(0) }
+    }
+
+    /// Number of cells.
+    pub(super) fn len(&self) -> usize {
+        self.ends.len() - 1
+    }
+
+    /// About how many bytes the cells take.
+    pub(super) fn bytes(&self) -> usize {
+        self.text.len() + self.ends.len() * size_of::<i32>()
+    }
+
+    /// Adds one cell.
+    #[inline]
+    pub(super) fn push(&mut self, cell: &str) {
+        self.text.push_str(cell);
+        self.end_cell();
+    }
+
+    /// Adds one cell given in pieces.
+    pub(super) fn push_pieces<'a>(&mut self, pieces: impl Iterator<Item = &'a str>) {
+        self.text.extend(pieces);
+        self.end_cell();
+    }
+
+    /// Adds nulls until there are `rows` cells.
+    pub(super) fn pad(&mut self, rows: usize) {
+        let missing = rows.saturating_sub(self.len());
+        if missing > 0 {
+            self.ends.resize(rows + 1, self.text.len() as i32);
+            self.valid.append_n_nulls(missing);
+        }
+    }
+
+    /// Takes back all cells after the first `rows`.
+    pub(super) fn truncate(&mut self, rows: usize) {
+        if rows < self.len() {
+            self.ends.truncate(rows + 1);
+            self.valid.truncate(rows);
+            self.text.truncate(self.ends.last().map_or(0, |end| *end as usize));
+        }
+    }
+
+    /// The cells as an array; the column is empty then, with room for as many.
+    pub(super) fn finish(&mut self) -> ArrayRef {
+        let text = std::mem::take(&mut self.text);
+        self.text.reserve(text.len());
+        let mut ends = Vec::with_capacity(self.ends.len());
+        ends.push(0);
+        let ends = std::mem::replace(&mut self.ends, ends);
+        let offsets = OffsetBuffer::new(ScalarBuffer::from(ends));
+        let array = StringArray::try_new(offsets, Buffer::from_vec(text.into_bytes()), self.valid.finish());
+        Arc::new(array.expect("the cells are valid UTF-8, end to end"))
+    }
+
+    #[inline]
+    fn end_cell(&mut self) {
+        self.ends.push(self.text.len() as i32);
+        self.valid.append_non_null();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Array, AsArray};
+
+    use super::*;
+
+    #[test]
+    fn cells_taken_back_leave_no_trace() {
+        let mut column = TextColumn::new();
+        column.push("a");
+        column.pad(3);
+        column.push_pieces(["ü", "", "b"].into_iter());
+        column.push("gone");
+        column.pad(9);
+        column.truncate(4);
+        column.truncate(7);
+        let array = column.finish();
+        let cells: Vec<_> = array.as_string::<i32>().iter().collect();
+        assert_eq!(cells, [Some("a"), None, None, Some("üb")]);
+        assert_eq!(column.len(), 0);
+
+        column.pad(1);
+        assert!(column.finish().is_null(0));
+    }
+}
