@@ -3,7 +3,7 @@
 use globset::GlobBuilder;
 use serde_json::Value;
 
-use super::read::{Faults, Field};
+use super::read::{Faults, Field, did_you_mean};
 use crate::domain::{
     Activation, Fault, JobSpec, Missing, Pipeline, PipelineSpec, Task, Uri,
     spec::{
@@ -39,8 +39,21 @@ pub(super) const EXECUTION: [&str; 7] =
     ["batch_size", "chunk_records", "priority", "max_parallel_chunks", "max_attempts", "deadline", "providers"];
 pub(super) const ERROR_POLICY: [&str; 2] = ["max_failed_records", "max_failed_ratio"];
 
-const FORMATS: [(&str, InputFormat); 4] =
+pub(super) const FORMATS: [(&str, InputFormat); 4] =
     [("auto", InputFormat::Auto), ("parquet", InputFormat::Parquet), ("csv", InputFormat::Csv), ("jsonl", InputFormat::Jsonl)];
+pub(super) const COMPRESSIONS: [(&str, InputCompression); 4] = [
+    ("auto", InputCompression::Auto),
+    ("none", InputCompression::None),
+    ("gzip", InputCompression::Gzip),
+    ("zstd", InputCompression::Zstd),
+];
+pub(super) const OUTPUT_FORMATS: [(&str, OutputFormat); 3] =
+    [("jsonl", OutputFormat::Jsonl), ("csv", OutputFormat::Csv), ("parquet", OutputFormat::Parquet)];
+pub(super) const OUTPUT_COMPRESSIONS: [(&str, OutputCompression); 3] =
+    [("none", OutputCompression::None), ("gzip", OutputCompression::Gzip), ("zstd", OutputCompression::Zstd)];
+pub(super) const MISSING: [(&str, Missing); 2] = [("error", Missing::Error), ("nan", Missing::Nan)];
+pub(super) const ACTIVATIONS: [(&str, Activation); 4] =
+    [("auto", Activation::Auto), ("softmax", Activation::Softmax), ("sigmoid", Activation::Sigmoid), ("none", Activation::None)];
 const MOST_LABELS: usize = 32;
 const LONGEST_LABEL: usize = 256;
 
@@ -99,8 +112,14 @@ fn labels(field: &Field<'_>, faults: &mut Faults) -> std::collections::BTreeMap<
     if labels.len() > MOST_LABELS {
         faults.add(field, "too_many", format!("{} labels are more than {MOST_LABELS}", labels.len()), "keep what jobs are found by");
     }
-    if labels.iter().any(|(k, v)| k.is_empty() || k.len() > LONGEST_LABEL || v.len() > LONGEST_LABEL) {
-        faults.add(field, "too_long", format!("keys and values of labels have 1 to {LONGEST_LABEL} bytes"), "shorten them");
+    for (key, value) in &labels {
+        let label = field.child(key);
+        if key.is_empty() {
+            faults.add(&label, "empty_key", "a label needs a name", "write {\"team\": \"risk\"}");
+        }
+        if key.len() > LONGEST_LABEL || value.len() > LONGEST_LABEL {
+            faults.add(&label, "too_long", format!("keys and values of labels have at most {LONGEST_LABEL} bytes"), "shorten it");
+        }
     }
     labels
 }
@@ -133,6 +152,11 @@ fn model(field: &Field<'_>, faults: &mut Faults) -> Option<Uri> {
         object.field("name").not_supported("a model by name", faults);
         return None;
     }
+    if let Some(Value::Object(fields)) = field.value()
+        && fields.get("version").is_some_and(|v| !v.is_null())
+    {
+        field.child("version").not_supported("a model's version", faults);
+    }
     let uri = location(field, &MODEL, EXAMPLE, faults)?;
     let folder = uri.is_prefix() || uri.path().ends_with(".onnx");
     Some(if folder { uri } else { uri.as_prefix() })
@@ -152,14 +176,8 @@ fn input(field: &Field<'_>, faults: &mut Faults) -> Option<InputSpec> {
     }
     let object = field.any_object(faults);
     object.field("manifest").not_supported("a manifest of input objects", faults);
-    let compressions = [
-        ("auto", InputCompression::Auto),
-        ("none", InputCompression::None),
-        ("gzip", InputCompression::Gzip),
-        ("zstd", InputCompression::Zstd),
-    ];
     let format = object.field("format").choice(&FORMATS, faults).unwrap_or_default();
-    let compression = object.field("compression").choice(&compressions, faults).unwrap_or_default();
+    let compression = object.field("compression").choice(&COMPRESSIONS, faults).unwrap_or_default();
     let include = globs(&object.field("include"), faults);
     let exclude = globs(&object.field("exclude"), faults);
     let csv = csv(&object.field("csv"), faults);
@@ -168,9 +186,14 @@ fn input(field: &Field<'_>, faults: &mut Faults) -> Option<InputSpec> {
 
 fn globs(field: &Field<'_>, faults: &mut Faults) -> Vec<String> {
     let patterns = field.texts(faults).unwrap_or_default();
-    for pattern in &patterns {
+    for (at, pattern) in patterns.iter().enumerate() {
         if let Err(error) = GlobBuilder::new(pattern).literal_separator(true).build() {
-            faults.add(field, "invalid_glob", format!("{pattern:?}: {}", error.kind()), "write a glob such as \"**/*.parquet\"");
+            faults.add(
+                &field.child(&at.to_string()),
+                "invalid_glob",
+                format!("{pattern:?}: {}", error.kind()),
+                "write a glob such as \"**/*.parquet\"",
+            );
         }
     }
     patterns
@@ -203,11 +226,9 @@ fn output(field: &Field<'_>, faults: &mut Faults) -> Option<OutputSpec> {
     };
     if field.value().is_some_and(Value::is_object) {
         let object = field.any_object(faults);
-        let formats = [("jsonl", OutputFormat::Jsonl), ("csv", OutputFormat::Csv), ("parquet", OutputFormat::Parquet)];
-        let compressions = [("none", OutputCompression::None), ("gzip", OutputCompression::Gzip), ("zstd", OutputCompression::Zstd)];
-        spec.format = object.field("format").choice(&formats, faults).unwrap_or_default();
+        spec.format = object.field("format").choice(&OUTPUT_FORMATS, faults).unwrap_or_default();
         let compression = object.field("compression");
-        spec.compression = compression.choice(&compressions, faults).unwrap_or_default();
+        spec.compression = compression.choice(&OUTPUT_COMPRESSIONS, faults).unwrap_or_default();
         if spec.format == OutputFormat::Parquet && spec.compression == OutputCompression::Gzip {
             faults.add(&compression, "unknown_value", "Parquet compresses inside itself, with zstd", "leave this field out");
         }
@@ -266,16 +287,13 @@ fn pipeline(field: &Field<'_>, faults: &mut Faults) -> PipelineSpec {
         }
         _ => task.choice(&Task::ALL.map(|task| (task.name(), task)), faults),
     };
-    let missing = [("error", Missing::Error), ("nan", Missing::Nan)];
-    let activations =
-        [("auto", Activation::Auto), ("softmax", Activation::Softmax), ("sigmoid", Activation::Sigmoid), ("none", Activation::None)];
     PipelineSpec {
         task,
         features: object.field("features").texts(faults),
         columns: object.field("columns").text_map(faults),
-        missing: object.field("missing").choice(&missing, faults),
+        missing: object.field("missing").choice(&MISSING, faults),
         labels: object.field("labels").texts(faults),
-        activation: object.field("activation").choice(&activations, faults),
+        activation: object.field("activation").choice(&ACTIVATIONS, faults),
         top_k: object.field("top_k").integer(1..=1000, faults).map(|n| n as u32),
         probabilities: object.field("probabilities").bool(faults),
         outputs: object.field("outputs").texts(faults),
@@ -296,13 +314,14 @@ fn execution(field: &Field<'_>, providers: &[String], faults: &mut Faults) -> Ex
     };
     let named = object.field("providers");
     let chosen = named.texts(faults).unwrap_or_default();
-    for provider in chosen.iter().filter(|p| !providers.contains(p)) {
-        faults.add(
-            &named,
-            "unknown_value",
-            format!("{provider:?} is none of {}", providers.join(", ")),
-            "name providers in order of preference: [\"cuda\", \"cpu\"]",
-        );
+    let known: Vec<&str> = providers.iter().map(String::as_str).collect();
+    for (at, provider) in chosen.iter().enumerate() {
+        let item = named.child(&at.to_string());
+        if !known.contains(&provider.as_str()) {
+            faults.add(&item, "unknown_value", format!("{provider:?} is none of {}", known.join(", ")), did_you_mean(provider, &known));
+        } else if chosen[..at].contains(provider) {
+            faults.add(&item, "repeated", format!("{provider:?} stands twice"), "name each provider once, in order of preference");
+        }
     }
     ExecutionSpec {
         batch_size,

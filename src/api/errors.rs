@@ -1,12 +1,9 @@
 //! `/v1/jobs/{id}/errors`: error rows, paged, out of the committed chunks' own files.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use serde_json::Value;
 
-use super::{ApiState, jobs, problem::ApiProblem, query::Query, types::ErrorPage};
+use super::{ApiState, jobs, problem::ApiProblem, query::Query, request::PathOf, types::ErrorPage};
 
 /// Chunks read at a time; most have no error rows.
 const PAGE_CHUNKS: u32 = 500;
@@ -27,7 +24,7 @@ const PAGE_CHUNKS: u32 = 500;
         (status = 422, description = "A parameter is wrong", body = ApiProblem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn list(State(state): State<ApiState>, Path(id): Path<String>, query: Query) -> Result<Json<ErrorPage>, ApiProblem> {
+pub(super) async fn list(State(state): State<ApiState>, PathOf(id): PathOf<String>, query: Query) -> Result<Json<ErrorPage>, ApiProblem> {
     query.only(&["limit", "cursor"])?;
     let limit = query.limit(100, 1000)? as usize;
     let cursor = query.parsed("cursor", "give next_cursor of the page before", |text| {

@@ -5,18 +5,21 @@ use std::time::Duration;
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, State, rejection::BytesRejection},
+    extract::{State, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use sha2::{Digest, Sha256};
 
 use super::{
-    ApiState,
+    ApiState, examples,
     problem::ApiProblem,
     query::Query,
-    read, submit,
-    types::{ChunkBody, ChunkPage, JobBody, JobDefinition, JobPage},
+    read,
+    request::PathOf,
+    spec::JobDefinition,
+    submit,
+    types::{ChunkBody, ChunkPage, JobBody, JobPage},
 };
 use crate::{
     db::{Changed, JobFilter},
@@ -47,7 +50,7 @@ const LOOK: Duration = Duration::from_millis(200);
         })))
     )),
     responses(
-        (status = 202, description = "Accepted, durably", body = JobBody, headers(("Location" = String, description = "The job's address")), example = json!({"id": "job_019ac2f7b0f47e0f8a1b2c3d4e5f6071", "state": "queued"})),
+        (status = 202, description = "Accepted, durably", body = JobBody, headers(("Location" = String, description = "The job's address")), example = json!(examples::queued())),
         (status = 400, description = "Not JSON", body = ApiProblem, content_type = "application/problem+json"),
         (status = 409, description = "The output prefix is claimed by another job or holds its output", body = ApiProblem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = ApiProblem, content_type = "application/problem+json"),
@@ -97,7 +100,7 @@ pub(super) async fn submit(
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
     ),
     responses(
-        (status = 200, description = "A page", body = JobPage, example = json!({"items": [{"id": "job_019ac2f7b0f47e0f8a1b2c3d4e5f6071", "state": "completed"}], "next_cursor": null})),
+        (status = 200, description = "A page", body = JobPage, example = json!(examples::jobs())),
         (status = 422, description = "A parameter is wrong", body = ApiProblem, content_type = "application/problem+json"),
     )
 )]
@@ -128,7 +131,7 @@ pub(super) async fn list(State(state): State<ApiState>, query: Query) -> Result<
         ("wait" = Option<String>, Query, description = "Wait for the end: a span up to `60s`", example = "30s"),
     ),
     responses(
-        (status = 200, description = "The job", body = JobBody, headers(("ETag" = String, description = "Changes with the job")), example = json!({"id": "job_019ac2f7b0f47e0f8a1b2c3d4e5f6071", "state": "completed", "progress": 1.0})),
+        (status = 200, description = "The job", body = JobBody, headers(("ETag" = String, description = "Changes with the job")), example = json!(examples::completed())),
         (status = 304, description = "Nothing changed"),
         (status = 404, description = "No such job", body = ApiProblem, content_type = "application/problem+json"),
         (status = 422, description = "A parameter is wrong", body = ApiProblem, content_type = "application/problem+json"),
@@ -136,7 +139,7 @@ pub(super) async fn list(State(state): State<ApiState>, query: Query) -> Result<
 )]
 pub(super) async fn get(
     State(state): State<ApiState>,
-    Path(id): Path<String>,
+    PathOf(id): PathOf<String>,
     query: Query,
     headers: HeaderMap,
 ) -> Result<Response, ApiProblem> {
@@ -152,7 +155,8 @@ pub(super) async fn get(
     }
     let body = JobBody::new(&job);
     let etag = etag(&job);
-    if headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).is_some_and(|known| known.split(',').any(|k| k.trim() == etag)) {
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if known.split(',').any(|tag| tag.trim() == "*" || weak(tag) == weak(&etag)) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
     }
     Ok(([(header::ETAG, etag)], Json(body)).into_response())
@@ -165,12 +169,12 @@ pub(super) async fn get(
     post, path = "/v1/jobs/{id}/cancel", tag = "jobs",
     params(("id" = String, Path, description = "The job", example = "job_019ac2f7b0f47e0f8a1b2c3d4e5f6071")),
     responses(
-        (status = 202, description = "It is being cancelled", body = JobBody, example = json!({"id": "job_019ac2f7b0f47e0f8a1b2c3d4e5f6071", "state": "cancelling"})),
+        (status = 202, description = "It is being cancelled", body = JobBody, example = json!(examples::cancelling())),
         (status = 404, description = "No such job", body = ApiProblem, content_type = "application/problem+json"),
         (status = 409, description = "It has ended already, or is about to", body = ApiProblem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn cancel(State(state): State<ApiState>, Path(id): Path<String>, query: Query) -> Result<Response, ApiProblem> {
+pub(super) async fn cancel(State(state): State<ApiState>, PathOf(id): PathOf<String>, query: Query) -> Result<Response, ApiProblem> {
     query.only(&[])?;
     let id = parse_id(&id)?;
     match state.store.cancel_job(&id).await? {
@@ -198,12 +202,12 @@ pub(super) async fn cancel(State(state): State<ApiState>, Path(id): Path<String>
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
     ),
     responses(
-        (status = 200, description = "A page", body = ChunkPage, example = json!({"items": [{"part": 0, "state": "done", "claims": 1, "failures": 0, "crashes": 0, "succeeded": 2000, "failed": 0}], "next_cursor": null})),
+        (status = 200, description = "A page", body = ChunkPage, example = json!(examples::chunks())),
         (status = 404, description = "No such job", body = ApiProblem, content_type = "application/problem+json"),
         (status = 422, description = "A parameter is wrong", body = ApiProblem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn chunks(State(state): State<ApiState>, Path(id): Path<String>, query: Query) -> Result<Json<ChunkPage>, ApiProblem> {
+pub(super) async fn chunks(State(state): State<ApiState>, PathOf(id): PathOf<String>, query: Query) -> Result<Json<ChunkPage>, ApiProblem> {
     query.only(&["limit", "cursor"])?;
     let limit = query.limit(100, 1000)?;
     let from = query.parsed("cursor", "give next_cursor of the page before", |text| text.parse::<u64>().ok())?.unwrap_or_default();
@@ -228,10 +232,16 @@ fn missing(id: &str) -> ApiProblem {
     ApiProblem::not_found(format!("there is no job {id:?}"))
 }
 
-/// Changes with what is durable of the job, and not with the time that passes.
+/// Changes with what is durable of the job, and not with the time that passes: weak, as the body tells that time.
 fn etag(job: &Job) -> String {
     let mut digest = Sha256::new();
     digest.update(format!("{:?} {:?} {:?} {:?} {:?}", job.state, job.counts, job.started_at, job.finished_at, job.plan.done));
     let hex: String = digest.finalize().iter().take(12).map(|b| format!("{b:02x}")).collect();
-    format!("\"{hex}\"")
+    format!("W/\"{hex}\"")
+}
+
+/// A tag as `If-None-Match` compares it (RFC 9110, section 13.1.2).
+fn weak(tag: &str) -> &str {
+    let tag = tag.trim();
+    tag.strip_prefix("W/").unwrap_or(tag)
 }

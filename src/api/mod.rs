@@ -4,30 +4,35 @@
 //! in it is listed at once; what passes is a value of `domain/` that nobody checks again.
 
 mod definition;
+#[cfg(test)]
+mod edge_tests;
 mod errors;
+mod examples;
 mod health;
 mod jobs;
 mod openapi;
 mod problem;
 mod query;
 mod read;
+mod request;
 mod results;
+mod spec;
 mod submit;
 #[cfg(test)]
 mod tests;
 mod types;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request},
-    middleware::{self, Next},
-    response::{IntoResponse, Redirect, Response},
+    middleware,
+    response::{IntoResponse, Redirect},
     routing::get,
 };
 use tokio::sync::Notify;
-use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
+use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::{db::Store, model::Models, objects::Stores};
@@ -55,8 +60,8 @@ pub struct ApiState {
 
 /// All routes.
 pub fn router(state: ApiState) -> Router {
-    let (routes, document) = openapi::router().split_for_parts();
-    let docs = SwaggerUi::new("/docs").url("/openapi.json", document).config(Config::default().validator_url("none"));
+    let (routes, _) = openapi::router().split_for_parts();
+    let docs = SwaggerUi::new("/docs").url("/openapi.json", openapi::document()).config(Config::default().validator_url("none"));
     routes
         .with_state(state)
         .merge(docs)
@@ -70,25 +75,5 @@ pub fn router(state: ApiState) -> Router {
             let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
             ApiProblem::internal(&text.unwrap_or("a panic without a message")).into_response()
         }))
-        .layer(middleware::from_fn(with_id))
-        .layer(
-            TraceLayer::new_for_http().make_span_with(
-                |request: &Request| tracing::info_span!("request", method = %request.method(), path = request.uri().path()),
-            ),
-        )
-}
-
-/// Every answer carries an id that the log carries too.
-async fn with_id(request: Request, next: Next) -> Response {
-    let id = uuid::Uuid::now_v7().simple().to_string();
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let started = std::time::Instant::now();
-    let mut response = next.run(request).await;
-    let status = response.status().as_u16();
-    let elapsed: Duration = started.elapsed();
-    tracing::debug!(request.id = id, %method, path, status, elapsed_ms = elapsed.as_millis() as u64, "{method} {path} {status}");
-    if let Ok(value) = id.parse() {
-        response.headers_mut().insert("x-request-id", value);
-    }
-    response
+        .layer(middleware::from_fn(request::identified))
 }

@@ -1,9 +1,14 @@
 //! The OpenAPI document: what is mounted is in it.
 
-use utoipa::OpenApi;
+use serde_json::Value;
+use utoipa::{
+    OpenApi,
+    openapi::{OpenApi as OpenApiDocument, RefOr, Schema},
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ApiState, errors, health, jobs, results};
+use super::{ApiState, definition, errors, health, jobs, results};
+use crate::domain::{ChunkState, JobState, Task};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -35,6 +40,41 @@ pub(super) fn router() -> OpenApiRouter<ApiState> {
 }
 
 /// The document.
-pub fn document() -> utoipa::openapi::OpenApi {
-    router().into_openapi()
+pub fn document() -> OpenApiDocument {
+    let mut document = router().into_openapi();
+    let tasks = Task::ALL.map(Task::name);
+    let states = JobState::ALL.map(JobState::name);
+    let chunk_states = [ChunkState::Pending, ChunkState::Running, ChunkState::Done, ChunkState::Failed, ChunkState::Cancelled];
+    let words: [(&str, &str, Vec<&str>); 10] = [
+        ("InputDefinition", "format", names(&definition::FORMATS)),
+        ("InputDefinition", "compression", names(&definition::COMPRESSIONS)),
+        ("OutputDefinition", "format", names(&definition::OUTPUT_FORMATS)),
+        ("OutputDefinition", "compression", names(&definition::OUTPUT_COMPRESSIONS)),
+        ("PipelineDefinition", "task", tasks.to_vec()),
+        ("PipelineDefinition", "missing", names(&definition::MISSING)),
+        ("PipelineDefinition", "activation", names(&definition::ACTIVATIONS)),
+        ("JobBody", "state", states.to_vec()),
+        ("ChunkBody", "state", chunk_states.map(ChunkState::name).to_vec()),
+        ("SliceBody", "slice", vec!["whole", "bytes", "rows"]),
+    ];
+    for (schema, field, words) in words {
+        choose(&mut document, schema, field, &words);
+    }
+    document
+}
+
+fn names<T>(words: &[(&'static str, T)]) -> Vec<&'static str> {
+    words.iter().map(|(word, _)| *word).collect()
+}
+
+/// Says which words a field takes: those that are read and written, from the tables that read and write them. A field that may be
+/// left out may be null as well.
+fn choose(document: &mut OpenApiDocument, schema: &str, field: &str, words: &[&str]) {
+    let schemas = document.components.as_mut().map(|c| &mut c.schemas);
+    let Some(RefOr::T(Schema::Object(object))) = schemas.and_then(|s| s.get_mut(schema)) else { return };
+    let required = object.required.iter().any(|name| name == field);
+    if let Some(RefOr::T(Schema::Object(text))) = object.properties.get_mut(field) {
+        let null = (!required).then_some(Value::Null);
+        text.enum_values = Some(words.iter().map(|word| Value::from(*word)).chain(null).collect());
+    }
 }

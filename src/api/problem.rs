@@ -7,6 +7,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::request;
 use crate::{
     db,
     domain::{Fault, JobId, Problem, Uri},
@@ -20,7 +21,7 @@ const TYPE_PREFIX: &str = "urn:nightshift:problem:";
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = Problem, example = json!({
     "type": "urn:nightshift:problem:invalid_request", "title": "The request has faults", "status": 422,
-    "detail": "1 fault, see errors",
+    "detail": "1 fault, see errors", "instance": "urn:uuid:019ac2f7-b0f4-7e0f-8a1b-2c3d4e5f6071",
     "errors": [{"pointer": "/input/format", "code": "unknown_value", "detail": "\"parqet\" is none of auto, parquet, csv, jsonl", "hint": "did you mean \"parquet\"?"}]
 }))]
 pub(super) struct ApiProblem {
@@ -28,12 +29,15 @@ pub(super) struct ApiProblem {
     #[serde(rename = "type")]
     pub(super) kind: String,
     /// The same sentence for every problem of this type.
-    pub(super) title: String,
+    pub(super) title: &'static str,
     /// The HTTP status.
     #[schema(value_type = u16)]
     pub(super) status: u16,
     /// What happened this time.
     pub(super) detail: String,
+    /// Names this answer: the log knows it by this id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) instance: Option<String>,
     /// Every fault of the request at once.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) errors: Vec<FaultBody>,
@@ -55,12 +59,13 @@ pub(super) struct FaultBody {
 }
 
 impl ApiProblem {
-    fn new(status: StatusCode, code: &str, title: &str, detail: impl Into<String>) -> Self {
+    fn new(status: StatusCode, code: &str, title: &'static str, detail: impl Into<String>) -> Self {
         Self {
             kind: format!("{TYPE_PREFIX}{code}"),
-            title: title.to_owned(),
+            title,
             status: status.as_u16(),
             detail: detail.into(),
+            instance: request::id().map(|id| format!("urn:uuid:{id}")),
             errors: Vec::new(),
         }
     }
@@ -98,7 +103,7 @@ impl ApiProblem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large", detail)
     }
 
-    pub(super) fn conflict(code: &str, title: &str, detail: impl Into<String>) -> Self {
+    pub(super) fn conflict(code: &str, title: &'static str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, code, title, detail)
     }
 
@@ -117,9 +122,9 @@ impl ApiProblem {
 
     /// A fault of the service: the caller gets an id, the log the reason.
     pub(super) fn internal(error: &dyn std::fmt::Display) -> Self {
-        let id = uuid::Uuid::now_v7().simple();
-        tracing::error!(error.id = %id, "internal error {id}: {error}");
-        let detail = format!("the service met a fault of its own; its log says more under {id}");
+        let id = request::id().unwrap_or_default();
+        tracing::error!(request.id = %id, "internal error in request {id}: {error}");
+        let detail = format!("its log says more under request {id}");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "The service met a fault of its own", detail)
     }
 }

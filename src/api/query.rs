@@ -30,12 +30,20 @@ impl Query {
     /// Refuses parameters other than these; a name that ends in `.` stands for all that begin with it.
     pub(super) fn only(&self, known: &[&str]) -> Result<(), ApiProblem> {
         let is_known = |name: &str| known.iter().any(|k| *k == name || k.ends_with('.') && name.starts_with(k) && name.len() > k.len());
-        let faults: Vec<Fault> = self.0.iter().filter(|(name, _)| !is_known(name)).map(|(name, _)| unknown(name, known)).collect();
+        let mut faults = Vec::new();
+        for (at, (name, _)) in self.0.iter().enumerate() {
+            if !is_known(name) {
+                faults.push(unknown(name, known));
+            } else if self.0[..at].iter().any(|(earlier, _)| earlier == name) {
+                let detail = format!("the parameter {name:?} stands twice");
+                faults.push(Fault::new(format!("?{name}"), "repeated", detail).hint("give it once"));
+            }
+        }
         if faults.is_empty() { Ok(()) } else { Err(ApiProblem::faults(faults)) }
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().rev().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.0.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
     /// Parameters that begin with `prefix`, with the rest of their names.

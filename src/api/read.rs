@@ -80,7 +80,7 @@ pub(super) fn nearest<'k>(text: &str, known: impl IntoIterator<Item = &'k str>) 
     (distance <= 1 + near.len() / 4 || prefix).then_some(near)
 }
 
-fn did_you_mean(text: &str, known: &[&str]) -> String {
+pub(super) fn did_you_mean(text: &str, known: &[&str]) -> String {
     match nearest(text, known.iter().copied()) {
         Some(near) => format!("did you mean {near:?}?"),
         None => format!("known are {}", known.join(", ")),
@@ -134,9 +134,8 @@ pub(super) struct Object<'v> {
 impl<'v> Object<'v> {
     /// A field by name.
     pub(super) fn field(&self, name: &str) -> Field<'v> {
-        let escaped = name.replace('~', "~0").replace('/', "~1");
         let value = self.fields.and_then(|f| f.get(name)).filter(|v| !v.is_null());
-        Field { pointer: format!("{}/{escaped}", self.pointer), value }
+        Field { pointer: below(&self.pointer, name), value }
     }
 
     pub(super) fn is_present(&self) -> bool {
@@ -150,7 +149,22 @@ impl<'v> Object<'v> {
     }
 }
 
+/// The pointer of a field or an item (RFC 6901).
+fn below(pointer: &str, name: &str) -> String {
+    format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"))
+}
+
 impl<'v> Field<'v> {
+    /// The place of a field or an item below this one, for a fault there.
+    pub(super) fn child(&self, name: &str) -> Field<'v> {
+        let value = match self.value {
+            Some(Value::Object(fields)) => fields.get(name),
+            Some(Value::Array(items)) => name.parse().ok().and_then(|at: usize| items.get(at)),
+            _ => None,
+        };
+        Field { pointer: below(&self.pointer, name), value }
+    }
+
     /// The whole request.
     pub(super) fn root(value: &'v Value) -> Self {
         Self { pointer: String::new(), value: Some(value) }
@@ -271,7 +285,7 @@ impl<'v> Field<'v> {
             return None;
         };
         let texts = items.iter().enumerate().map(|(at, item)| {
-            let item = Field { pointer: format!("{}/{at}", self.pointer), value: Some(item) };
+            let item = Field { pointer: below(&self.pointer, &at.to_string()), value: Some(item) };
             item.text("write a text in quotes", faults).map(str::to_owned)
         });
         let texts: Vec<Option<String>> = texts.collect();
@@ -341,4 +355,11 @@ pub(super) fn parse_seconds(text: &str) -> Option<u64> {
     };
     let number: u64 = text[..text.len() - 1].parse().ok()?;
     number.checked_mul(factor).filter(|s| (1..=10 * 366 * 86_400).contains(s))
+}
+
+/// The same span in its largest whole unit: what [`parse_seconds`] reads to `seconds`.
+pub(super) fn write_seconds(seconds: u64) -> String {
+    let units = [(86_400, 'd'), (3600, 'h'), (60, 'm')];
+    let (factor, unit) = units.into_iter().find(|(factor, _)| seconds > 0 && seconds.is_multiple_of(*factor)).unwrap_or((1, 's'));
+    format!("{}{unit}", seconds / factor)
 }

@@ -5,7 +5,7 @@ use std::{ops::Range, time::Duration};
 use axum::{
     Json,
     body::Body,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -15,6 +15,7 @@ use super::{
     ApiState, jobs,
     problem::ApiProblem,
     query::Query,
+    request::PathOf,
     types::{PartBody, Results},
 };
 use crate::{
@@ -44,7 +45,7 @@ const URL_LIFE: Duration = Duration::from_secs(3600);
         (status = 422, description = "A parameter is wrong", body = ApiProblem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn list(State(state): State<ApiState>, Path(id): Path<String>, query: Query) -> Result<Json<Results>, ApiProblem> {
+pub(super) async fn list(State(state): State<ApiState>, PathOf(id): PathOf<String>, query: Query) -> Result<Json<Results>, ApiProblem> {
     query.only(&["limit", "cursor"])?;
     let limit = query.limit(100, 1000)?;
     let from = query.parsed("cursor", "give next_cursor of the page before", |text| text.parse::<u64>().ok())?.unwrap_or_default();
@@ -93,7 +94,7 @@ pub(super) async fn list(State(state): State<ApiState>, Path(id): Path<String>, 
 )]
 pub(super) async fn download(
     State(state): State<ApiState>,
-    Path((id, part)): Path<(String, String)>,
+    PathOf((id, part)): PathOf<(String, String)>,
     query: Query,
     headers: HeaderMap,
 ) -> Result<Response, ApiProblem> {

@@ -19,15 +19,20 @@ use crate::{
 /// Accepts a job.
 pub(super) async fn submit(state: &ApiState, definition: &Value) -> Result<Job, ApiProblem> {
     let spec = definition::read(definition, &state.allowed_providers).map_err(ApiProblem::faults)?;
+    let mut faults = Vec::new();
     let resolved = match state.models.resolve(&spec.model, &spec.pipeline).await {
-        Ok(resolved) => resolved,
-        Err(error) => return Err(ApiProblem::faults(of_model(error)?)),
+        Ok(resolved) => {
+            faults.extend(definition::collisions(&spec, &resolved.pipeline));
+            Some(resolved)
+        }
+        Err(error) => {
+            faults.extend(of_model(error)?);
+            None
+        }
     };
-    let faults = definition::collisions(&spec, &resolved.pipeline);
-    if !faults.is_empty() {
-        return Err(ApiProblem::faults(faults));
-    }
-    check_input_store(state, &spec.input.uri)?;
+    faults.extend(check_store(state, "/input", &spec.input.uri));
+    faults.extend(check_store(state, "/output", &spec.output.uri));
+    let Some(resolved) = resolved.filter(|_| faults.is_empty()) else { return Err(ApiProblem::faults(faults)) };
     check_output(state, &spec.output.uri).await?;
     let new = NewJob { id: JobId::generate(), spec, model: resolved.model, pipeline: resolved.pipeline };
     match state.store.create_job(new).await? {
@@ -40,10 +45,10 @@ pub(super) async fn submit(state: &ApiState, definition: &Value) -> Result<Job, 
     }
 }
 
-/// What can be said of the input without listing it: a folder outside the roots, settings that make no client.
-fn check_input_store(state: &ApiState, input: &Uri) -> Result<(), ApiProblem> {
-    let fault = |error: objects::Error| ApiProblem::faults(vec![Fault::new("/input", error.code(), error.to_string())]);
-    state.stores.open(input).map(drop).map_err(fault)
+/// What can be said of a location without a request to its store: a folder outside the roots, settings that make no client.
+fn check_store(state: &ApiState, pointer: &str, uri: &Uri) -> Option<Fault> {
+    let error = state.stores.open(uri).err()?;
+    Some(Fault::new(pointer, error.code(), error.to_string()))
 }
 
 /// Refuses a prefix that already holds a job's output, and one that cannot be listed.
@@ -63,12 +68,15 @@ async fn check_output(state: &ApiState, output: &Uri) -> Result<(), ApiProblem> 
             Err(error) => return Err(fault(error)),
         }
     }
-    // Parts without a manifest: of a job that ended hard, or of another service. The names sort before most, so a short look is enough.
-    for prefix in [output.as_prefix(), output.join("errors/")] {
-        let mut objects = bucket.list(prefix.path(), None);
-        for _ in 0..1000 {
-            let Some(object) = objects.try_next().await.map_err(fault)? else { break };
-            let name = object.key.strip_prefix(prefix.path()).unwrap_or_default();
+    // Parts without a manifest are those of a job that ended hard, or of another service. In key order they stand side by side.
+    for folder in [output.as_prefix(), output.join("errors/")] {
+        let parts = folder.join("part-");
+        let mut objects = bucket.list(folder.path(), Some(parts.path()));
+        while let Some(object) = objects.try_next().await.map_err(fault)? {
+            if !object.key.starts_with(parts.path()) {
+                break;
+            }
+            let name = object.key.strip_prefix(output.as_prefix().path()).unwrap_or_default();
             if PartNames::is_part(name) {
                 return Err(occupied(output, name));
             }

@@ -1,9 +1,16 @@
 //! Typical mistakes in job definitions, and the document.
 
+use proptest::{option, prelude::*, sample::select};
 use serde_json::{Value, json};
 
-use super::{definition, openapi, read};
-use crate::domain::spec::{IncludeInput, InputFormat, OutputFormat};
+use super::{
+    definition, openapi, read,
+    spec::{ErrorPolicyDefinition, ExecutionDefinition, InputDefinition, OutputDefinition},
+};
+use crate::domain::{
+    JobSpec, Uri,
+    spec::{CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputFormat, InputSpec, OutputFormat, OutputSpec},
+};
 
 fn good() -> Value {
     json!({"model": "s3://models/fraud/", "input": "s3://lake/tx/", "output": "s3://lake/scores/"})
@@ -43,6 +50,7 @@ fn typical_mistakes_each_get_a_pointer_a_code_and_a_hint() {
         (with("/model", json!("https://models/fraud/")), "/model", "invalid_uri", "s3://"),
         (with("/model", json!("s3:///fraud/")), "/model", "invalid_uri", "s3://"),
         (with("/model", json!({"name": "fraud", "version": 3})), "/model/name", "not_supported", "leave"),
+        (with("/model", json!({"uri": "s3://m/", "version": 3})), "/model/version", "not_supported", "leave"),
         (with("/model", json!({"url": "s3://m/"})), "/model/url", "unknown_field", "\"uri\""),
         (with("/input", json!("s3://lake//tx/")), "/input", "invalid_uri", "s3://"),
         (with("/input", json!("s3://lake/../tx/")), "/input", "invalid_uri", "s3://"),
@@ -53,7 +61,7 @@ fn typical_mistakes_each_get_a_pointer_a_code_and_a_hint() {
         (with("/input/compression", json!("gz")), "/input/compression", "unknown_value", "gzip"),
         (with("/input/include", json!("**/*.csv")), "/input/include", "wrong_type", "[\""),
         (with("/input/include", json!([1])), "/input/include/0", "wrong_type", "quotes"),
-        (with("/input/include", json!(["a[b"])), "/input/include", "invalid_glob", "**/*.parquet"),
+        (with("/input/include", json!(["a[b"])), "/input/include/0", "invalid_glob", "**/*.parquet"),
         (with("/input/csv/delimiter", json!(";;")), "/input/csv/delimiter", "invalid_delimiter", "\";\""),
         (with("/input/csv/delimiter", json!("€")), "/input/csv/delimiter", "invalid_delimiter", "\";\""),
         (with("/input/csv/headers", json!(true)), "/input/csv/headers", "unknown_field", "\"header\""),
@@ -81,12 +89,17 @@ fn typical_mistakes_each_get_a_pointer_a_code_and_a_hint() {
         (with("/execution/priority", json!(1000)), "/execution/priority", "out_of_range", "-100 to 100"),
         (with("/execution/deadline", json!("6 hours")), "/execution/deadline", "invalid_duration", "\"6h\""),
         (with("/execution/deadline", json!(3600)), "/execution/deadline", "wrong_type", "\"6h\""),
-        (with("/execution/providers", json!(["gpu"])), "/execution/providers", "unknown_value", "cuda"),
+        (with("/execution/providers", json!(["cpu", "cdua"])), "/execution/providers/1", "unknown_value", "\"cuda\""),
+        (with("/execution/providers", json!(["gpu"])), "/execution/providers/0", "unknown_value", "cpu"),
+        (with("/execution/providers", json!(["cpu", "cpu"])), "/execution/providers/1", "repeated", "once"),
         (with("/execution/max_attempts", json!("4")), "/execution/max_attempts", "wrong_type", "number"),
         (with("/error_policy/max_failed_ratio", json!(5)), "/error_policy/max_failed_ratio", "out_of_range", "0.05"),
         (with("/error_policy/max_failures", json!(5)), "/error_policy/max_failures", "unknown_field", "max_failed_records"),
         (with("/webhook", json!({"url": "https://x"})), "/webhook", "not_supported", "leave"),
         (with("/labels", json!({"team": 1})), "/labels/team", "wrong_type", "quotes"),
+        (with("/labels", json!({"team": null})), "/labels/team", "wrong_type", "quotes"),
+        (with("/labels", json!({"a/b": "x".repeat(257)})), "/labels/a~1b", "too_long", "shorten"),
+        (with("/labels", json!({"": "x"})), "/labels/", "empty_key", "team"),
         (with("/labels", json!(["risk"])), "/labels", "wrong_type", "{"),
     ];
     assert!(mistakes.len() >= 40);
@@ -97,6 +110,14 @@ fn typical_mistakes_each_get_a_pointer_a_code_and_a_hint() {
         let said = found.hint.as_deref().unwrap_or_default();
         assert!(said.contains(hint), "{definition}\n{said:?} does not say {hint:?}");
         assert!(found.detail.len() > 5, "{found:?}");
+    }
+}
+
+#[test]
+fn one_mistake_makes_one_fault() {
+    for definition in [with("/modle", json!("x")), with("/input/format", json!("parqet")), with("/output", json!("s3://lake/tx/scores/"))] {
+        let faults = definition::read(&definition, &providers()).unwrap_err();
+        assert_eq!(faults.len(), 1, "{definition}: {faults:?}");
     }
 }
 
@@ -186,4 +207,184 @@ fn the_examples_of_the_document_are_good_definitions() {
         definition::read(&example["value"], &providers()).unwrap_or_else(|faults| panic!("{name}: {faults:?}"));
     }
     assert_eq!(examples.as_object().unwrap().len(), 2);
+}
+
+fn input() -> impl Strategy<Value = InputSpec> {
+    let globs = || prop::collection::vec("[a-z*]{1,6}\\.csv", 0..3);
+    let words = (select(definition::FORMATS.to_vec()), select(definition::COMPRESSIONS.to_vec()));
+    let csv = (select(b",;\t| ~".to_vec()), any::<bool>());
+    let uri = Uri::parse("s3://lake/in/ä %20/").unwrap();
+    (words, globs(), globs(), csv).prop_map(move |((format, compression), include, exclude, (delimiter, header))| InputSpec {
+        uri: uri.clone(),
+        format: format.1,
+        compression: compression.1,
+        include,
+        exclude,
+        csv: CsvOptions { delimiter, header },
+    })
+}
+
+fn output() -> impl Strategy<Value = OutputSpec> {
+    let include = prop_oneof![
+        Just(IncludeInput::None),
+        Just(IncludeInput::All),
+        prop::collection::vec("\\PC{1,8}", 0..4).prop_map(IncludeInput::Columns)
+    ];
+    let uri = Uri::parse("s3://lake/out/").unwrap();
+    let words = (select(definition::OUTPUT_FORMATS.to_vec()), select(definition::OUTPUT_COMPRESSIONS.to_vec()));
+    let words = words.prop_filter("refused", |(format, compression)| (format.0, compression.0) != ("parquet", "gzip"));
+    (words, include, "[a-z_]{0,5}").prop_map(move |((format, compression), include_input, prediction_prefix)| OutputSpec {
+        uri: uri.clone(),
+        format: format.1,
+        compression: compression.1,
+        include_input,
+        prediction_prefix,
+        if_exists: IfExists::Fail,
+    })
+}
+
+fn execution() -> impl Strategy<Value = ExecutionSpec> {
+    let sizes = (option::of(1..=65_536_u32), option::of(1..=i64::MAX as u64), option::of(1..=100_000_u32));
+    let deadline = option::of(prop_oneof![1..200_u64, (1..200_u64).prop_map(|n| n * 60), (1..200_u64).prop_map(|n| n * 3600)]);
+    let providers = prop::sample::subsequence(providers(), 0..=3);
+    (sizes, -100..=100_i32, 1..=100_u32, deadline, providers).prop_map(|(sizes, priority, max_attempts, deadline_seconds, providers)| {
+        let (batch_size, chunk_records, max_parallel_chunks) = sizes;
+        ExecutionSpec { batch_size, chunk_records, priority, max_parallel_chunks, max_attempts, deadline_seconds, providers }
+    })
+}
+
+proptest! {
+    /// What a job shows of its definition can be posted as it stands, and means the same.
+    #[test]
+    fn what_a_job_gives_back_is_read_to_the_same_job(
+        input in input(), output in output(), execution in execution(),
+        max_failed_records in option::of(0..=i64::MAX as u64), failed_per_mille in option::of(0..=1000_u32),
+    ) {
+        // Shares as people write them: serde_json reads a number of 17 digits to within one unit in the last place only.
+        let max_failed_ratio = failed_per_mille.map(|n| f64::from(n) / 1000.0);
+        let error_policy = ErrorPolicy { max_failed_records, max_failed_ratio };
+        let given_back = json!({
+            "model": "s3://models/fraud/",
+            "input": InputDefinition::from(&input),
+            "output": OutputDefinition::from(&output),
+            "execution": ExecutionDefinition::from(&execution),
+            "error_policy": ErrorPolicyDefinition::from(&error_policy),
+        });
+        let posted = read::parse(given_back.to_string().as_bytes()).unwrap();
+        let spec = definition::read(&posted, &providers()).map_err(|faults| TestCaseError::fail(format!("{faults:?}")))?;
+        let wanted = JobSpec {
+            name: None, labels: Default::default(), model: Uri::parse("s3://models/fraud/").unwrap(), pipeline: Default::default(),
+            input, output, execution, error_policy,
+        };
+        prop_assert_eq!(spec, wanted);
+    }
+
+    #[test]
+    fn a_span_is_read_back_as_it_was(seconds in 1..=10 * 366 * 86_400_u64) {
+        prop_assert_eq!(read::parse_seconds(&read::write_seconds(seconds)), Some(seconds));
+    }
+
+    #[test]
+    fn no_body_makes_the_reader_panic(body in "[\\[\\]{}\":,a-z0-9 ]{0,60}") {
+        if let Ok(value) = read::parse(body.as_bytes()) {
+            let _refused_or_not = definition::read(&value, &providers());
+        }
+    }
+}
+
+/// The schema that a reference names, or the one given.
+fn schema<'d>(document: &'d Value, schema: &'d Value) -> &'d Value {
+    match schema["$ref"].as_str() {
+        Some(reference) => document.pointer(reference.trim_start_matches('#')).unwrap_or_else(|| panic!("{reference} leads nowhere")),
+        None => schema,
+    }
+}
+
+/// Whether `value` is one that `wanted` allows, as far as this document's keywords go; says where it is not.
+fn fits(document: &Value, wanted: &Value, value: &Value) -> Result<(), String> {
+    let wanted = schema(document, wanted);
+    if let Some(choices) = wanted["oneOf"].as_array() {
+        let fitting = choices.iter().filter(|choice| fits(document, choice, value).is_ok()).count();
+        return if fitting == 1 { Ok(()) } else { Err(format!("{value} fits {fitting} of {choices:?}")) };
+    }
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(n) if n.is_u64() || n.is_i64() => "integer",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let types: Vec<&str> = match &wanted["type"] {
+        Value::String(one) => vec![one],
+        Value::Array(several) => several.iter().filter_map(Value::as_str).collect(),
+        _ => return Ok(()),
+    };
+    let is_number = kind == "integer" && types.contains(&"number");
+    if !types.contains(&kind) && !is_number {
+        return Err(format!("{value} is no {types:?}"));
+    }
+    if wanted["enum"].as_array().is_some_and(|words| !words.contains(value)) {
+        return Err(format!("{value} is none of {}", wanted["enum"]));
+    }
+    for item in value.as_array().into_iter().flatten() {
+        fits(document, &wanted["items"], item)?;
+    }
+    if let (Value::Object(fields), Some(properties)) = (value, wanted["properties"].as_object()) {
+        for name in wanted["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            fields.get(name).ok_or_else(|| format!("{name} is missing in {value}"))?;
+        }
+        for (name, field) in fields {
+            let property = properties.get(name).ok_or_else(|| format!("{name} is not in the schema"))?;
+            fits(document, property, field).map_err(|why| format!("{name}: {why}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_examples_of_the_document_fit_their_schemas() {
+    let document = serde_json::to_value(openapi()).unwrap();
+    let mut compared = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let answers = operation["responses"].as_object().unwrap().values();
+            for content in
+                answers.chain([&operation["requestBody"]]).filter_map(|body| body["content"].as_object()).flat_map(|c| c.values())
+            {
+                let several = content["examples"].as_object().into_iter().flat_map(|e| e.values()).map(|example| &example["value"]);
+                for example in several.chain(content.get("example")).filter(|_| content["schema"]["type"] != "array") {
+                    fits(&document, &content["schema"], example).unwrap_or_else(|why| panic!("{method} {path}: {why}"));
+                    compared += 1;
+                }
+            }
+        }
+    }
+    assert!(compared >= 10, "{compared}");
+}
+
+#[test]
+fn every_field_of_the_document_is_described() {
+    let document = serde_json::to_value(openapi()).unwrap();
+    for (name, described) in document["components"]["schemas"].as_object().unwrap() {
+        for (field, property) in described["properties"].as_object().into_iter().flatten() {
+            let choices = property["oneOf"].as_array().into_iter().flatten();
+            let texts = choices.chain([property]).flat_map(|choice| [&choice["description"], &schema(&document, choice)["description"]]);
+            assert!(texts.into_iter().any(Value::is_string), "{name}.{field}: {property}");
+        }
+    }
+}
+
+#[test]
+fn every_problem_in_the_document_has_its_media_type_and_schema() {
+    let document = serde_json::to_value(openapi()).unwrap();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            for (status, answer) in operation["responses"].as_object().unwrap().iter().filter(|(status, _)| status.as_str() >= "400") {
+                let schema = &answer["content"]["application/problem+json"]["schema"]["$ref"];
+                assert_eq!(schema, "#/components/schemas/Problem", "{method} {path} {status}");
+            }
+        }
+    }
 }

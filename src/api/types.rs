@@ -1,4 +1,4 @@
-//! Requests and answers as the document shows them.
+//! Answers as the document shows them.
 
 use std::collections::BTreeMap;
 
@@ -6,150 +6,11 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::problem::{ApiProblem, JobProblem};
+use super::{
+    problem::{ApiProblem, JobProblem},
+    spec::{ErrorPolicyDefinition, ExecutionDefinition, InputDefinition, OutputDefinition},
+};
 use crate::domain::{Chunk, Job, JobState, Slice, Timestamp, chunk::Usage};
-
-/// A model, input or output: a location, or an object with `uri` and settings.
-#[derive(Debug, ToSchema)]
-#[schema(example = json!({
-    "model": "s3://models/fraud/", "input": "s3://lake/tx/2026-11-23/", "output": "s3://lake/scores/2026-11-23/"
-}))]
-#[allow(dead_code, reason = "documents what definition.rs reads; a test compares the two")]
-pub(super) struct JobDefinition {
-    /// For people.
-    pub(super) name: Option<String>,
-    /// For people and filters.
-    pub(super) labels: Option<BTreeMap<String, String>>,
-    /// A model folder or one `.onnx` object; a string is short for `{"uri": …}`.
-    #[schema(value_type = Value)]
-    pub(super) model: Value,
-    /// What to read; a string is short for `{"uri": …}`.
-    #[schema(value_type = InputDefinition)]
-    pub(super) input: InputDefinition,
-    /// Where and how to write; a string is short for `{"uri": …}`.
-    #[schema(value_type = OutputDefinition)]
-    pub(super) output: OutputDefinition,
-    /// Overrides of what the model folder says.
-    pub(super) pipeline: Option<PipelineDefinition>,
-    /// How to run.
-    pub(super) execution: Option<ExecutionDefinition>,
-    /// How many records may fail.
-    pub(super) error_policy: Option<ErrorPolicyDefinition>,
-}
-
-/// What to read.
-#[derive(Debug, ToSchema)]
-#[allow(dead_code, reason = "as above")]
-pub(super) struct InputDefinition {
-    /// A prefix (ending in `/`) or one object.
-    pub(super) uri: String,
-    /// `auto` (by extension, then by content), `parquet`, `csv` or `jsonl`.
-    #[schema(default = "auto")]
-    pub(super) format: Option<String>,
-    /// `auto`, `none`, `gzip` or `zstd`.
-    #[schema(default = "auto")]
-    pub(super) compression: Option<String>,
-    /// Globs on the key below the prefix. Names that begin with `_` or `.` count only when these name them.
-    pub(super) include: Option<Vec<String>>,
-    /// Globs on the key below the prefix; win over `include`.
-    pub(super) exclude: Option<Vec<String>>,
-    /// How CSV is written.
-    pub(super) csv: Option<CsvDefinition>,
-}
-
-/// How CSV is written.
-#[derive(Debug, ToSchema)]
-#[allow(dead_code, reason = "as above")]
-pub(super) struct CsvDefinition {
-    /// One ASCII character.
-    #[schema(default = ",")]
-    pub(super) delimiter: Option<String>,
-    /// Whether the first record names the columns; otherwise they are `column_0`, `column_1` …
-    #[schema(default = true)]
-    pub(super) header: Option<bool>,
-}
-
-/// Where and how to write.
-#[derive(Debug, ToSchema)]
-#[allow(dead_code, reason = "as above")]
-pub(super) struct OutputDefinition {
-    /// A prefix that holds no other job's output.
-    pub(super) uri: String,
-    /// `jsonl`, `csv` or `parquet`.
-    #[schema(default = "jsonl")]
-    pub(super) format: Option<String>,
-    /// `none`, `gzip` or `zstd`; Parquet compresses inside itself.
-    #[schema(default = "none")]
-    pub(super) compression: Option<String>,
-    /// Input columns beside the predictions: `true`, `false` or a list of names.
-    #[schema(value_type = Value, default = false)]
-    pub(super) include_input: Option<Value>,
-    /// Put before the name of each prediction column.
-    #[schema(default = "")]
-    pub(super) prediction_prefix: Option<String>,
-}
-
-/// How records become tensors and tensors become predictions; the same fields as in a model folder's `nightshift.json`.
-#[derive(Debug, ToSchema)]
-#[allow(dead_code, reason = "as above")]
-pub(super) struct PipelineDefinition {
-    /// `tabular-classification`, `tabular-regression` or `raw`.
-    #[schema(default = "raw")]
-    pub(super) task: Option<String>,
-    /// Columns of a single `[N, F]` input, in the model's order.
-    pub(super) features: Option<Vec<String>>,
-    /// Model input → column, where the names differ.
-    pub(super) columns: Option<BTreeMap<String, String>>,
-    /// What a missing value becomes: `error` (an error row) or `nan` (in float inputs).
-    #[schema(default = "error")]
-    pub(super) missing: Option<String>,
-    /// Class names by index.
-    pub(super) labels: Option<Vec<String>>,
-    /// `auto`, `softmax`, `sigmoid` or `none`.
-    #[schema(default = "auto")]
-    pub(super) activation: Option<String>,
-    /// How many classes a prediction lists; more than 1 gives lists `labels` and `scores`.
-    #[schema(default = 1)]
-    pub(super) top_k: Option<u32>,
-    /// Also write every class's probability.
-    #[schema(default = false)]
-    pub(super) probabilities: Option<bool>,
-    /// Which outputs to use, by name.
-    pub(super) outputs: Option<Vec<String>>,
-}
-
-/// How to run.
-#[derive(Debug, ToSchema)]
-#[allow(dead_code, reason = "as above")]
-pub(super) struct ExecutionDefinition {
-    /// Records a call of the runtime: `"auto"` or a number.
-    #[schema(value_type = Value, default = "auto")]
-    pub(super) batch_size: Option<Value>,
-    /// About how many records a chunk holds; by bytes alone when absent.
-    pub(super) chunk_records: Option<u64>,
-    /// Among waiting chunks the higher goes first; −100 to 100.
-    #[schema(default = 0)]
-    pub(super) priority: Option<i32>,
-    /// How many chunks of the job may run at once.
-    pub(super) max_parallel_chunks: Option<u32>,
-    /// How often a chunk is tried before the job fails.
-    #[schema(default = 4)]
-    pub(super) max_attempts: Option<u32>,
-    /// A span such as `6h`, after which the job ends as `expired` with what is done kept.
-    pub(super) deadline: Option<String>,
-    /// Execution providers in order of preference: `cpu`, `cuda`, `tensorrt`.
-    pub(super) providers: Option<Vec<String>>,
-}
-
-/// How many records may fail before the job does.
-#[derive(Debug, ToSchema)]
-#[allow(dead_code, reason = "as above")]
-pub(super) struct ErrorPolicyDefinition {
-    /// More failed records than this fail the job at once.
-    pub(super) max_failed_records: Option<u64>,
-    /// A larger share of failed records than this fails the job at its end.
-    pub(super) max_failed_ratio: Option<f64>,
-}
 
 /// A job.
 #[derive(Debug, Serialize, ToSchema)]
@@ -157,34 +18,34 @@ pub(super) struct JobBody {
     /// `job_` and a UUIDv7.
     #[schema(example = "job_019ac2f7b0f47e0f8a1b2c3d4e5f6071")]
     id: String,
-    /// `queued`, `validating`, `in_progress`, `finalizing`, `completed`, `failed`, `cancelling`, `cancelled` or `expired`.
+    /// Where it is in its life.
     #[schema(example = "in_progress")]
     state: &'static str,
+    /// For people; as given.
     name: Option<String>,
+    /// For people and filters; as given.
     labels: BTreeMap<String, String>,
     /// The model as pinned at acceptance.
     model: ModelBody,
-    /// As accepted.
-    #[schema(value_type = Value)]
-    input: Value,
-    /// As accepted.
-    #[schema(value_type = Value)]
-    output: Value,
+    /// As given, with its defaults.
+    input: InputDefinition,
+    /// As given, with its defaults.
+    output: OutputDefinition,
     /// As resolved at acceptance: no choice is left open.
-    #[schema(value_type = Value)]
+    #[schema(value_type = Object)]
     pipeline: Value,
-    /// As accepted.
-    #[schema(value_type = Value)]
-    execution: Value,
-    /// As accepted.
-    #[schema(value_type = Value)]
-    error_policy: Value,
+    /// As given, with its defaults.
+    execution: ExecutionDefinition,
+    /// As given.
+    error_policy: ErrorPolicyDefinition,
+    /// How much there is and how much is done.
     counts: CountsBody,
     /// Share of the chunks that are done, 0 to 1.
     #[schema(example = 0.25)]
     progress: f64,
     /// Seconds to go, once planning is over and something is done.
     eta_seconds: Option<f64>,
+    /// Work done so far.
     usage: UsageBody,
     /// Why the job failed.
     error: Option<JobProblem>,
@@ -200,11 +61,13 @@ pub(super) struct JobBody {
 /// A pinned model.
 #[derive(Debug, Serialize, ToSchema)]
 struct ModelBody {
+    /// Where it was found.
     uri: String,
     /// SHA-256 over all files of the model.
     digest: String,
     /// The ONNX file, relative to the model's folder.
     file: String,
+    /// Size of all files of the model.
     bytes: u64,
 }
 
@@ -217,7 +80,9 @@ struct CountsBody {
     bytes: u64,
     /// Chunks planned so far.
     chunks: u64,
+    /// Chunks done.
     chunks_done: u64,
+    /// Records by outcome.
     records: RecordsBody,
 }
 
@@ -226,7 +91,9 @@ struct CountsBody {
 struct RecordsBody {
     /// Known when every chunk is done.
     total: Option<u64>,
+    /// Records with a prediction.
     succeeded: u64,
+    /// Records with an error row.
     failed: u64,
 }
 
@@ -239,13 +106,17 @@ struct UsageBody {
     device_seconds: f64,
     /// Records with an outcome, by wall time.
     records_per_second: Option<f64>,
+    /// Bytes read from the store.
     bytes_read: u64,
+    /// Bytes put into the store.
     bytes_written: u64,
     /// Busy seconds by stage: decode, featurize, infer, interpret, encode, put.
     stage_seconds: BTreeMap<String, f64>,
+    /// Records a call of the runtime, at most.
     batch_size: u32,
+    /// The execution provider that ran it; empty until a chunk is done.
     provider: String,
-    /// Version of ONNX Runtime.
+    /// Version of ONNX Runtime; empty until a chunk is done.
     runtime: String,
 }
 
@@ -259,7 +130,6 @@ impl JobBody {
         let progress = job.progress();
         let running = matches!(job.state, JobState::InProgress | JobState::Finalizing);
         let eta = (running && job.plan.done && counts.chunks_done > 0).then(|| wall / progress * (1.0 - progress));
-        let json = |value: serde_json::Result<Value>| value.unwrap_or_default();
         Self {
             id: job.id.to_string(),
             state: job.state.name(),
@@ -271,11 +141,12 @@ impl JobBody {
                 file: job.model.file.clone(),
                 bytes: job.model.bytes,
             },
-            input: json(serde_json::to_value(&job.spec.input)),
-            output: json(serde_json::to_value(&job.spec.output)),
-            pipeline: json(serde_json::to_value(&job.pipeline)),
-            execution: json(serde_json::to_value(&job.spec.execution)),
-            error_policy: json(serde_json::to_value(&job.spec.error_policy)),
+            input: (&job.spec.input).into(),
+            output: (&job.spec.output).into(),
+            // Plain data with text for keys: there is no form of it that is not JSON.
+            pipeline: serde_json::to_value(&job.pipeline).unwrap_or_default(),
+            execution: (&job.spec.execution).into(),
+            error_policy: (&job.spec.error_policy).into(),
             counts: CountsBody {
                 objects: counts.objects,
                 bytes: counts.bytes,
@@ -313,6 +184,7 @@ impl UsageBody {
 /// A page of jobs, newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct JobPage {
+    /// The jobs.
     pub(super) items: Vec<JobBody>,
     /// Give it as `cursor` to get the next page; absent on the last.
     pub(super) next_cursor: Option<String>,
@@ -323,7 +195,7 @@ pub(super) struct JobPage {
 pub(super) struct ChunkBody {
     /// Its place in the job, from 0.
     part: u64,
-    /// `pending`, `running`, `done`, `failed` or `cancelled`.
+    /// Where it is in its life.
     state: &'static str,
     /// How often it was claimed.
     claims: u32,
@@ -339,7 +211,9 @@ pub(super) struct ChunkBody {
     failed: Option<u64>,
     /// Seconds that the runner held it.
     wall_seconds: Option<f64>,
+    /// When it was last claimed; RFC 3339, UTC.
     started_at: Option<String>,
+    /// When it was committed or given up; RFC 3339, UTC.
     finished_at: Option<String>,
     /// The last error.
     error: Option<JobProblem>,
@@ -348,11 +222,15 @@ pub(super) struct ChunkBody {
 /// An object, or a slice of one.
 #[derive(Debug, Serialize, ToSchema)]
 struct SliceBody {
+    /// The object's key in the bucket, or its absolute path without the leading slash.
     key: String,
+    /// Size of the whole object, bytes.
     size: u64,
-    /// `whole`, `bytes` or `rows`.
+    /// What `start` and `end` count.
     slice: &'static str,
+    /// The first byte or row; absent for a whole object.
     start: Option<u64>,
+    /// One past the last byte or row; absent for a whole object.
     end: Option<u64>,
 }
 
@@ -387,6 +265,7 @@ impl ChunkBody {
 /// A page of chunks, in input order.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ChunkPage {
+    /// The chunks.
     pub(super) items: Vec<ChunkBody>,
     /// Give it as `cursor` to get the next page; absent on the last.
     pub(super) next_cursor: Option<String>,
@@ -406,6 +285,7 @@ pub(super) struct Results {
 /// A committed part.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct PartBody {
+    /// Its number, which is its chunk's.
     pub(super) part: u64,
     /// Where it lies in the store.
     pub(super) uri: String,
@@ -413,8 +293,11 @@ pub(super) struct PartBody {
     pub(super) url: String,
     /// When `url` stops working; absent where it does not.
     pub(super) expires_at: Option<String>,
+    /// Rows in it.
     pub(super) records: u64,
+    /// Its size.
     pub(super) bytes: u64,
+    /// Of its bytes, lower-case hex.
     pub(super) sha256: String,
 }
 
