@@ -37,7 +37,7 @@ impl App {
     ///
     /// # Errors
     /// One sentence that says what is missing and what to do.
-    pub async fn start(settings: config::Serve, log_format: LogFormat, log: &str) -> Result<Self, String> {
+    pub async fn start(settings: config::Serve, _sections: config::Sections, log_format: LogFormat, log: &str) -> Result<Self, String> {
         let library = config::find_library(settings.onnxruntime.as_deref(), &settings.data_dir)?;
         std::fs::create_dir_all(&settings.data_dir).map_err(|e| format!("data folder {}: {e}", settings.data_dir.display()))?;
         let file_roots =

@@ -21,7 +21,7 @@ pub fn run() -> ExitCode {
         return complain(&error, 2);
     }
     let done = match cli.command {
-        Command::Serve(settings) => serve::run(*settings, cli.log_format, &cli.log),
+        Command::Serve(settings) => serve::run(*settings, cli.sections, cli.log_format, &cli.log),
         Command::Demo(settings) => demo::run(&settings),
         Command::Runner(settings) => runner::run(settings),
         Command::Openapi => openapi(),

@@ -5,11 +5,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{app::App, config, telemetry::LogFormat};
 
-pub(super) fn run(settings: config::Serve, log_format: LogFormat, log: &str) -> Result<(), String> {
+pub(super) fn run(settings: config::Serve, sections: config::Sections, log_format: LogFormat, log: &str) -> Result<(), String> {
     super::block_on(async move {
         let stop = CancellationToken::new();
         stop_on_signals(stop.clone())?;
-        let app = App::start(settings, log_format, log).await?;
+        let app = App::start(settings, sections, log_format, log).await?;
         // For people and for programs that started us on a free port: the one line on standard output.
         println!("listening on http://{}", app.address());
         app.run(stop).await
