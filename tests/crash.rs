@@ -123,3 +123,23 @@ async fn sigterm_ends_the_service_with_0_and_costs_no_attempt() {
     let chunks = service.get_all(&format!("/v1/jobs/{id}/chunks")).await;
     assert!(chunks.iter().all(|c| c["failures"] == 0 && c["crashes"] == 0), "a drain must not count as an attempt");
 }
+
+#[tokio::test]
+async fn a_second_signal_ends_the_service_at_once() {
+    let s3 = S3Server::start().await;
+    s3.put_fixture("models/broken/endless-loop.onnx", "lake", "model.onnx");
+    s3.put("lake", "in/a.jsonl", b"{\"x\": [1, 2, 3, 4]}\n");
+    // With such a patience, the first signal alone would outlast the test.
+    let mut service = Service::start(&s3, ServiceOptions::default().arg("--drain-timeout", "600")).await;
+    let id = service.submit(&json!({"model": "s3://lake/model.onnx", "input": "s3://lake/in/", "output": "s3://lake/out/"})).await;
+    service.until(&id, |job| job["state"] == "in_progress").await;
+    service.ask_to_stop();
+    while !service.log().contains("stopping: no new chunks") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(service.terminate(Duration::from_secs(10)).await, Some(130), "exit status");
+    service.restart().await;
+    let (status, job) = service.post(&format!("/v1/jobs/{id}/cancel"), &serde_json::Value::Null).await;
+    assert_eq!(status, 202, "the job is still there: {job:#}");
+    assert_eq!(service.wait(&id, Duration::from_secs(60)).await["state"], "cancelled");
+}

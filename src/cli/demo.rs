@@ -147,7 +147,7 @@ async fn watch(client: &reqwest::Client, url: &str) -> Result<Value, String> {
         if started.elapsed() > PATIENCE {
             return Err("the job did not end in time".to_owned());
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -123,7 +123,17 @@ impl Service {
 
     /// SIGTERM; the exit status if it ends in time.
     pub async fn terminate(&mut self, patience: Duration) -> Option<i32> {
+        self.ask_to_stop();
+        self.exit_status(patience).await
+    }
+
+    /// SIGTERM, and no waiting.
+    pub fn ask_to_stop(&self) {
         rustix::process::kill_process(self.pid(), Signal::TERM).expect("it runs");
+    }
+
+    /// The exit status if it ends in time.
+    pub async fn exit_status(&mut self, patience: Duration) -> Option<i32> {
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
             if let Some(status) = self.child.as_mut().expect("it runs").try_wait().expect("it can be waited for") {
