@@ -11,6 +11,7 @@ use crate::{
     db::{self, SqliteStore, Store},
     execute::{self, Executor, Finalizer, RunnerOptions, Supervisor},
     model::{self, Models},
+    notify::{self, Deliverer, Guard, Notifier, Timeouts},
     objects::{self, Stores},
     plan::{self, Planner},
     telemetry::LogFormat,
@@ -30,6 +31,7 @@ pub struct App {
     planner: Planner,
     executor: Executor,
     finalizer: Finalizer,
+    notifier: Notifier,
 }
 
 impl App {
@@ -37,12 +39,19 @@ impl App {
     ///
     /// # Errors
     /// One sentence that says what is missing and what to do.
-    pub async fn start(settings: config::Serve, _sections: config::Sections, log_format: LogFormat, log: &str) -> Result<Self, String> {
+    pub async fn start(settings: config::Serve, sections: config::Sections, log_format: LogFormat, log: &str) -> Result<Self, String> {
         let library = config::find_library(settings.onnxruntime.as_deref(), &settings.data_dir)?;
         std::fs::create_dir_all(&settings.data_dir).map_err(|e| format!("data folder {}: {e}", settings.data_dir.display()))?;
         let file_roots =
             settings.file_root.iter().map(|root| std::fs::canonicalize(root).map_err(|e| format!("--file-root {}: {e}", root.display())));
         let file_roots = file_roots.collect::<Result<Vec<_>, _>>()?;
+
+        let guard = Guard::new(settings.webhook_allow_networks.clone());
+        let endpoints = sections.webhooks.endpoints()?;
+        for endpoint in &endpoints {
+            guard.check_literal(&endpoint.url).map_err(|e| format!("[[webhooks.endpoints]] {:?}: {e}", endpoint.name))?;
+        }
+        let deliverer = Deliverer::new(guard.clone(), Timeouts::default())?;
 
         let database = settings.database()?;
         let store = SqliteStore::open(&database).await.map_err(|e| describe(&e))?;
@@ -77,6 +86,7 @@ impl App {
                 store: store.clone(),
                 stores: stores.clone(),
                 models: models.clone(),
+                guard,
                 wake: wake.clone(),
                 allowed_providers: ["cpu", "cuda", "tensorrt"].map(str::to_owned).to_vec(),
             },
@@ -107,7 +117,18 @@ impl App {
                     providers: settings.providers,
                 },
             },
-            finalizer: Finalizer { store, stores, worker, wake, lease_ttl, poll: POLL },
+            finalizer: Finalizer { store: store.clone(), stores, worker, wake: wake.clone(), lease_ttl, poll: POLL },
+            notifier: Notifier {
+                store,
+                deliverer,
+                endpoints: endpoints.into(),
+                wake,
+                options: notify::Options {
+                    public_url: settings.public_url.unwrap_or_else(|| format!("http://{address}")),
+                    retry_scale: settings.webhook_retry_scale,
+                    poll: POLL,
+                },
+            },
         })
     }
 
@@ -126,6 +147,7 @@ impl App {
         rooms.spawn(self.planner.run(stop.clone()));
         rooms.spawn(self.executor.run(stop.clone()));
         rooms.spawn(self.finalizer.run(stop.clone()));
+        rooms.spawn(self.notifier.run(stop.clone()));
 
         let graceful = stop.clone();
         let server = axum::serve(self.listener, api::router(self.api)).with_graceful_shutdown(async move { graceful.cancelled().await });

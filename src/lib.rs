@@ -1,7 +1,7 @@
 //! Nightshift: self-hosted batch inference in one binary.
 //!
 //! A job walks through the rooms in this order: `api` accepts → `db` keeps → `plan` cuts → `execute` leases → `runner`
-//! computes → `execute` commits and finalises. A room imports only what stands below it in this list, or `domain`.
+//! computes → `execute` commits and finalises → `notify` tells. A room imports only what stands below it in this list, or `domain`.
 
 /// The HTTP edge: routes, request and response types, problem details, docs.
 pub mod api;
@@ -19,6 +19,8 @@ pub mod domain;
 pub mod execute;
 /// Resolve a model folder, admit the ONNX file, read its signature, derive the pipeline.
 pub mod model;
+/// Outbox → sign → deliver: tells receivers what became of jobs, at addresses that the guard lets pass.
+pub mod notify;
 /// URL → object store: list, ranged read, put, presign.
 pub mod objects;
 /// List the input prefix → snapshot its objects → cut chunks.

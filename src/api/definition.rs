@@ -3,7 +3,10 @@
 use globset::GlobBuilder;
 use serde_json::Value;
 
-use super::read::{Faults, Field, did_you_mean};
+use super::{
+    read::{Faults, Field, did_you_mean},
+    webhook,
+};
 use crate::domain::{
     Activation, Fault, JobSpec, Missing, Pipeline, PipelineSpec, Task, Uri,
     spec::{
@@ -75,7 +78,6 @@ fn job(root: &Field<'_>, providers: &[String], faults: &mut Faults) -> Option<Jo
     if !job.is_present() {
         return None;
     }
-    job.field("webhook").not_supported("a webhook", faults);
     let name = job.field("name").text("write a text in quotes", faults).map(str::to_owned);
     if name.as_ref().is_some_and(|n| n.len() > LONGEST_LABEL) {
         faults.add(&job.field("name"), "too_long", format!("the name has more than {LONGEST_LABEL} bytes"), "shorten it");
@@ -91,10 +93,11 @@ fn job(root: &Field<'_>, providers: &[String], faults: &mut Faults) -> Option<Jo
         max_failed_records: policy.field("max_failed_records").integer(0..=i64::MAX, faults).map(|n| n as u64),
         max_failed_ratio: policy.field("max_failed_ratio").share(faults),
     };
+    let webhook = webhook::read(&job.field("webhook"), faults);
     if let (Some(input), Some(output)) = (&input, &output) {
         check_overlap(&job.field("output"), &input.uri, &output.uri, faults);
     }
-    Some(JobSpec { name, labels, model: model?, input: input?, output: output?, pipeline, execution, error_policy })
+    Some(JobSpec { name, labels, model: model?, input: input?, output: output?, pipeline, execution, error_policy, webhook })
 }
 
 /// Output inside the input would be read as input, by this job or by the next; input inside the output could be taken for parts.

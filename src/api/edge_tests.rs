@@ -1,6 +1,6 @@
 //! The edge over a store that fails on purpose: what a running service can hardly be brought to do.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use axum::{
@@ -13,12 +13,16 @@ use tower::ServiceExt;
 
 use super::{ApiState, router};
 use crate::{
-    db::{Changed, ChunkLease, ClaimedChunk, Created, Error, JobFilter, JobLease, NewJob, Result, Store, Written},
+    db::{
+        AttemptResult, Changed, ChunkLease, ClaimedChunk, ClaimedDelivery, Created, DeliveryFilter, DeliveryLease, DeliveryRecord, Error,
+        JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Store, Written,
+    },
     domain::{
-        Chunk, ChunkId, ChunkResult, Job, JobId, ObjectSlice, Problem,
+        Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Job, JobId, ObjectSlice, Problem,
         job::{Ending, PlanCursor},
     },
     model::{Limits, Models},
+    notify::Guard,
     objects::{Options, Stores},
 };
 
@@ -56,6 +60,13 @@ impl Store for Down {
     async fn chunk(&self, _: &ChunkId) -> Result<Option<Chunk>> { down() }
     async fn claim_finalizing(&self, _: &str, _: Duration) -> Result<Option<(JobLease, Job)>> { down() }
     async fn finish_job(&self, _: &JobLease, _: Ending, _: Option<&Problem>) -> Result<Written> { down() }
+    async fn pending_events(&self, _: u32) -> Result<Vec<PendingEvent>> { down() }
+    async fn fan_out(&self, _: &Event, _: Vec<NewDelivery>) -> Result<Written> { down() }
+    async fn claim_deliveries(&self, _: u32, _: u32, _: &BTreeMap<String, u32>, _: Duration) -> Result<Vec<ClaimedDelivery>> { down() }
+    async fn record_attempt(&self, _: &DeliveryLease, _: &AttemptResult) -> Result<Written> { down() }
+    async fn replay_delivery(&self, _: &DeliveryId) -> Result<Option<Delivery>> { down() }
+    async fn deliveries(&self, _: &DeliveryFilter) -> Result<Vec<Delivery>> { down() }
+    async fn delivery(&self, _: &DeliveryId) -> Result<Option<DeliveryRecord>> { down() }
     async fn release_all(&self) -> Result<()> { down() }
 }
 
@@ -78,7 +89,8 @@ impl Edge {
         let limits = Limits { max_bytes: 1 << 30, max_nesting: 64 };
         let models = Arc::new(Models::new(folder.path().join("cache"), stores.clone(), limits));
         let allowed_providers = vec!["cpu".to_owned()];
-        Self { state: ApiState { store: Arc::new(Down), stores, models, wake: Arc::new(Notify::new()), allowed_providers }, folder }
+        let wake = Arc::new(Notify::new());
+        Self { state: ApiState { store: Arc::new(Down), stores, models, guard: Guard::default(), wake, allowed_providers }, folder }
     }
 
     /// A location below the root.
@@ -109,6 +121,7 @@ impl Edge {
 }
 
 const JOB: &str = "/v1/jobs/job_00000000000000000000000000000000";
+const DELIVERY: &str = "/v1/webhook-deliveries/whd_00000000000000000000000000000000";
 
 #[tokio::test]
 async fn without_a_database_the_process_lives_and_says_that_it_is_not_ready() {
@@ -121,6 +134,9 @@ async fn without_a_database_the_process_lives_and_says_that_it_is_not_ready() {
         ("GET", &format!("{JOB}/results"), Value::Null),
         ("GET", &format!("{JOB}/errors"), Value::Null),
         ("GET", &format!("{JOB}/chunks"), Value::Null),
+        ("GET", "/v1/webhook-deliveries", Value::Null),
+        ("GET", DELIVERY, Value::Null),
+        ("POST", &format!("{DELIVERY}/replay"), Value::Null),
         ("POST", "/v1/jobs", edge.job()),
     ] {
         let answer = edge.send(method, path, &body).await;

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::domain::{
-    Activation, Chunk, ChunkId, ChunkResult, ChunkState, Counts, Dim, Dtype, Job, JobId, JobSpec, JobState, Missing, ObjectSlice, PartFile,
-    Pipeline, PipelineSpec, Signature, Slice, Task, Timestamp, Uri, ValueInfo, ValueType,
+    Activation, Attempt, Chunk, ChunkId, ChunkResult, ChunkState, Counts, Delivery, DeliveryId, DeliveryState, Dim, Dtype, EventKind, Job,
+    JobId, JobSpec, JobState, Missing, ObjectSlice, PartFile, Pipeline, PipelineSpec, Signature, Slice, Task, Timestamp, Uri, ValueInfo,
+    ValueType, WebhookSecret, WebhookSpec, WebhookUrl,
     chunk::Usage,
     job::{PinnedModel, PlanCursor},
     pipeline::ClassifierOutputs,
@@ -14,7 +15,11 @@ use crate::domain::{
     },
 };
 
-use super::types::{ChunkBody, ChunkPage, JobBody, JobPage};
+use super::{
+    deliveries::{DeliveryBody, DeliveryPage},
+    types::{ChunkBody, ChunkPage, JobBody, JobPage},
+};
+use crate::db::DeliveryRecord;
 
 const ACCEPTED: Timestamp = Timestamp(1_795_399_200_123_456);
 const ONE_SECOND: i64 = 1_000_000;
@@ -76,6 +81,56 @@ pub(super) fn chunks() -> ChunkPage {
     ChunkPage { items: vec![ChunkBody::new(&chunk)], next_cursor: Some("1".to_owned()) }
 }
 
+/// A page of deliveries.
+pub(super) fn deliveries() -> DeliveryPage {
+    DeliveryPage { items: vec![DeliveryBody::new(&delivered())], next_cursor: None }
+}
+
+/// One delivery with its attempts.
+pub(super) fn delivery() -> DeliveryBody {
+    let payload = serde_json::json!({
+        "type": "job.completed",
+        "timestamp": Timestamp(ACCEPTED.0 + 50 * ONE_SECOND).to_string(),
+        "data": {"id": id().to_string(), "state": "completed"},
+    });
+    let record = DeliveryRecord { delivery: delivered(), body: payload.to_string(), attempts: vec![refused_once(), second()] };
+    DeliveryBody::in_full(&record).expect("JSON")
+}
+
+/// A delivery that is to be made again.
+pub(super) fn replayed() -> DeliveryBody {
+    let tries = 0;
+    let next_at = Timestamp(ACCEPTED.0 + 3600 * ONE_SECOND);
+    DeliveryBody::new(&Delivery { state: DeliveryState::Pending, tries, next_at, finished_at: None, ..delivered() })
+}
+
+fn delivered() -> Delivery {
+    Delivery {
+        id: DeliveryId::parse("whd_019ac2f7b0f47e0f8a1b2c3d4e5f6072").expect("a well-formed id"),
+        job: id(),
+        message_id: "msg_019ac2f7b0f47e0f8a1b2c3d4e5f6073".to_owned(),
+        kind: EventKind::Completed,
+        endpoint: None,
+        url: WebhookUrl::parse("https://hooks.example.com/nightshift").expect("a well-formed address"),
+        state: DeliveryState::Delivered,
+        attempts: 2,
+        tries: 2,
+        next_at: Timestamp(ACCEPTED.0 + 56 * ONE_SECOND),
+        created_at: Timestamp(ACCEPTED.0 + 50 * ONE_SECOND),
+        finished_at: Some(Timestamp(ACCEPTED.0 + 56 * ONE_SECOND)),
+        last: Some(second()),
+    }
+}
+
+fn refused_once() -> Attempt {
+    let error = Some("answered 503 Service Unavailable".to_owned());
+    Attempt { number: 1, at: Timestamp(ACCEPTED.0 + 50 * ONE_SECOND), status: Some(503), error, latency_us: 41_250 }
+}
+
+fn second() -> Attempt {
+    Attempt { number: 2, at: Timestamp(ACCEPTED.0 + 56 * ONE_SECOND), status: Some(204), error: None, latency_us: 38_500 }
+}
+
 fn usage(wall_seconds: f64, device_seconds: f64) -> Usage {
     Usage {
         wall_seconds,
@@ -116,6 +171,11 @@ fn job(state: JobState) -> Job {
             pipeline: PipelineSpec::default(),
             execution: ExecutionSpec { deadline_seconds: Some(6 * 3600), ..ExecutionSpec::default() },
             error_policy: ErrorPolicy { max_failed_records: Some(1000), max_failed_ratio: None },
+            webhook: Some(WebhookSpec {
+                url: WebhookUrl::parse("https://hooks.example.com/nightshift").expect("a well-formed address"),
+                secret: WebhookSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").expect("a well-formed secret"),
+                events: vec![EventKind::Completed, EventKind::Failed],
+            }),
         },
         model: PinnedModel { uri: model, digest: "5eed".repeat(16), file: "model.onnx".to_owned(), bytes: 1_482_113 },
         pipeline: pipeline(),

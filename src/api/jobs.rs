@@ -46,7 +46,8 @@ const LOOK: Duration = Duration::from_millis(200);
             "output": {"uri": "s3://lake/scores/2026-11-23/", "format": "parquet", "compression": "none", "include_input": ["id", "amount"], "prediction_prefix": "predicted_"},
             "pipeline": {"task": "tabular-classification", "features": ["amount", "age"], "missing": "nan", "labels": ["ok", "fraud"], "probabilities": true},
             "execution": {"batch_size": "auto", "chunk_records": 100_000, "priority": 10, "max_parallel_chunks": 8, "max_attempts": 4, "deadline": "6h", "providers": ["cpu"]},
-            "error_policy": {"max_failed_records": 1000, "max_failed_ratio": 0.01}
+            "error_policy": {"max_failed_records": 1000, "max_failed_ratio": 0.01},
+            "webhook": {"url": "https://hooks.example.com/nightshift", "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "events": ["job.completed", "job.failed"]}
         })))
     )),
     responses(

@@ -4,6 +4,7 @@
 //! in it is listed at once; what passes is a value of `domain/` that nobody checks again.
 
 mod definition;
+mod deliveries;
 #[cfg(test)]
 mod edge_tests;
 mod errors;
@@ -21,6 +22,7 @@ mod submit;
 #[cfg(test)]
 mod tests;
 mod types;
+mod webhook;
 
 use std::sync::Arc;
 
@@ -35,7 +37,7 @@ use tokio::sync::Notify;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::{db::Store, model::Models, objects::Stores};
+use crate::{db::Store, model::Models, notify::Guard, objects::Stores};
 use problem::ApiProblem;
 
 pub use openapi::document as openapi;
@@ -52,7 +54,9 @@ pub struct ApiState {
     pub stores: Stores,
     /// Resolves models at acceptance.
     pub models: Arc<Models>,
-    /// Rung when a job was accepted or cancelled.
+    /// Which addresses a webhook may name.
+    pub guard: Guard,
+    /// Rung when a job was accepted or cancelled, or a delivery is to be made again.
     pub wake: Arc<Notify>,
     /// Execution providers that a job may name.
     pub allowed_providers: Vec<String>,

@@ -7,8 +7,8 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ApiState, definition, errors, health, jobs, results};
-use crate::domain::{ChunkState, JobState, Task};
+use super::{ApiState, definition, deliveries, errors, health, jobs, results};
+use crate::domain::{ChunkState, DeliveryState, EventKind, JobState, Task};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -20,6 +20,7 @@ use crate::domain::{ChunkState, JobState, Task};
     tags(
         (name = "jobs", description = "Submit jobs and follow them"),
         (name = "results", description = "Predictions and error rows"),
+        (name = "webhooks", description = "What was told to whom"),
         (name = "health", description = "For supervisors and load balancers"),
     )
 )]
@@ -35,6 +36,9 @@ pub(super) fn router() -> OpenApiRouter<ApiState> {
         .routes(routes!(results::list))
         .routes(routes!(results::download))
         .routes(routes!(errors::list))
+        .routes(routes!(deliveries::list))
+        .routes(routes!(deliveries::get))
+        .routes(routes!(deliveries::replay))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
 }
@@ -45,7 +49,7 @@ pub fn document() -> OpenApiDocument {
     let tasks = Task::ALL.map(Task::name);
     let states = JobState::ALL.map(JobState::name);
     let chunk_states = [ChunkState::Pending, ChunkState::Running, ChunkState::Done, ChunkState::Failed, ChunkState::Cancelled];
-    let words: [(&str, &str, Vec<&str>); 10] = [
+    let words: [(&str, &str, Vec<&str>); 12] = [
         ("InputDefinition", "format", names(&definition::FORMATS)),
         ("InputDefinition", "compression", names(&definition::COMPRESSIONS)),
         ("OutputDefinition", "format", names(&definition::OUTPUT_FORMATS)),
@@ -55,6 +59,8 @@ pub fn document() -> OpenApiDocument {
         ("PipelineDefinition", "activation", names(&definition::ACTIVATIONS)),
         ("JobBody", "state", states.to_vec()),
         ("ChunkBody", "state", chunk_states.map(ChunkState::name).to_vec()),
+        ("DeliveryBody", "state", DeliveryState::ALL.map(DeliveryState::name).to_vec()),
+        ("DeliveryBody", "event", EventKind::ALL.map(EventKind::name).to_vec()),
         ("SliceBody", "slice", vec!["whole", "bytes", "rows"]),
     ];
     for (schema, field, words) in words {

@@ -1,7 +1,7 @@
 //! A job definition as callers write it: what the OpenAPI document shows, and what a job gives back of its own.
 //!
 //! In: a [`JobSpec`]. Out: the JSON that `definition` reads to that same spec. A job's `input`, `output`, `execution` and `error_policy`
-//! can therefore be posted again as they stand.
+//! can therefore be posted again as they stand; its `webhook` once its secret is filled in again, which is never given back.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,10 @@ use super::{
     definition::{COMPRESSIONS, FORMATS, OUTPUT_COMPRESSIONS, OUTPUT_FORMATS},
     read::write_seconds,
 };
-use crate::domain::spec::{CsvOptions, ErrorPolicy, ExecutionSpec, IncludeInput, InputSpec, OutputSpec};
+use crate::domain::{
+    EventKind, WebhookSecret, WebhookSpec,
+    spec::{CsvOptions, ErrorPolicy, ExecutionSpec, IncludeInput, InputSpec, OutputSpec},
+};
 
 /// A job to be run: a model, an input and an output; everything else is optional.
 #[derive(Debug, Serialize, ToSchema)]
@@ -38,6 +41,8 @@ pub(super) struct JobDefinition {
     execution: Option<ExecutionDefinition>,
     /// How many records may fail.
     error_policy: Option<ErrorPolicyDefinition>,
+    /// Whom to tell.
+    webhook: Option<WebhookDefinition>,
 }
 
 /// A location, or an object that names it.
@@ -216,6 +221,28 @@ pub(super) struct ErrorPolicyDefinition {
     /// A larger share of failed records than this, 0 to 1, fails the job at its end.
     #[schema(minimum = 0.0, maximum = 1.0)]
     max_failed_ratio: Option<f64>,
+}
+
+/// Whom to tell, by Standard Webhooks.
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WebhookDefinition {
+    /// Where the receiver listens: `http` or `https`, at a public address or in a network that the service allows.
+    #[schema(example = "https://hooks.example.com/nightshift")]
+    url: String,
+    /// `whsec_` and the base64 of 24 to 64 random bytes: signs what is sent. Answers never show it: they have `whsec_***` here.
+    #[schema(example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
+    secret: String,
+    /// What it wants to hear: `job.started`, `job.completed`, `job.failed`, `job.cancelled`, `job.expired`. How the job ends, when absent.
+    #[schema(example = json!(["job.completed", "job.failed"]))]
+    events: Option<Vec<String>>,
+}
+
+impl From<&WebhookSpec> for WebhookDefinition {
+    fn from(spec: &WebhookSpec) -> Self {
+        let events = spec.events.iter().map(|event: &EventKind| event.name().to_owned()).collect();
+        Self { url: spec.url.to_string(), secret: WebhookSecret::REDACTED.to_owned(), events: Some(events) }
+    }
 }
 
 impl From<&InputSpec> for InputDefinition {

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     db::{Created, NewJob},
     domain::{
-        Fault, Job, JobId, PartNames, Uri,
+        Fault, Job, JobId, PartNames, Uri, WebhookUrl,
         names::{MANIFEST, SUCCESS},
     },
     objects,
@@ -32,6 +32,7 @@ pub(super) async fn submit(state: &ApiState, definition: &Value) -> Result<Job, 
     };
     faults.extend(check_store(state, "/input", &spec.input.uri));
     faults.extend(check_store(state, "/output", &spec.output.uri));
+    faults.extend(spec.webhook.as_ref().and_then(|webhook| check_receiver(state, &webhook.url)));
     let Some(resolved) = resolved.filter(|_| faults.is_empty()) else { return Err(ApiProblem::faults(faults)) };
     check_output(state, &spec.output.uri).await?;
     let new = NewJob { id: JobId::generate(), spec, model: resolved.model, pipeline: resolved.pipeline };
@@ -49,6 +50,13 @@ pub(super) async fn submit(state: &ApiState, definition: &Value) -> Result<Job, 
 fn check_store(state: &ApiState, pointer: &str, uri: &Uri) -> Option<Fault> {
     let error = state.stores.open(uri).err()?;
     Some(Fault::new(pointer, error.code(), error.to_string()))
+}
+
+/// A courtesy: a literal address that no attempt would be allowed to call. What names resolve to is looked at with each attempt.
+fn check_receiver(state: &ApiState, url: &WebhookUrl) -> Option<Fault> {
+    let refused = state.guard.check_literal(url).err()?;
+    let hint = "name a receiver on a public address; whoever runs the service can allow its network with webhooks.allow_networks";
+    Some(Fault::new("/webhook/url", "forbidden_address", refused.to_string()).hint(hint))
 }
 
 /// Refuses a prefix that already holds a job's output, and one that cannot be listed.

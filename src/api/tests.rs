@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 use super::{
     definition, openapi, read,
     spec::{ErrorPolicyDefinition, ExecutionDefinition, InputDefinition, OutputDefinition},
+    webhook,
 };
 use crate::domain::{
-    JobSpec, Uri,
+    EventKind, JobSpec, Uri,
     spec::{CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputFormat, InputSpec, OutputFormat, OutputSpec},
 };
 
@@ -32,6 +33,8 @@ fn with(pointer: &str, value: Value) -> Value {
     at.as_object_mut().unwrap().insert(names[names.len() - 1].to_owned(), value);
     definition
 }
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 fn providers() -> Vec<String> {
     ["cpu", "cuda", "tensorrt"].map(str::to_owned).to_vec()
@@ -95,7 +98,28 @@ fn typical_mistakes_each_get_a_pointer_a_code_and_a_hint() {
         (with("/execution/max_attempts", json!("4")), "/execution/max_attempts", "wrong_type", "number"),
         (with("/error_policy/max_failed_ratio", json!(5)), "/error_policy/max_failed_ratio", "out_of_range", "0.05"),
         (with("/error_policy/max_failures", json!(5)), "/error_policy/max_failures", "unknown_field", "max_failed_records"),
-        (with("/webhook", json!({"url": "https://x"})), "/webhook", "not_supported", "leave"),
+        (with("/webhook", json!({"url": "https://x"})), "/webhook/secret", "missing", "openssl"),
+        (with("/webhook", json!({"secret": SECRET})), "/webhook/url", "missing", "https://"),
+        (with("/webhook", json!("https://x")), "/webhook", "wrong_type", "secret"),
+        (with("/webhook", json!({"url": "ftp://x", "secret": SECRET})), "/webhook/url", "invalid_url", "https://"),
+        (with("/webhook", json!({"url": "x/y", "secret": SECRET})), "/webhook/url", "invalid_url", "https://"),
+        (with("/webhook", json!({"url": "https://a:b@x", "secret": SECRET})), "/webhook/url", "invalid_url", "https://"),
+        (with("/webhook", json!({"url": "https://x", "secret": "hunter2"})), "/webhook/secret", "invalid_secret", "whsec_"),
+        (with("/webhook", json!({"url": "https://x", "secret": "whsec_aHVudGVyMg=="})), "/webhook/secret", "invalid_secret", "openssl"),
+        (with("/webhook", json!({"url": "https://x", "secret": "whsec_***"})), "/webhook/secret", "invalid_secret", "itself"),
+        (with("/webhook", json!({"url": "https://x", "secret": SECRET, "events": []})), "/webhook/events", "empty", "job.started"),
+        (
+            with("/webhook", json!({"url": "https://x", "secret": SECRET, "events": ["job.complete"]})),
+            "/webhook/events/0",
+            "unknown_value",
+            "\"job.completed\"",
+        ),
+        (
+            with("/webhook", json!({"url": "https://x", "secret": SECRET, "event": ["job.failed"]})),
+            "/webhook/event",
+            "unknown_field",
+            "\"events\"",
+        ),
         (with("/labels", json!({"team": 1})), "/labels/team", "wrong_type", "quotes"),
         (with("/labels", json!({"team": null})), "/labels/team", "wrong_type", "quotes"),
         (with("/labels", json!({"a/b": "x".repeat(257)})), "/labels/a~1b", "too_long", "shorten"),
@@ -119,6 +143,19 @@ fn one_mistake_makes_one_fault() {
         let faults = definition::read(&definition, &providers()).unwrap_err();
         assert_eq!(faults.len(), 1, "{definition}: {faults:?}");
     }
+}
+
+#[test]
+fn what_is_wrong_with_a_secret_is_said_without_the_secret() {
+    let hooks = [json!("hunter2"), json!(["hunter2"]), json!({"url": "https://u:hunter2@x", "secret": "hunter2"})];
+    let more = [json!({"url": 1, "secret": {"hunter2": 1}}), json!({"url": "hunter2", "secret": "whsec_hunter2"})];
+    for hook in hooks.into_iter().chain(more) {
+        let faults = definition::read(&with("/webhook", hook.clone()), &providers()).unwrap_err();
+        assert!(!format!("{faults:?}").contains("hunter2"), "{hook}: {faults:?}");
+    }
+    let spec = definition::read(&with("/webhook", json!({"url": "https://x", "secret": SECRET})), &providers()).unwrap();
+    assert!(!format!("{spec:?}").contains(&SECRET[6..]), "{spec:?}");
+    assert_eq!(spec.webhook.unwrap().events, EventKind::ENDS);
 }
 
 #[test]
@@ -167,8 +204,7 @@ fn the_document_names_the_fields_that_are_read() {
         names
     };
     // Fields that are known only to be refused with a better word than "unknown".
-    let later =
-        ["webhook", "manifest", "layout", "if_exists", "table", "review", "image", "text", "threshold", "pooling", "normalize", "flags"];
+    let later = ["manifest", "layout", "if_exists", "table", "review", "image", "text", "threshold", "pooling", "normalize", "flags"];
     let known = |fields: &[&str]| -> Vec<String> {
         let mut names: Vec<String> = fields.iter().filter(|f| !later.contains(f)).map(|f| (*f).to_owned()).collect();
         names.sort();
@@ -181,6 +217,7 @@ fn the_document_names_the_fields_that_are_read() {
     assert_eq!(documented("PipelineDefinition"), known(&definition::PIPELINE));
     assert_eq!(documented("ExecutionDefinition"), known(&definition::EXECUTION));
     assert_eq!(documented("ErrorPolicyDefinition"), known(&definition::ERROR_POLICY));
+    assert_eq!(documented("WebhookDefinition"), known(&webhook::WEBHOOK));
 }
 
 #[test]
@@ -196,7 +233,7 @@ fn the_document_is_openapi_3_1_and_every_operation_has_an_example() {
             operations += 1;
         }
     }
-    assert_eq!(operations, 10);
+    assert_eq!(operations, 13);
 }
 
 #[test]
@@ -274,7 +311,7 @@ proptest! {
         let spec = definition::read(&posted, &providers()).map_err(|faults| TestCaseError::fail(format!("{faults:?}")))?;
         let wanted = JobSpec {
             name: None, labels: Default::default(), model: Uri::parse("s3://models/fraud/").unwrap(), pipeline: Default::default(),
-            input, output, execution, error_policy,
+            input, output, execution, error_policy, webhook: None,
         };
         prop_assert_eq!(spec, wanted);
     }

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::{
     problem::{ApiProblem, JobProblem},
-    spec::{ErrorPolicyDefinition, ExecutionDefinition, InputDefinition, OutputDefinition},
+    spec::{ErrorPolicyDefinition, ExecutionDefinition, InputDefinition, OutputDefinition, WebhookDefinition},
 };
 use crate::domain::{Chunk, Job, JobState, Slice, Timestamp, chunk::Usage};
 
@@ -38,6 +38,8 @@ pub(super) struct JobBody {
     execution: ExecutionDefinition,
     /// As given.
     error_policy: ErrorPolicyDefinition,
+    /// As given, but for the secret, which is never shown: `whsec_***` stands in its place.
+    webhook: Option<WebhookDefinition>,
     /// How much there is and how much is done.
     counts: CountsBody,
     /// Share of the chunks that are done, 0 to 1.
@@ -147,6 +149,7 @@ impl JobBody {
             pipeline: serde_json::to_value(&job.pipeline).unwrap_or_default(),
             execution: (&job.spec.execution).into(),
             error_policy: (&job.spec.error_policy).into(),
+            webhook: job.spec.webhook.as_ref().map(Into::into),
             counts: CountsBody {
                 objects: counts.objects,
                 bytes: counts.bytes,

@@ -9,7 +9,7 @@ use std::{
 use clap::{CommandFactory, FromArgMatches};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{BucketSection, Cli, WebhookSection};
+use super::{BucketSection, Cli, WebhookSection, webhooks};
 
 /// What only the file can say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -41,6 +41,7 @@ fn load_from(args: Vec<OsString>, from_environment: Option<PathBuf>) -> Result<C
         let table: toml::Table = text.parse().map_err(|e| format!("{}: {e}", path.display()))?;
         sections = read_sections(&table, &path)?;
         command = with_defaults(command, &table, &path)?;
+        command = with_allowed_networks(command, &sections, &table, &path)?;
     }
     let matches = command.get_matches_from(args);
     let mut cli = Cli::from_arg_matches(&matches).map_err(|e| e.to_string())?;
@@ -99,6 +100,22 @@ fn with_defaults(mut command: clap::Command, table: &toml::Table, path: &Path) -
     Ok(command)
 }
 
+/// `webhooks.allow_networks` is the file's way to say what the flag says.
+fn with_allowed_networks(command: clap::Command, sections: &Sections, table: &toml::Table, path: &Path) -> Result<clap::Command, String> {
+    let networks = &sections.webhooks.allow_networks;
+    if networks.is_empty() {
+        return Ok(command);
+    }
+    if table.contains_key("webhook_allow_networks") {
+        return Err(format!("{}: webhook_allow_networks and allow_networks of [webhooks] say the same: keep one", path.display()));
+    }
+    for network in networks {
+        webhooks::network(network).map_err(|why| format!("{}: [webhooks] allow_networks: {why}", path.display()))?;
+    }
+    let networks = networks.clone();
+    Ok(command.mut_subcommand("serve", |c| c.mut_arg("webhook_allow_networks", |arg| arg.default_values(networks))))
+}
+
 fn text_values(value: &toml::Value) -> Option<Vec<String>> {
     match value {
         toml::Value::String(text) => Some(vec![text.clone()]),
@@ -146,6 +163,18 @@ mod tests {
         assert_eq!(serve.listen.port(), 9001);
         assert_eq!((serve.chunk_bytes, serve.chunk_objects), (1000, 1000));
         assert_eq!(serve.file_root, [PathBuf::from("/a"), PathBuf::from("/b")]);
+    }
+
+    #[test]
+    fn allowed_networks_stand_in_the_section_and_give_way_to_the_flag() {
+        let file = "[webhooks]\nallow_networks = [\"10.0.0.0/8\", \"::1\"]";
+        let networks = |args: &[&str]| serve(load_with(file, args).unwrap()).webhook_allow_networks;
+        assert_eq!(networks(&[]), ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
+        assert_eq!(networks(&["--webhook-allow-networks", "127.0.0.0/8"]), ["127.0.0.0/8".parse().unwrap()]);
+        let error = load_with(&format!("webhook_allow_networks = \"10.0.0.0/8\"\n{file}"), &[]).unwrap_err();
+        assert!(error.contains("keep one"), "{error}");
+        let error = load_with("[webhooks]\nallow_networks = [\"10.0.0.0/33\"]", &[]).unwrap_err();
+        assert!(error.contains("10.0.0.0/33") && error.contains("10.0.0.0/8"), "{error}");
     }
 
     #[test]

@@ -10,13 +10,14 @@ mod webhooks;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use ipnet::IpNet;
 
 use crate::telemetry::LogFormat;
 
 pub use buckets::BucketSection;
 pub use file::{Sections, load};
 pub use library::find_library;
-pub use webhooks::WebhookSection;
+pub use webhooks::{EndpointSection, WebhookSection};
 
 /// Self-hosted batch inference: POST a model and a bucket prefix, get predictions back in the bucket.
 #[derive(Debug, Clone, Parser)]
@@ -101,6 +102,18 @@ pub struct Serve {
     /// Largest model, all files together
     #[arg(long, env = "NIGHTSHIFT_MAX_MODEL_BYTES", default_value_t = 8 * 1024 * 1024 * 1024, value_name = "BYTES")]
     pub max_model_bytes: u64,
+    /// Where callers reach this service, for the links in webhooks; http:// and the listen address when absent
+    #[arg(long, env = "NIGHTSHIFT_PUBLIC_URL", value_name = "URL", value_parser = webhooks::public_url)]
+    pub public_url: Option<String>,
+    /// Networks that webhooks may go to although they are private, loopback or otherwise special: 10.0.0.0/8,fd00::/8
+    #[arg(
+        long, env = "NIGHTSHIFT_WEBHOOK_ALLOW_NETWORKS", value_delimiter = ',', action = ArgAction::Append, value_name = "CIDR",
+        value_parser = webhooks::network
+    )]
+    pub webhook_allow_networks: Vec<IpNet>,
+    /// Multiplies the delays between the attempts at a webhook: tests need not wait for three days
+    #[arg(long, hide = true, default_value_t = 1.0)]
+    pub webhook_retry_scale: f64,
 }
 
 impl Serve {

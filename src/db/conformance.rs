@@ -2,6 +2,8 @@
 
 #![cfg(test)]
 
+mod webhooks;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -53,6 +55,7 @@ fn new_job(output: &str) -> NewJob {
         pipeline: PipelineSpec::default(),
         execution: ExecutionSpec::default(),
         error_policy: ErrorPolicy::default(),
+        webhook: None,
     };
     let pipeline = Pipeline {
         task: Task::Raw,

@@ -15,7 +15,8 @@ use std::{collections::BTreeMap, time::Duration};
 use async_trait::async_trait;
 
 use crate::domain::{
-    Chunk, ChunkId, ChunkResult, Job, JobId, JobSpec, JobState, ObjectSlice, Pipeline, Problem, Uri,
+    Attempt, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, DeliveryState, Event, Job, JobId, JobSpec, JobState, ObjectSlice, Pipeline,
+    Problem, Uri, WebhookSecret, WebhookSpec, WebhookUrl,
     job::{Conflict, Ending, PinnedModel, PlanCursor},
 };
 
@@ -136,6 +137,99 @@ pub enum Written {
     Fenced,
 }
 
+/// An event of which no delivery has come yet.
+#[derive(Debug, Clone)]
+pub struct PendingEvent {
+    /// What happened.
+    pub event: Event,
+    /// The job's own webhook.
+    pub webhook: Option<WebhookSpec>,
+}
+
+/// A delivery to be made.
+#[derive(Debug, Clone)]
+pub struct NewDelivery {
+    /// The configured endpoint it goes to; `None` for the job's own webhook.
+    pub endpoint: Option<String>,
+    /// Where it goes.
+    pub url: WebhookUrl,
+    /// What is sent, byte by byte.
+    pub body: String,
+}
+
+/// A lease on a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryLease {
+    /// Which delivery.
+    pub delivery: DeliveryId,
+    /// The fencing token.
+    pub epoch: i64,
+}
+
+/// A delivery to be tried now.
+#[derive(Debug, Clone)]
+pub struct ClaimedDelivery {
+    /// The lease that was won.
+    pub lease: DeliveryLease,
+    /// The delivery as it stands.
+    pub delivery: Delivery,
+    /// What is sent, byte by byte.
+    pub body: String,
+    /// Of the job's own webhook; `None` for a configured endpoint, whose secrets the configuration holds.
+    pub secret: Option<WebhookSecret>,
+}
+
+/// What an attempt came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptResult {
+    /// Where it went.
+    pub url: WebhookUrl,
+    /// The HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    /// Why it was no success, in words.
+    pub error: Option<String>,
+    /// How long it took.
+    pub latency: Duration,
+    /// What follows from it.
+    pub then: Then,
+}
+
+/// What follows from an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Another one, after this time.
+    Retry(Duration),
+    /// Nothing more: the delivery ends in this state.
+    End(DeliveryState),
+}
+
+/// Which deliveries to list; newest first.
+#[derive(Debug, Clone, Default)]
+pub struct DeliveryFilter {
+    /// Only those of this job.
+    pub job: Option<JobId>,
+    /// Only those in this state.
+    pub state: Option<DeliveryState>,
+    /// Only those made before this one (ids sort by creation).
+    pub before: Option<DeliveryId>,
+    /// At most this many.
+    pub limit: u32,
+}
+
+/// One delivery with all that is known of it.
+#[derive(Debug, Clone)]
+pub struct DeliveryRecord {
+    /// The delivery.
+    pub delivery: Delivery,
+    /// What is sent, byte by byte.
+    pub body: String,
+    /// The latest attempts, at most [`MOST_ATTEMPTS`], oldest first.
+    pub attempts: Vec<Attempt>,
+}
+
+/// How many attempts a [`DeliveryRecord`] has at most.
+pub const MOST_ATTEMPTS: u32 = 100;
+
 /// How many jobs there are by state, for metrics and readiness.
 pub type JobCounts = BTreeMap<String, u64>;
 
@@ -227,6 +321,40 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Applies `Ended`: final state, `finished_at`; the output prefix is free again. `error` is kept on the job unless it has one.
     async fn finish_job(&self, lease: &JobLease, ending: Ending, error: Option<&Problem>) -> Result<Written>;
+
+    // ---- Webhooks ----------------------------------------------------------------------------------------------
+    //
+    // What moves a job to a state that is told, or claims its first chunk, writes the event in the same transaction: there is
+    // no moment at which one is durable and the other is not.
+
+    /// Events that have not been fanned out, oldest first.
+    async fn pending_events(&self, limit: u32) -> Result<Vec<PendingEvent>>;
+
+    /// Makes the deliveries of an event, due at once, and marks it as fanned out; fenced when it was so already.
+    async fn fan_out(&self, event: &Event, deliveries: Vec<NewDelivery>) -> Result<Written>;
+
+    /// Claims up to `limit` deliveries that are pending and due, and under no live lease: the longest due first, and no more to
+    /// one receiver than leaves it with `per_receiver` in flight, given those that are `taken` already.
+    async fn claim_deliveries(
+        &self,
+        limit: u32,
+        per_receiver: u32,
+        taken: &BTreeMap<String, u32>,
+        ttl: Duration,
+    ) -> Result<Vec<ClaimedDelivery>>;
+
+    /// Records an attempt and what follows from it. Under a lost lease the attempt is recorded all the same, as it was made, but
+    /// nothing follows.
+    async fn record_attempt(&self, lease: &DeliveryLease, result: &AttemptResult) -> Result<Written>;
+
+    /// Makes a delivery due now, at the start of its schedule, under the `webhook-id` that it has; `None` when there is none.
+    async fn replay_delivery(&self, id: &DeliveryId) -> Result<Option<Delivery>>;
+
+    /// Deliveries, newest first.
+    async fn deliveries(&self, filter: &DeliveryFilter) -> Result<Vec<Delivery>>;
+
+    /// One delivery.
+    async fn delivery(&self, id: &DeliveryId) -> Result<Option<DeliveryRecord>>;
 
     // ---- Start -------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@
 //! Absent: tokio, sqlx, axum, object_store, ort.
 
 pub mod chunk;
+pub mod delivery;
 pub mod fault;
 pub mod job;
 pub mod names;
@@ -15,8 +16,10 @@ pub mod signature;
 pub mod spec;
 pub mod time;
 pub mod uri;
+pub mod webhook;
 
 pub use chunk::{Chunk, ChunkId, ChunkResult, ChunkState, ObjectSlice, PartFile, Slice};
+pub use delivery::{Attempt, Delivery, DeliveryId, DeliveryState, Event};
 pub use fault::{Fault, Problem};
 pub use job::{Counts, Job, JobEvent, JobId, JobState};
 pub use names::PartNames;
@@ -26,3 +29,4 @@ pub use signature::{Dim, Dtype, Signature, ValueInfo, ValueType};
 pub use spec::JobSpec;
 pub use time::Timestamp;
 pub use uri::{Scheme, Uri};
+pub use webhook::{Endpoint, EventKind, WebhookSecret, WebhookSpec, WebhookUrl};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{pipeline::PipelineSpec, uri::Uri};
+use super::{pipeline::PipelineSpec, uri::Uri, webhook::WebhookSpec};
 
 /// Input formats. One word for one thing: the same names in requests, manifests and messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
@@ -209,4 +209,7 @@ pub struct JobSpec {
     pub execution: ExecutionSpec,
     /// How many records may fail.
     pub error_policy: ErrorPolicy,
+    /// Whom to tell; jobs of older versions have none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub webhook: Option<WebhookSpec>,
 }

@@ -7,6 +7,7 @@
 
 mod faults;
 pub mod golden;
+pub mod receiver;
 mod s3;
 mod service;
 

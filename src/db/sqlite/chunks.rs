@@ -4,10 +4,10 @@ use std::{cmp::Reverse, time::Duration};
 
 use sqlx::{AssertSqlSafe, Row, SqlitePool};
 
-use super::{Tx, jobs, micros, rows, rows::document};
+use super::{Tx, jobs, micros, rows, rows::document, webhooks};
 use crate::{
     db::{ChunkLease, ClaimedChunk, Error, Result, Written},
-    domain::{Chunk, ChunkId, ChunkResult, JobId, Problem, chunk::Usage},
+    domain::{Chunk, ChunkId, ChunkResult, EventKind, JobId, Problem, chunk::Usage},
 };
 
 /// A job that has something to claim.
@@ -74,14 +74,22 @@ async fn claim_one(tx: &mut Tx<'_>, job: &str, worker: &str, ttl: Duration) -> R
     .await
     .map_err(Error::Unavailable)?;
     let Some(row) = row else { return Ok(None) };
-    sqlx::query("UPDATE job SET pending = pending - 1, running = running + 1, started_at = COALESCE(started_at, ?) WHERE id = ?")
-        .bind(tx.now)
+    sqlx::query("UPDATE job SET pending = pending - 1, running = running + 1 WHERE id = ?")
         .bind(job)
         .execute(&mut *tx.db)
         .await
         .map_err(Error::Unavailable)?;
     let epoch = row.try_get("lease_epoch").map_err(Error::Unavailable)?;
     let chunk = rows::chunk(&row)?;
+    let started = sqlx::query("UPDATE job SET started_at = ? WHERE id = ? AND started_at IS NULL")
+        .bind(tx.now)
+        .bind(job)
+        .execute(&mut *tx.db)
+        .await
+        .map_err(Error::Unavailable)?;
+    if started.rows_affected() == 1 {
+        webhooks::announce(tx, &chunk.id.job, EventKind::Started).await?;
+    }
     Ok(Some(ClaimedChunk { lease: ChunkLease { chunk: chunk.id.clone(), epoch }, chunk }))
 }
 

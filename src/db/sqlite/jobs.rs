@@ -4,11 +4,11 @@ use futures::future::BoxFuture;
 use sqlx::{AssertSqlSafe, QueryBuilder, SqlitePool, sqlite::SqliteRow};
 use std::time::Duration;
 
-use super::{Tx, micros, rows, rows::document};
+use super::{Tx, micros, rows, rows::document, webhooks};
 use crate::{
     db::{Changed, Created, Error, JobFilter, JobLease, NewJob, Result, Written},
     domain::{
-        Job, JobEvent, JobId, JobState, ObjectSlice, Problem,
+        EventKind, Job, JobEvent, JobId, JobState, ObjectSlice, Problem,
         chunk::Usage,
         job::{Conflict, Ending, PlanCursor},
     },
@@ -107,7 +107,7 @@ pub(super) async fn existing(tx: &mut Tx<'_>, id: &JobId) -> Result<Job> {
     find(tx, id).await?.ok_or_else(gone)
 }
 
-/// Moves a job to the state that follows from the event.
+/// Moves a job to the state that follows from the event. A state that is told becomes an event in the same transaction.
 async fn apply(tx: &mut Tx<'_>, job: &mut Job, event: JobEvent) -> std::result::Result<Result<()>, Conflict> {
     let next = job.state.next(event)?;
     if next == job.state {
@@ -121,7 +121,13 @@ async fn apply(tx: &mut Tx<'_>, job: &mut Job, event: JobEvent) -> std::result::
         .execute(&mut *tx.db)
         .await;
     job.state = next;
-    Ok(moved.map(drop).map_err(Error::Unavailable))
+    if let Err(error) = moved {
+        return Ok(Err(Error::Unavailable(error)));
+    }
+    match EventKind::of_state(next) {
+        Some(kind) => Ok(webhooks::announce(tx, &job.id, kind).await),
+        None => Ok(Ok(())),
+    }
 }
 
 /// Decides how a job ends: no chunk of it will be claimed any more, and those that wait are cancelled.
@@ -412,6 +418,7 @@ pub(super) fn release_all<'t>(tx: &'t mut Tx<'_>) -> BoxFuture<'t, Result<()>> {
             .await
             .map_err(Error::Unavailable)?;
         sqlx::query("UPDATE chunk SET lease_until = 0 WHERE state = 'running'").execute(&mut *tx.db).await.map_err(Error::Unavailable)?;
+        webhooks::release_all(tx).await?;
         Ok(())
     })
 }

@@ -6,8 +6,10 @@
 mod chunks;
 mod jobs;
 mod rows;
+mod webhooks;
 
 use std::{
+    collections::BTreeMap,
     fs::{File, OpenOptions},
     path::Path,
     str::FromStr,
@@ -26,9 +28,12 @@ use sqlx::{
 };
 use tokio::sync::Mutex;
 
-use super::{Changed, ChunkLease, ClaimedChunk, Created, Error, JobFilter, JobLease, NewJob, Result, Store, Written};
+use super::{
+    AttemptResult, Changed, ChunkLease, ClaimedChunk, ClaimedDelivery, Created, DeliveryFilter, DeliveryLease, DeliveryRecord, Error,
+    JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Store, Written,
+};
 use crate::domain::{
-    Chunk, ChunkId, ChunkResult, Job, JobId, ObjectSlice, Problem,
+    Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Job, JobId, ObjectSlice, Problem,
     job::{Ending, PlanCursor},
 };
 
@@ -256,6 +261,48 @@ impl Store for SqliteStore {
     async fn finish_job(&self, lease: &JobLease, ending: Ending, error: Option<&Problem>) -> Result<Written> {
         let (lease, error) = (lease.clone(), error.cloned());
         self.write(move |tx| Box::pin(async move { jobs::finish(tx, &lease, ending, error.as_ref()).await })).await
+    }
+
+    async fn pending_events(&self, limit: u32) -> Result<Vec<PendingEvent>> {
+        webhooks::pending_events(&self.readers, limit).await
+    }
+
+    async fn fan_out(&self, event: &Event, deliveries: Vec<NewDelivery>) -> Result<Written> {
+        let event = event.clone();
+        self.write(move |tx| Box::pin(async move { webhooks::fan_out(tx, &event, &deliveries).await })).await
+    }
+
+    async fn claim_deliveries(
+        &self,
+        limit: u32,
+        per_receiver: u32,
+        taken: &BTreeMap<String, u32>,
+        ttl: Duration,
+    ) -> Result<Vec<ClaimedDelivery>> {
+        let offset = self.clock_offset_us.load(Ordering::Relaxed);
+        if limit == 0 || !webhooks::any_due(&self.readers, offset).await? {
+            return Ok(Vec::new());
+        }
+        let taken = taken.clone();
+        self.write(move |tx| Box::pin(async move { webhooks::claim(tx, limit, per_receiver, &taken, ttl).await })).await
+    }
+
+    async fn record_attempt(&self, lease: &DeliveryLease, result: &AttemptResult) -> Result<Written> {
+        let (lease, result) = (lease.clone(), result.clone());
+        self.write(move |tx| Box::pin(async move { webhooks::record_attempt(tx, &lease, &result).await })).await
+    }
+
+    async fn replay_delivery(&self, id: &DeliveryId) -> Result<Option<Delivery>> {
+        let id = id.clone();
+        self.write(move |tx| Box::pin(async move { webhooks::replay(tx, &id).await })).await
+    }
+
+    async fn deliveries(&self, filter: &DeliveryFilter) -> Result<Vec<Delivery>> {
+        webhooks::list(&self.readers, filter).await
+    }
+
+    async fn delivery(&self, id: &DeliveryId) -> Result<Option<DeliveryRecord>> {
+        webhooks::get(&self.readers, id).await
     }
 
     async fn release_all(&self) -> Result<()> {

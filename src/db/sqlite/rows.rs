@@ -4,8 +4,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{Row, sqlite::SqliteRow};
 
 use crate::{
-    db::{Error, Result},
-    domain::{Chunk, ChunkId, ChunkState, Counts, Job, JobId, JobState, Problem, Timestamp, job::Ending},
+    db::{Error, PendingEvent, Result},
+    domain::{
+        Attempt, Chunk, ChunkId, ChunkState, Counts, Delivery, DeliveryId, DeliveryState, Event, EventKind, Job, JobId, JobSpec, JobState,
+        Problem, Timestamp, WebhookUrl, job::Ending,
+    },
 };
 
 /// Columns of [`job`], in one place.
@@ -14,6 +17,10 @@ pub(super) const JOB: &str = "id, spec, model, pipeline, state, ending, error, p
 /// Columns of [`chunk`], in one place.
 pub(super) const CHUNK: &str = "job_id, seq, state, claims, failures, crashes, not_before, lease_epoch, worker, started_at, \
                                 finished_at, error, result, inputs";
+
+/// Columns of [`delivery`], in one place, of `webhook_delivery d` and its last attempt `a`.
+pub(super) const DELIVERY: &str = "d.id, d.job_id, d.message_id, d.kind, d.endpoint, d.url, d.state, d.attempts, d.tries, d.next_at, \
+                                   d.created_at, d.finished_at, a.number, a.at, a.status, a.error, a.latency_us";
 
 /// What kind of row is being read, for messages on a damaged one.
 struct Reader<'r> {
@@ -105,6 +112,55 @@ pub(super) fn chunk(row: &SqliteRow) -> Result<Chunk> {
         finished_at: r.time("finished_at")?,
         result: r.json_or_none("result")?,
         error: r.json_or_none("error")?,
+    })
+}
+
+/// An event and its job's webhook, from a row with the columns of `event` and the job's `spec`.
+pub(super) fn pending_event(row: &SqliteRow) -> Result<PendingEvent> {
+    let r = reader(row, "event", "message_id");
+    let event = Event {
+        seq: r.get("seq")?,
+        message_id: r.get("message_id")?,
+        kind: r.parse("kind", EventKind::parse)?,
+        job: r.json("data")?,
+        at: Timestamp(r.get("at")?),
+    };
+    Ok(PendingEvent { event, webhook: r.json::<JobSpec>("spec")?.webhook })
+}
+
+/// A delivery from a row with the columns of [`DELIVERY`].
+pub(super) fn delivery(row: &SqliteRow) -> Result<Delivery> {
+    let r = reader(row, "webhook_delivery", "id");
+    let tried: Option<i64> = r.get("number")?;
+    Ok(Delivery {
+        id: r.parse("id", DeliveryId::parse)?,
+        job: r.parse("job_id", JobId::parse)?,
+        message_id: r.get("message_id")?,
+        kind: r.parse("kind", EventKind::parse)?,
+        endpoint: r.get("endpoint")?,
+        url: r.parse("url", |text| WebhookUrl::parse(text).ok())?,
+        state: r.parse("state", DeliveryState::parse)?,
+        attempts: r.count("attempts")? as u32,
+        tries: r.count("tries")? as u32,
+        next_at: Timestamp(r.get("next_at")?),
+        created_at: Timestamp(r.get("created_at")?),
+        finished_at: r.time("finished_at")?,
+        last: tried.map(|_| attempt_of(&r)).transpose()?,
+    })
+}
+
+/// An attempt from a row of `webhook_attempt`.
+pub(super) fn attempt(row: &SqliteRow) -> Result<Attempt> {
+    attempt_of(&reader(row, "webhook_attempt", "delivery_id"))
+}
+
+fn attempt_of(r: &Reader<'_>) -> Result<Attempt> {
+    Ok(Attempt {
+        number: r.count("number")? as u32,
+        at: Timestamp(r.get("at")?),
+        status: r.get("status")?,
+        error: r.get("error")?,
+        latency_us: r.count("latency_us")?,
     })
 }
 
