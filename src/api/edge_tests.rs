@@ -13,9 +13,9 @@ use tower::ServiceExt;
 
 use super::{ApiState, router};
 use crate::{
-    db::{Changed, ChunkLease, ClaimedChunk, Created, Error, JobFilter, JobLease, NewJob, Result, Store, Written},
+    db::{Changed, ChunkLease, ClaimedChunk, Created, Error, IdempotencyKey, JobFilter, JobLease, NewJob, Result, Retried, Store, Written},
     domain::{
-        Chunk, ChunkId, ChunkResult, Job, JobId, ObjectSlice, Problem,
+        Chunk, ChunkId, ChunkResult, Job, JobId, ObjectSlice, Problem, Uri,
         job::{Ending, PlanCursor},
     },
     model::{Limits, Models},
@@ -39,6 +39,11 @@ impl Store for Down {
     async fn jobs(&self, _: &JobFilter) -> Result<Vec<Job>> { down() }
     /// Not a fault of the database but of the program.
     async fn cancel_job(&self, _: &JobId) -> Result<Changed> { panic!("password=hunter2") }
+    async fn replay(&self, _: &IdempotencyKey) -> Result<Option<Created>> { down() }
+    async fn output_claim(&self, _: &Uri) -> Result<Option<(JobId, Uri)>> { down() }
+    async fn pause_job(&self, _: &JobId) -> Result<Changed> { down() }
+    async fn resume_job(&self, _: &JobId) -> Result<Changed> { down() }
+    async fn retry_job(&self, _: &JobId) -> Result<Retried> { down() }
     async fn expire_jobs(&self) -> Result<Vec<JobId>> { down() }
     async fn claim_planning(&self, _: &str, _: Duration) -> Result<Option<(JobLease, Job)>> { down() }
     async fn append_chunks(&self, _: &JobLease, _: Duration, _: Vec<Vec<ObjectSlice>>, _: &PlanCursor) -> Result<Written> { down() }

@@ -6,7 +6,7 @@ use crate::domain::{
     Activation, Chunk, ChunkId, ChunkResult, ChunkState, Counts, Dim, Dtype, Job, JobId, JobSpec, JobState, Missing, ObjectSlice, PartFile,
     Pipeline, PipelineSpec, Signature, Slice, Task, Timestamp, Uri, ValueInfo, ValueType,
     chunk::Usage,
-    job::{PinnedModel, PlanCursor},
+    job::{Breaks, PinnedModel, PlanCursor},
     pipeline::ClassifierOutputs,
     spec::{
         CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputSpec, OutputCompression,
@@ -27,6 +27,12 @@ pub(super) fn queued() -> JobBody {
 /// A job that is being stopped before it began.
 pub(super) fn cancelling() -> JobBody {
     JobBody::new(&job(JobState::Cancelling))
+}
+
+/// A job that was put off.
+pub(super) fn paused() -> JobBody {
+    let breaks = Breaks { paused_at: Some(Timestamp(ACCEPTED.0 + 60 * ONE_SECOND)), ..Breaks::default() };
+    JobBody::new(&Job { breaks, ..job(JobState::Paused) })
 }
 
 /// A job that is done.
@@ -128,6 +134,7 @@ fn job(state: JobState) -> Job {
         created_at: ACCEPTED,
         started_at: None,
         finished_at: None,
+        breaks: Breaks::default(),
     }
 }
 

@@ -9,6 +9,7 @@ mod edge_tests;
 mod errors;
 mod examples;
 mod health;
+mod idempotency;
 mod jobs;
 mod openapi;
 mod problem;
@@ -17,6 +18,7 @@ mod read;
 mod request;
 mod results;
 mod spec;
+mod steer;
 mod submit;
 #[cfg(test)]
 mod tests;

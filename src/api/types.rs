@@ -54,8 +54,12 @@ pub(super) struct JobBody {
     created_at: String,
     /// RFC 3339, UTC.
     started_at: Option<String>,
+    /// RFC 3339, UTC; set while it is paused.
+    paused_at: Option<String>,
     /// RFC 3339, UTC; set in final states only.
     finished_at: Option<String>,
+    /// How often what came to nothing was run again on request.
+    retries: u32,
 }
 
 /// A pinned model.
@@ -100,7 +104,7 @@ struct RecordsBody {
 /// Work done so far.
 #[derive(Debug, Serialize, ToSchema)]
 struct UsageBody {
-    /// From the first claim to the end, or to now.
+    /// From the first claim to the end, or to now, without the time in which it was paused or had ended before a retry.
     wall_seconds: f64,
     /// Time inside the runtime, summed over sessions.
     device_seconds: f64,
@@ -125,8 +129,7 @@ impl JobBody {
         let counts = &job.counts;
         let done = counts.succeeded + counts.failed;
         let over = job.plan.done && counts.chunks_done == counts.chunks;
-        let end = job.finished_at.unwrap_or_else(Timestamp::now);
-        let wall = job.started_at.map_or(0.0, |start| end.seconds_since(start).max(0.0));
+        let wall = job.wall_seconds(Timestamp::now());
         let progress = job.progress();
         let running = matches!(job.state, JobState::InProgress | JobState::Finalizing);
         let eta = (running && job.plan.done && counts.chunks_done > 0).then(|| wall / progress * (1.0 - progress));
@@ -160,7 +163,9 @@ impl JobBody {
             error: job.error.as_ref().map(ApiProblem::of_job),
             created_at: job.created_at.to_string(),
             started_at: job.started_at.map(|t| t.to_string()),
+            paused_at: job.breaks.paused_at.map(|t| t.to_string()),
             finished_at: job.finished_at.map(|t| t.to_string()),
+            retries: job.breaks.retries,
         }
     }
 }

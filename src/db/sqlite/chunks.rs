@@ -23,7 +23,8 @@ pub(super) async fn claim(tx: &mut Tx<'_>, worker: &str, limit: u32, ttl: Durati
     // Index: job_to_run. More than `limit` jobs can never have a turn in this claim, but some may have nothing due.
     let found: Vec<(String, i64, i64, Option<i64>)> = sqlx::query_as(
         "SELECT id, priority, running, max_parallel FROM job \
-         WHERE finished_at IS NULL AND pending > 0 AND state = 'in_progress' AND ending IS NULL AND (max_parallel IS NULL OR running < max_parallel) \
+         WHERE finished_at IS NULL AND pending > 0 AND paused_at IS NULL AND state = 'in_progress' AND ending IS NULL \
+           AND (max_parallel IS NULL OR running < max_parallel) \
          ORDER BY priority DESC, running, id LIMIT ?",
     )
     .bind(i64::from(limit) + 256)
@@ -191,7 +192,7 @@ pub(super) async fn commit(tx: &mut Tx<'_>, lease: &ChunkLease, result: &ChunkRe
     if let Some(most) = job.spec.error_policy.max_failed_records.filter(|most| failed > *most) {
         let why = jobs::summary(tx, &job.id).await?;
         let detail = format!("{failed} records failed so far; error_policy.max_failed_records allows {most}; {why}");
-        let problem = Problem::new("error_policy_violated", "More records failed than the job allows", detail);
+        let problem = Problem::new(jobs::POLICY_VIOLATED, "More records failed than the job allows", detail);
         jobs::break_job(tx, &job.id, &problem).await?;
     }
     jobs::complete_if_done(tx, &lease.chunk.job).await?;

@@ -5,12 +5,16 @@ use sqlx::{Row, sqlite::SqliteRow};
 
 use crate::{
     db::{Error, Result},
-    domain::{Chunk, ChunkId, ChunkState, Counts, Job, JobId, JobState, Problem, Timestamp, job::Ending},
+    domain::{
+        Chunk, ChunkId, ChunkResult, ChunkState, Counts, Job, JobId, JobState, Problem, Timestamp,
+        job::{Breaks, Ending},
+    },
 };
 
-/// Columns of [`job`], in one place.
-pub(super) const JOB: &str = "id, spec, model, pipeline, state, ending, error, plan, objects, bytes, chunks, chunks_done, \
-                              succeeded, failed, usage, created_at, started_at, finished_at";
+/// Columns of [`job`], in one place. A paused job keeps in its row the state that it had before.
+pub(super) const JOB: &str = "id, spec, model, pipeline, CASE WHEN paused_at IS NULL THEN state ELSE 'paused' END AS state, ending, error, \
+                              plan, objects, bytes, chunks, chunks_done, succeeded, failed, usage, created_at, started_at, finished_at, \
+                              paused_at, idle, retries";
 /// Columns of [`chunk`], in one place.
 pub(super) const CHUNK: &str = "job_id, seq, state, claims, failures, crashes, not_before, lease_epoch, worker, started_at, \
                                 finished_at, error, result, inputs";
@@ -85,6 +89,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job> {
         created_at: Timestamp(r.get("created_at")?),
         started_at: r.time("started_at")?,
         finished_at: r.time("finished_at")?,
+        breaks: Breaks { paused_at: r.time("paused_at")?, idle_us: r.get("idle")?, retries: r.count("retries")? as u32 },
     })
 }
 
@@ -106,6 +111,11 @@ pub(super) fn chunk(row: &SqliteRow) -> Result<Chunk> {
         result: r.json_or_none("result")?,
         error: r.json_or_none("error")?,
     })
+}
+
+/// What a chunk of this job came to, as its row keeps it.
+pub(super) fn result(job: &JobId, text: &str) -> Result<ChunkResult> {
+    serde_json::from_str(text).map_err(|e| Error::Damaged { table: "chunk", id: job.to_string(), what: format!("result: {e}") })
 }
 
 /// A document as the tables keep it. Domain types have string keys and finite numbers, so this cannot fail.
