@@ -5,11 +5,13 @@ ALTER TABLE job ADD COLUMN paused_at INTEGER CHECK (paused_at IS NULL OR state I
 -- How long the job was paused, or had ended before a retry, since `started_at`.
 ALTER TABLE job ADD COLUMN idle INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE job ADD COLUMN retries INTEGER NOT NULL DEFAULT 0;
+-- When a chunk of it was last claimed: among equals, the job that has waited longest has its turn.
+ALTER TABLE job ADD COLUMN served_at INTEGER NOT NULL DEFAULT 0;
 
 DROP INDEX job_to_plan;
 CREATE INDEX job_to_plan ON job (id) WHERE finished_at IS NULL AND plan_done = 0 AND paused_at IS NULL;
 DROP INDEX job_to_run;
-CREATE INDEX job_to_run ON job (priority DESC, running, id) WHERE finished_at IS NULL AND pending > 0 AND paused_at IS NULL;
+CREATE INDEX job_to_run ON job (priority DESC, running, served_at, id) WHERE finished_at IS NULL AND pending > 0 AND paused_at IS NULL;
 CREATE INDEX job_paused ON job (id) WHERE paused_at IS NOT NULL;
 
 -- The labels of `job.labels`, to find jobs by.

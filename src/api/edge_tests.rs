@@ -18,8 +18,11 @@ use crate::{
         Chunk, ChunkId, ChunkResult, Job, JobId, ObjectSlice, Problem, Uri,
         job::{Ending, PlanCursor},
     },
+    execute::{RunnerOptions, Sampler},
     model::{Limits, Models},
     objects::{Options, Stores},
+    plan,
+    telemetry::LogFormat,
 };
 
 /// A database that is down.
@@ -83,7 +86,21 @@ impl Edge {
         let limits = Limits { max_bytes: 1 << 30, max_nesting: 64 };
         let models = Arc::new(Models::new(folder.path().join("cache"), stores.clone(), limits));
         let allowed_providers = vec!["cpu".to_owned()];
-        Self { state: ApiState { store: Arc::new(Down), stores, models, wake: Arc::new(Notify::new()), allowed_providers }, folder }
+        // Never started: the edge without a database does not come that far.
+        let runner = RunnerOptions {
+            program: "no program".into(),
+            library: "no library".into(),
+            workers: 1,
+            file_roots: Vec::new(),
+            load_timeout: Duration::from_secs(1),
+            batch_timeout: Duration::from_secs(1),
+            log_format: LogFormat::Text,
+            log: "off".to_owned(),
+        };
+        let sampler = Arc::new(Sampler::new(runner, models.clone(), vec!["cpu".to_owned()]));
+        let planning = plan::Options { chunk_bytes: 1, chunk_objects: 1, lease_ttl: Duration::from_secs(1), poll: Duration::from_secs(1) };
+        let wake = Arc::new(Notify::new());
+        Self { state: ApiState { store: Arc::new(Down), stores, models, sampler, planning, wake, allowed_providers }, folder }
     }
 
     /// A location below the root.

@@ -12,7 +12,9 @@ use axum::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    ApiState, examples, idempotency,
+    ApiState,
+    dry_run::{self, DryRun},
+    examples, idempotency,
     problem::ApiProblem,
     query::Query,
     read,
@@ -23,7 +25,7 @@ use super::{
 };
 use crate::{
     db::{Changed, JobFilter},
-    domain::{Fault, Job, JobId, JobState, Timestamp},
+    domain::{Job, JobId, JobState, Timestamp},
 };
 
 /// Longest wait of one request.
@@ -40,10 +42,15 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 ///
 /// With an `Idempotency-Key` the request can be sent again when its answer was lost: the same key and the same body (white space and the
 /// order of fields do not count) give the job that was made first, as it is now. A key is kept for a day at least; a request that was
-/// refused leaves none. Cancel, pause and resume need no key: they ask for a state.
+/// refused leaves none. With `dry_run=true` nothing is written: the model is resolved, the first page of the input is listed, the first
+/// records are run, and the answer shows their predictions, how the columns bind and what stands in the job's way.
+///
+/// Cancel, pause and resume need no key: they ask for a state.
 #[utoipa::path(
     post, path = "/v1/jobs", tag = "jobs",
     params(
+        ("dry_run" = Option<bool>, Query, description = "Answer what the job would do, and write nothing", example = false),
+        ("records" = Option<u64>, Query, description = "Records that a dry run looks at: 1 to 100, 10 when absent"),
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters, best a UUID", example = "8e03978e-40d5-43e8-bc93-6894a57f9324"),
     ),
     request_body(content = JobDefinition, examples(
@@ -59,6 +66,7 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
         })))
     )),
     responses(
+        (status = 200, description = "A dry run: what the job would do", body = DryRun, example = json!(examples::dry_run())),
         (status = 202, description = "Accepted, durably", body = JobBody, headers(
             ("Location" = String, description = "The job's address"),
             ("Idempotency-Replayed" = String, description = "`true` when the job was made by an earlier request with the same key")
@@ -77,12 +85,12 @@ pub(super) async fn submit(
     query: Query,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiProblem> {
-    if query.get("dry_run").is_some() {
-        let fault =
-            Fault::new("?dry_run", "not_supported", "a dry run is not supported yet").hint("leave the parameter out to submit the job");
-        return Err(ApiProblem::faults(vec![fault]));
-    }
-    query.only(&[])?;
+    query.only(&["dry_run", "records"])?;
+    let dry = query.parsed("dry_run", "give true or false", |text| text.parse().ok())?;
+    let most = dry_run::MOST_RECORDS;
+    let records = query
+        .parsed("records", &format!("give a whole number from 1 to {most}"), |text| text.parse().ok().filter(|n| (1..=most).contains(n)))?;
+    let dry = dry_run::requested(dry, records)?;
     let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("application/json");
     let is_json = kind.split(';').next().is_some_and(|k| k.trim() == "application/json" || k.trim().ends_with("+json"));
     // What curl sends when nobody says otherwise.
@@ -95,6 +103,9 @@ pub(super) async fn submit(
     })?;
     let definition =
         read::parse(&body).map_err(|e| ApiProblem::malformed(format!("the body is not JSON as a job definition must be: {e}")))?;
+    if let Some(records) = dry {
+        return Ok(dry_run::dry_run(&state, &definition, records).await?.into_response());
+    }
     let key = idempotency::key(&headers, &definition)?;
     let submitted = submit::submit(&state, &definition, key).await?;
     let (Submitted::New(job) | Submitted::Replay(job)) = &submitted;

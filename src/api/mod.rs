@@ -4,6 +4,7 @@
 //! in it is listed at once; what passes is a value of `domain/` that nobody checks again.
 
 mod definition;
+mod dry_run;
 #[cfg(test)]
 mod edge_tests;
 mod errors;
@@ -37,7 +38,7 @@ use tokio::sync::Notify;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::{db::Store, model::Models, objects::Stores};
+use crate::{db::Store, execute::Sampler, model::Models, objects::Stores, plan};
 use problem::ApiProblem;
 
 pub use openapi::document as openapi;
@@ -54,6 +55,10 @@ pub struct ApiState {
     pub stores: Stores,
     /// Resolves models at acceptance.
     pub models: Arc<Models>,
+    /// Runs the first records of a dry run.
+    pub sampler: Arc<Sampler>,
+    /// How the planner would cut: a dry run says into how many chunks.
+    pub planning: plan::Options,
     /// Rung when a job was accepted or cancelled.
     pub wake: Arc<Notify>,
     /// Execution providers that a job may name.

@@ -185,6 +185,12 @@ pub(super) fn of_model(error: model::Error) -> Result<Vec<Fault>, ApiProblem> {
     }
 }
 
+impl From<ApiProblem> for JobProblem {
+    fn from(problem: ApiProblem) -> Self {
+        Self { kind: problem.kind, title: problem.title.to_owned(), detail: problem.detail }
+    }
+}
+
 /// Why a job failed (RFC 9457, without a status).
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct JobProblem {

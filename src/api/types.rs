@@ -10,7 +10,7 @@ use super::{
     problem::{ApiProblem, JobProblem},
     spec::{ErrorPolicyDefinition, ExecutionDefinition, InputDefinition, OutputDefinition},
 };
-use crate::domain::{Chunk, Job, JobState, Slice, Timestamp, chunk::Usage};
+use crate::domain::{Chunk, Dim, Job, JobState, Slice, Timestamp, ValueInfo, chunk::Usage, job::PinnedModel};
 
 /// A job.
 #[derive(Debug, Serialize, ToSchema)]
@@ -64,7 +64,7 @@ pub(super) struct JobBody {
 
 /// A pinned model.
 #[derive(Debug, Serialize, ToSchema)]
-struct ModelBody {
+pub(super) struct ModelBody {
     /// Where it was found.
     uri: String,
     /// SHA-256 over all files of the model.
@@ -138,12 +138,7 @@ impl JobBody {
             state: job.state.name(),
             name: job.spec.name.clone(),
             labels: job.spec.labels.clone(),
-            model: ModelBody {
-                uri: job.model.uri.to_string(),
-                digest: job.model.digest.clone(),
-                file: job.model.file.clone(),
-                bytes: job.model.bytes,
-            },
+            model: ModelBody::new(&job.model),
             input: (&job.spec.input).into(),
             output: (&job.spec.output).into(),
             // Plain data with text for keys: there is no form of it that is not JSON.
@@ -168,6 +163,18 @@ impl JobBody {
             retries: job.breaks.retries,
         }
     }
+}
+
+impl ModelBody {
+    pub(super) fn new(model: &PinnedModel) -> Self {
+        Self { uri: model.uri.to_string(), digest: model.digest.clone(), file: model.file.clone(), bytes: model.bytes }
+    }
+}
+
+/// A tensor's type and shape for people: sizes that are not fixed are null.
+pub(super) fn dtype_and_shape(value: &ValueInfo) -> (Option<&'static str>, Option<Vec<Option<u64>>>) {
+    let tensor = value.tensor();
+    (tensor.map(|(dtype, _)| dtype.name()), tensor.map(|(_, shape)| shape.iter().map(Dim::fixed).collect()))
 }
 
 impl UsageBody {
@@ -281,8 +288,8 @@ pub(super) struct ChunkPage {
 pub(super) struct Results {
     /// Committed parts, in input order.
     pub(super) items: Vec<PartBody>,
-    /// Where the manifest can be read once the job is done.
-    pub(super) manifest_url: Option<String>,
+    /// Where the manifest can be read: of what is committed so far, or of everything once the job has ended.
+    pub(super) manifest_url: String,
     /// Give it as `cursor` to get the next page; absent on the last.
     pub(super) next_cursor: Option<String>,
 }

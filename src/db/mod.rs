@@ -253,7 +253,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     // ---- Chunks ------------------------------------------------------------------------------------------------
 
     /// Claims up to `limit` chunks that are `pending` and due, or `running` under an expired lease, of jobs in state
-    /// `in_progress` without an ending: higher priority first, then jobs in turn (fewest running chunks first), then
+    /// `in_progress` without an ending: higher priority first, then jobs in turn (fewest running chunks first, then
+    /// the one that was served longest ago), then
     /// `seq`. Respects `max_parallel_chunks`. Raises `claims` and the epoch; sets the job's `started_at` once.
     async fn claim_chunks(&self, worker: &str, limit: u32, ttl: Duration) -> Result<Vec<ClaimedChunk>>;
 

@@ -311,3 +311,17 @@ async fn jobs_are_found_by_time_by_pause_and_by_all_of_their_labels() {
     assert_eq!(list(JobFilter { state: Some(JobState::Paused), ..Default::default() }).await, [1]);
     assert_eq!(list(JobFilter { state: Some(JobState::Queued), ..Default::default() }).await, [3, 2, 0]);
 }
+
+#[tokio::test]
+async fn equals_take_turns_even_where_one_chunk_runs_at_a_time() {
+    let b = Bench::new().await;
+    let jobs = [b.planned(new_job("s3://lake/1/"), 3).await, b.planned(new_job("s3://lake/2/"), 3).await];
+    let mut order = Vec::new();
+    for _ in 0..6 {
+        let lease = b.claim_one().await;
+        order.push(jobs.iter().position(|id| *id == lease.chunk.job).unwrap());
+        let _written = b.store.commit_chunk(&lease, &result(1, 0)).await.unwrap();
+        b.advance(Duration::from_secs(1));
+    }
+    assert_eq!(order, [0, 1, 0, 1, 0, 1]);
+}
