@@ -9,7 +9,7 @@ use crate::{
     api::{self, ApiState},
     config::{self, seconds},
     db::{self, SqliteStore, Store},
-    execute::{self, Executor, Finalizer, RunnerOptions, Supervisor},
+    execute::{self, Executor, Finalizer, RunnerOptions, Sampler, Supervisor},
     model::{self, Models},
     notify::{self, Deliverer, Guard, Notifier, Timeouts},
     objects::{self, Stores},
@@ -63,7 +63,7 @@ impl App {
         let limits = model::Limits { max_bytes: settings.max_model_bytes, max_nesting: 64 };
         let models = Arc::new(Models::new(settings.data_dir.join("models"), stores.clone(), limits));
         let program = std::env::current_exe().map_err(|e| format!("cannot find this program's own file: {e}"))?;
-        let (supervisor, _task) = Supervisor::start(RunnerOptions {
+        let runner = RunnerOptions {
             program,
             library: std::path::absolute(&library).unwrap_or(library),
             workers: settings.workers(),
@@ -72,7 +72,15 @@ impl App {
             batch_timeout: seconds(settings.batch_timeout),
             log_format,
             log: log.to_owned(),
-        });
+        };
+        let sampler = Arc::new(Sampler::new(runner.clone(), models.clone(), settings.providers.clone()));
+        let (supervisor, _task) = Supervisor::start(runner);
+        let planning = plan::Options {
+            chunk_bytes: settings.chunk_bytes.max(1),
+            chunk_objects: settings.chunk_objects.max(1),
+            lease_ttl: seconds(settings.lease_ttl),
+            poll: POLL,
+        };
         let listener = TcpListener::bind(settings.listen).await.map_err(|e| format!("--listen {}: {e}", settings.listen))?;
         let address = listener.local_addr().map_err(|e| format!("--listen {}: {e}", settings.listen))?;
 
@@ -87,6 +95,8 @@ impl App {
                 stores: stores.clone(),
                 models: models.clone(),
                 guard,
+                sampler,
+                planning: planning.clone(),
                 wake: wake.clone(),
                 allowed_providers: ["cpu", "cuda", "tensorrt"].map(str::to_owned).to_vec(),
             },
@@ -95,12 +105,7 @@ impl App {
                 stores: stores.clone(),
                 worker: worker.clone(),
                 wake: wake.clone(),
-                options: plan::Options {
-                    chunk_bytes: settings.chunk_bytes.max(1),
-                    chunk_objects: settings.chunk_objects.max(1),
-                    lease_ttl,
-                    poll: POLL,
-                },
+                options: planning,
             },
             executor: Executor {
                 store: store.clone(),

@@ -15,15 +15,18 @@ use super::{ApiState, router};
 use crate::{
     db::{
         AttemptResult, Changed, ChunkLease, ClaimedChunk, ClaimedDelivery, Created, DeliveryFilter, DeliveryLease, DeliveryRecord, Error,
-        JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Store, Written,
+        IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Retried, Store, Written,
     },
     domain::{
-        Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Job, JobId, ObjectSlice, Problem,
+        Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Job, JobId, ObjectSlice, Problem, Uri,
         job::{Ending, PlanCursor},
     },
+    execute::{RunnerOptions, Sampler},
     model::{Limits, Models},
     notify::Guard,
     objects::{Options, Stores},
+    plan,
+    telemetry::LogFormat,
 };
 
 /// A database that is down.
@@ -43,6 +46,11 @@ impl Store for Down {
     async fn jobs(&self, _: &JobFilter) -> Result<Vec<Job>> { down() }
     /// Not a fault of the database but of the program.
     async fn cancel_job(&self, _: &JobId) -> Result<Changed> { panic!("password=hunter2") }
+    async fn replay(&self, _: &IdempotencyKey) -> Result<Option<Created>> { down() }
+    async fn output_claim(&self, _: &Uri) -> Result<Option<(JobId, Uri)>> { down() }
+    async fn pause_job(&self, _: &JobId) -> Result<Changed> { down() }
+    async fn resume_job(&self, _: &JobId) -> Result<Changed> { down() }
+    async fn retry_job(&self, _: &JobId) -> Result<Retried> { down() }
     async fn expire_jobs(&self) -> Result<Vec<JobId>> { down() }
     async fn claim_planning(&self, _: &str, _: Duration) -> Result<Option<(JobLease, Job)>> { down() }
     async fn append_chunks(&self, _: &JobLease, _: Duration, _: Vec<Vec<ObjectSlice>>, _: &PlanCursor) -> Result<Written> { down() }
@@ -89,8 +97,22 @@ impl Edge {
         let limits = Limits { max_bytes: 1 << 30, max_nesting: 64 };
         let models = Arc::new(Models::new(folder.path().join("cache"), stores.clone(), limits));
         let allowed_providers = vec!["cpu".to_owned()];
+        // Never started: the edge without a database does not come that far.
+        let runner = RunnerOptions {
+            program: "no program".into(),
+            library: "no library".into(),
+            workers: 1,
+            file_roots: Vec::new(),
+            load_timeout: Duration::from_secs(1),
+            batch_timeout: Duration::from_secs(1),
+            log_format: LogFormat::Text,
+            log: "off".to_owned(),
+        };
+        let sampler = Arc::new(Sampler::new(runner, models.clone(), vec!["cpu".to_owned()]));
+        let planning = plan::Options { chunk_bytes: 1, chunk_objects: 1, lease_ttl: Duration::from_secs(1), poll: Duration::from_secs(1) };
         let wake = Arc::new(Notify::new());
-        Self { state: ApiState { store: Arc::new(Down), stores, models, guard: Guard::default(), wake, allowed_providers }, folder }
+        let state = ApiState { store: Arc::new(Down), stores, models, guard: Guard::default(), sampler, planning, wake, allowed_providers };
+        Self { state, folder }
     }
 
     /// A location below the root.

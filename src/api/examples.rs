@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
+
 use crate::domain::{
     Activation, Attempt, Chunk, ChunkId, ChunkResult, ChunkState, Counts, Delivery, DeliveryId, DeliveryState, Dim, Dtype, EventKind, Job,
     JobId, JobSpec, JobState, Missing, ObjectSlice, PartFile, Pipeline, PipelineSpec, Signature, Slice, Task, Timestamp, Uri, ValueInfo,
     ValueType, WebhookSecret, WebhookSpec, WebhookUrl,
     chunk::Usage,
-    job::{PinnedModel, PlanCursor},
+    job::{Breaks, PinnedModel, PlanCursor},
     pipeline::ClassifierOutputs,
     spec::{
         CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputSpec, OutputCompression,
@@ -32,6 +34,30 @@ pub(super) fn queued() -> JobBody {
 /// A job that is being stopped before it began.
 pub(super) fn cancelling() -> JobBody {
     JobBody::new(&job(JobState::Cancelling))
+}
+
+/// What a dry run shows.
+pub(super) fn dry_run() -> Value {
+    json!({
+        "problems": [],
+        "model": {"uri": "s3://models/fraud/", "digest": "5eed".repeat(16), "file": "model.onnx", "bytes": 1_482_113},
+        "pipeline": pipeline(),
+        "columns": [{"name": "id", "type": "text"}, {"name": "amount", "type": "text"}, {"name": "age", "type": "text"}],
+        "inputs": [{"name": "input", "dtype": "FP32", "shape": [null, 2], "columns": ["amount", "age"]}],
+        "rows": [{"_source": "tx/2026-11-23/0.csv", "_position": 14, "id": "a1", "amount": "12.50", "label": "ok", "score": 0.98}],
+        "errors": [{"_source": "tx/2026-11-23/0.csv", "_position": 27, "stage": "featurize", "code": "invalid_number",
+                    "detail": "column \"amount\": \"12,5\" is no number for an input of FP32"}],
+        "rows_cut": false,
+        "objects": [{"key": "tx/2026-11-23/0.csv", "bytes": 8_388_608}],
+        "estimate": {"all": true, "objects": 1, "bytes": 8_388_608, "records": 310_000, "records_exact": false, "chunks": 1, "chunks_exact": true},
+        "batch_size": 1024, "provider": "cpu", "runtime": "1.31.1"
+    })
+}
+
+/// A job that was put off.
+pub(super) fn paused() -> JobBody {
+    let breaks = Breaks { paused_at: Some(Timestamp(ACCEPTED.0 + 60 * ONE_SECOND)), ..Breaks::default() };
+    JobBody::new(&Job { breaks, ..job(JobState::Paused) })
 }
 
 /// A job that is done.
@@ -188,6 +214,7 @@ fn job(state: JobState) -> Job {
         created_at: ACCEPTED,
         started_at: None,
         finished_at: None,
+        breaks: Breaks::default(),
     }
 }
 

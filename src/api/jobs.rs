@@ -6,37 +6,53 @@ use axum::{
     Json,
     body::Bytes,
     extract::{State, rejection::BytesRejection},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use sha2::{Digest, Sha256};
 
 use super::{
-    ApiState, examples,
+    ApiState,
+    dry_run::{self, DryRun},
+    examples, idempotency,
     problem::ApiProblem,
     query::Query,
     read,
     request::PathOf,
     spec::JobDefinition,
-    submit,
+    submit::{self, Submitted},
     types::{ChunkBody, ChunkPage, JobBody, JobPage},
 };
 use crate::{
     db::{Changed, JobFilter},
-    domain::{Fault, Job, JobId, JobState},
+    domain::{Job, JobId, JobState, Timestamp},
 };
 
 /// Longest wait of one request.
 const MAX_WAIT: Duration = Duration::from_secs(60);
-/// How often a waiting request looks.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often a waiting request looks when nothing rings: another node's work does not.
+const LOOK: Duration = Duration::from_secs(1);
+/// Looks of a waiting request are at least this far apart.
+const DEBOUNCE: Duration = Duration::from_millis(50);
 
 /// Submit a job
 ///
 /// Reads the definition, fetches and pins the model, and makes the job durable: after `202` it survives a crash of every process. Every
 /// fault is listed at once.
+///
+/// With an `Idempotency-Key` the request can be sent again when its answer was lost: the same key and the same body (white space and the
+/// order of fields do not count) give the job that was made first, as it is now. A key is kept for a day at least; a request that was
+/// refused leaves none. With `dry_run=true` nothing is written: the model is resolved, the first page of the input is listed, the first
+/// records are run, and the answer shows their predictions, how the columns bind and what stands in the job's way.
+///
+/// Cancel, pause and resume need no key: they ask for a state.
 #[utoipa::path(
     post, path = "/v1/jobs", tag = "jobs",
+    params(
+        ("dry_run" = Option<bool>, Query, description = "Answer what the job would do, and write nothing", example = false),
+        ("records" = Option<u64>, Query, description = "Records that a dry run looks at: 1 to 100, 10 when absent"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters, best a UUID", example = "8e03978e-40d5-43e8-bc93-6894a57f9324"),
+    ),
     request_body(content = JobDefinition, examples(
         ("shortest" = (summary = "Three fields", value = json!({"model": "s3://models/fraud/", "input": "s3://lake/tx/2026-11-23/", "output": "s3://lake/scores/2026-11-23/"}))),
         ("full" = (summary = "Everything", value = json!({
@@ -51,12 +67,16 @@ const LOOK: Duration = Duration::from_millis(200);
         })))
     )),
     responses(
-        (status = 202, description = "Accepted, durably", body = JobBody, headers(("Location" = String, description = "The job's address")), example = json!(examples::queued())),
+        (status = 200, description = "A dry run: what the job would do", body = DryRun, example = json!(examples::dry_run())),
+        (status = 202, description = "Accepted, durably", body = JobBody, headers(
+            ("Location" = String, description = "The job's address"),
+            ("Idempotency-Replayed" = String, description = "`true` when the job was made by an earlier request with the same key")
+        ), example = json!(examples::queued())),
         (status = 400, description = "Not JSON", body = ApiProblem, content_type = "application/problem+json"),
         (status = 409, description = "The output prefix is claimed by another job or holds its output", body = ApiProblem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = ApiProblem, content_type = "application/problem+json"),
         (status = 415, description = "The body is not JSON by its content type", body = ApiProblem, content_type = "application/problem+json"),
-        (status = 422, description = "The definition has faults, or the model cannot be used", body = ApiProblem, content_type = "application/problem+json"),
+        (status = 422, description = "The definition has faults, the model cannot be used, or the key was used with another body", body = ApiProblem, content_type = "application/problem+json"),
         (status = 503, description = "A store or the database did not answer", body = ApiProblem, content_type = "application/problem+json"),
     )
 )]
@@ -66,12 +86,12 @@ pub(super) async fn submit(
     query: Query,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiProblem> {
-    if query.get("dry_run").is_some() {
-        let fault =
-            Fault::new("?dry_run", "not_supported", "a dry run is not supported yet").hint("leave the parameter out to submit the job");
-        return Err(ApiProblem::faults(vec![fault]));
-    }
-    query.only(&[])?;
+    query.only(&["dry_run", "records"])?;
+    let dry = query.parsed("dry_run", "give true or false", |text| text.parse().ok())?;
+    let most = dry_run::MOST_RECORDS;
+    let records = query
+        .parsed("records", &format!("give a whole number from 1 to {most}"), |text| text.parse().ok().filter(|n| (1..=most).contains(n)))?;
+    let dry = dry_run::requested(dry, records)?;
     let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("application/json");
     let is_json = kind.split(';').next().is_some_and(|k| k.trim() == "application/json" || k.trim().ends_with("+json"));
     // What curl sends when nobody says otherwise.
@@ -84,9 +104,18 @@ pub(super) async fn submit(
     })?;
     let definition =
         read::parse(&body).map_err(|e| ApiProblem::malformed(format!("the body is not JSON as a job definition must be: {e}")))?;
-    let job = submit::submit(&state, &definition).await?;
+    if let Some(records) = dry {
+        return Ok(dry_run::dry_run(&state, &definition, records).await?.into_response());
+    }
+    let key = idempotency::key(&headers, &definition)?;
+    let submitted = submit::submit(&state, &definition, key).await?;
+    let (Submitted::New(job) | Submitted::Replay(job)) = &submitted;
     let location = format!("/v1/jobs/{}", job.id);
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobBody::new(&job))).into_response())
+    let mut answer = (StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobBody::new(job))).into_response();
+    if matches!(submitted, Submitted::Replay(_)) {
+        answer.headers_mut().insert(idempotency::REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(answer)
 }
 
 /// List jobs
@@ -97,6 +126,8 @@ pub(super) async fn submit(
     params(
         ("state" = Option<String>, Query, description = "Only jobs in this state", example = "in_progress"),
         ("label.{key}" = Option<String>, Query, description = "Only jobs with this label; may be given for several keys", example = "risk"),
+        ("created_after" = Option<String>, Query, description = "Only jobs accepted later than this (RFC 3339)", example = "2026-11-23T00:00:00Z"),
+        ("created_before" = Option<String>, Query, description = "Only jobs accepted earlier than this (RFC 3339)", example = "2026-11-24T00:00:00Z"),
         ("limit" = Option<u32>, Query, description = "Jobs in a page: 1 to 200, 50 when absent", example = 50),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
     ),
@@ -106,12 +137,15 @@ pub(super) async fn submit(
     )
 )]
 pub(super) async fn list(State(state): State<ApiState>, query: Query) -> Result<Json<JobPage>, ApiProblem> {
-    query.only(&["state", "limit", "cursor", "label."])?;
+    const TIME: &str = "give a time as RFC 3339 writes it, such as 2026-11-23T02:00:00Z; in a URL, + is written %2B";
+    query.only(&["state", "limit", "cursor", "label.", "created_after", "created_before"])?;
     let limit = query.limit(50, 200)?;
     let states = JobState::ALL.map(JobState::name).join(", ");
     let filter = JobFilter {
         state: query.parsed("state", &format!("one of {states}"), JobState::parse)?,
         labels: query.with_prefix("label.").collect(),
+        created_after: query.parsed("created_after", TIME, Timestamp::parse)?,
+        created_before: query.parsed("created_before", TIME, Timestamp::parse)?,
         before: query.parsed("cursor", "give next_cursor of the page before", JobId::parse)?,
         limit: limit + 1,
     };
@@ -151,7 +185,21 @@ pub(super) async fn get(
     let mut job = find(&state, &id).await?;
     let deadline = tokio::time::Instant::now() + wait.unwrap_or_default();
     while !job.state.is_final() && tokio::time::Instant::now() < deadline {
-        tokio::time::sleep_until((tokio::time::Instant::now() + LOOK).min(deadline)).await;
+        // Subscribed before looking. Chunks ring as well as ends: what rings together is looked at once.
+        let wake = state.wake.clone();
+        let rung = wake.notified();
+        tokio::pin!(rung);
+        rung.as_mut().enable();
+        job = find(&state, &id).await?;
+        if job.state.is_final() {
+            break;
+        }
+        let pause = deadline.min(tokio::time::Instant::now() + DEBOUNCE);
+        tokio::select! {
+            () = rung => tokio::time::sleep_until(pause).await,
+            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep_until(deadline) => {}
+        }
         job = find(&state, &id).await?;
     }
     let body = JobBody::new(&job);
@@ -225,18 +273,19 @@ pub(super) async fn find(state: &ApiState, id: &str) -> Result<Job, ApiProblem> 
     state.store.job(&id).await?.ok_or_else(|| missing(id.as_str()))
 }
 
-fn parse_id(id: &str) -> Result<JobId, ApiProblem> {
+pub(super) fn parse_id(id: &str) -> Result<JobId, ApiProblem> {
     JobId::parse(id).ok_or_else(|| missing(id))
 }
 
-fn missing(id: &str) -> ApiProblem {
+pub(super) fn missing(id: &str) -> ApiProblem {
     ApiProblem::not_found(format!("there is no job {id:?}"))
 }
 
 /// Changes with what is durable of the job, and not with the time that passes: weak, as the body tells that time.
 fn etag(job: &Job) -> String {
     let mut digest = Sha256::new();
-    digest.update(format!("{:?} {:?} {:?} {:?} {:?}", job.state, job.counts, job.started_at, job.finished_at, job.plan.done));
+    digest.update(format!("{:?} {:?} {:?} {:?} {:?} ", job.state, job.counts, job.started_at, job.finished_at, job.plan.done));
+    digest.update(format!("{:?} {:?} {:?}", job.ending, job.error, job.breaks));
     let hex: String = digest.finalize().iter().take(12).map(|b| format!("{b:02x}")).collect();
     format!("W/\"{hex}\"")
 }

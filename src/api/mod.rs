@@ -5,11 +5,13 @@
 
 mod definition;
 mod deliveries;
+mod dry_run;
 #[cfg(test)]
 mod edge_tests;
 mod errors;
 mod examples;
 mod health;
+mod idempotency;
 mod jobs;
 mod openapi;
 mod problem;
@@ -18,6 +20,7 @@ mod read;
 mod request;
 mod results;
 mod spec;
+mod steer;
 mod submit;
 #[cfg(test)]
 mod tests;
@@ -37,7 +40,7 @@ use tokio::sync::Notify;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::{db::Store, model::Models, notify::Guard, objects::Stores};
+use crate::{db::Store, execute::Sampler, model::Models, notify::Guard, objects::Stores, plan};
 use problem::ApiProblem;
 
 pub use openapi::document as openapi;
@@ -56,6 +59,10 @@ pub struct ApiState {
     pub models: Arc<Models>,
     /// Which addresses a webhook may name.
     pub guard: Guard,
+    /// Runs the first records of a dry run.
+    pub sampler: Arc<Sampler>,
+    /// How the planner would cut: a dry run says into how many chunks.
+    pub planning: plan::Options,
     /// Rung when a job was accepted or cancelled, or a delivery is to be made again.
     pub wake: Arc<Notify>,
     /// Execution providers that a job may name.

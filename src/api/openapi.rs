@@ -7,7 +7,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ApiState, definition, deliveries, errors, health, jobs, results};
+use super::{ApiState, definition, deliveries, errors, health, jobs, results, steer};
 use crate::domain::{ChunkState, DeliveryState, EventKind, JobState, Task};
 
 #[derive(OpenApi)]
@@ -32,6 +32,9 @@ pub(super) fn router() -> OpenApiRouter<ApiState> {
         .routes(routes!(jobs::list, jobs::submit))
         .routes(routes!(jobs::get))
         .routes(routes!(jobs::cancel))
+        .routes(routes!(steer::pause))
+        .routes(routes!(steer::resume))
+        .routes(routes!(steer::retry))
         .routes(routes!(jobs::chunks))
         .routes(routes!(results::list))
         .routes(routes!(results::download))

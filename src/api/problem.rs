@@ -47,7 +47,7 @@ pub(super) struct ApiProblem {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = Fault)]
 pub(super) struct FaultBody {
-    /// JSON pointer (RFC 6901) into the request body, or `?name` for a query parameter.
+    /// JSON pointer (RFC 6901) into the request body, `?name` for a query parameter, or the name of a header.
     pointer: String,
     /// Names the kind of fault; stable.
     code: String,
@@ -110,6 +110,12 @@ impl ApiProblem {
     pub(super) fn output_claimed(by: &JobId, uri: &Uri) -> Self {
         let detail = format!("{by} is not done yet and writes to {uri}; wait for it, cancel it, or choose another output");
         Self::conflict("output_claimed", "Another job writes to this output", detail)
+    }
+
+    pub(super) fn key_reused(key: &str, by: &JobId) -> Self {
+        let detail = format!("the key {key:?} made {by} with another body; a new job needs a new key");
+        let title = "The idempotency key was used for something else";
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", title, detail)
     }
 
     pub(super) fn unsatisfiable_range(detail: impl Into<String>) -> Self {
@@ -176,6 +182,12 @@ pub(super) fn of_model(error: model::Error) -> Result<Vec<Fault>, ApiProblem> {
             tracing::error!(error = &error as &dyn std::error::Error, "the model cache failed");
             Err(ApiProblem::unavailable(error.to_string()))
         }
+    }
+}
+
+impl From<ApiProblem> for JobProblem {
+    fn from(problem: ApiProblem) -> Self {
+        Self { kind: problem.kind, title: problem.title.to_owned(), detail: problem.detail }
     }
 }
 

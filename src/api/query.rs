@@ -1,9 +1,6 @@
 //! Query parameters, strictly: one that is not known is a fault, as it would silently not do what its sender meant.
 
-use axum::{
-    extract::FromRequestParts,
-    http::{Method, request::Parts},
-};
+use axum::{extract::FromRequestParts, http::request::Parts};
 
 use super::{problem::ApiProblem, read::nearest};
 use crate::domain::Fault;
@@ -17,11 +14,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiProblem> {
         let pairs = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
-        // An idempotency key that is not honoured would be a promise not kept.
-        if parts.method == Method::POST && parts.headers.contains_key("idempotency-key") {
-            let fault = Fault::new("", "not_supported", "the header Idempotency-Key is not supported yet").hint("leave it out");
-            return Err(ApiProblem::faults(vec![fault]));
-        }
         Ok(Self(pairs))
     }
 }

@@ -20,15 +20,18 @@ use super::{
 };
 use crate::{
     domain::{ChunkId, Job, Timestamp, names::MANIFEST},
+    execute::manifest::Manifest,
     objects,
 };
 
+/// Chunks read at a time for a manifest.
+const MANIFEST_PAGE: u32 = 1000;
 /// How long a presigned URL works.
 const URL_LIFE: Duration = Duration::from_secs(3600);
 
 /// List a job's results
 ///
-/// Parts in input order, as soon as they are committed. The manifest, and `_SUCCESS` after it, appear when the job is done.
+/// Parts in input order, as soon as they are committed. In the bucket the manifest, and `_SUCCESS` after it, appear when the job is done.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}/results", tag = "results",
     params(
@@ -71,13 +74,16 @@ pub(super) async fn list(State(state): State<ApiState>, PathOf(id): PathOf<Strin
             sha256: part.sha256.clone(),
         });
     }
-    let manifest_url = job.state.is_final().then(|| format!("/v1/jobs/{}/results/manifest", job.id));
+    let manifest_url = format!("/v1/jobs/{}/results/manifest", job.id);
     Ok(Json(Results { items, manifest_url, next_cursor }))
 }
 
 /// Download a part or the manifest
 ///
 /// The bytes of a part through this API, for stores that cannot presign. One `Range` of bytes is honoured.
+///
+/// While the job runs, `manifest` lists what is committed so far, with `complete: false`; once it has ended it is the object beside the
+/// parts.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}/results/{part}", tag = "results",
     params(
@@ -101,15 +107,20 @@ pub(super) async fn download(
     query.only(&[])?;
     let job = jobs::find(&state, &id).await?;
     let name = match part.as_str() {
+        // What the bucket holds of a job that runs is the end of an earlier try, if anything.
+        "manifest" if !job.state.is_final() => return live_manifest(&state, &job).await,
         "manifest" => MANIFEST.to_owned(),
         number => part_name(&state, &job, number).await?,
     };
     let bucket = state.stores.open(&job.spec.output.uri)?;
     let uri = job.spec.output.uri.join(&name);
-    let object = bucket.head(uri.path()).await.map_err(|e| match e {
-        objects::Error::NotFound { .. } if name == MANIFEST => ApiProblem::not_found(format!("{} has no manifest yet", job.id)),
-        other => other.into(),
-    })?;
+    let object = match bucket.head(uri.path()).await {
+        // A job that wrote nothing before it ended left none.
+        Err(objects::Error::NotFound { .. }) if name == MANIFEST && job.counts.chunks_done == 0 => {
+            return live_manifest(&state, &job).await;
+        }
+        other => other?,
+    };
     let range = requested(&headers, object.size)?;
     let part = range.clone().unwrap_or(0..object.size);
     let length = part.end - part.start;
@@ -140,6 +151,21 @@ pub(super) async fn download(
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     Ok(response)
+}
+
+/// The manifest of what is committed so far, from the database.
+async fn live_manifest(state: &ApiState, job: &Job) -> Result<Response, ApiProblem> {
+    let mut manifest = Manifest::new(job);
+    // What a job that is about to end will say of itself is not true before its last object is written.
+    manifest.complete = false;
+    let mut from = 0;
+    loop {
+        let chunks = state.store.chunks(&job.id, from, MANIFEST_PAGE).await?;
+        let Some(last) = chunks.last() else { break };
+        from = last.id.seq + 1;
+        chunks.iter().for_each(|chunk| manifest.push(chunk));
+    }
+    Ok(([(header::CONTENT_TYPE, "application/json")], manifest.to_json()).into_response())
 }
 
 async fn part_name(state: &ApiState, job: &Job, number: &str) -> Result<String, ApiProblem> {

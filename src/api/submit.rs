@@ -8,16 +8,71 @@ use super::{
     problem::{ApiProblem, of_model},
 };
 use crate::{
-    db::{Created, NewJob},
+    db::{Created, IdempotencyKey, NewJob},
     domain::{
-        Fault, Job, JobId, PartNames, Uri, WebhookUrl,
+        Fault, Job, JobId, JobSpec, PartNames, Uri, WebhookUrl,
         names::{MANIFEST, SUCCESS},
     },
+    model::Resolved,
     objects,
 };
 
-/// Accepts a job.
-pub(super) async fn submit(state: &ApiState, definition: &Value) -> Result<Job, ApiProblem> {
+/// How a request for a job was answered.
+#[derive(Debug)]
+pub(super) enum Submitted {
+    /// With a new job.
+    New(Box<Job>),
+    /// With the job that the same request made before.
+    Replay(Box<Job>),
+}
+
+/// Accepts a job, once for each key.
+pub(super) async fn submit(state: &ApiState, definition: &Value, key: Option<IdempotencyKey>) -> Result<Submitted, ApiProblem> {
+    // Looked at first: a repeated request must not cost a model's download, nor fail by its own output.
+    if let Some(known) = known(state, key.as_ref()).await? {
+        return Ok(known);
+    }
+    match accept(state, definition, key.clone()).await {
+        Ok(submitted) => Ok(submitted),
+        // Its twin may have been accepted meanwhile, and what stood in the way may be that job's output.
+        Err(problem) => known(state, key.as_ref()).await?.ok_or(problem),
+    }
+}
+
+/// What the key stands for already.
+async fn known(state: &ApiState, key: Option<&IdempotencyKey>) -> Result<Option<Submitted>, ApiProblem> {
+    let Some(key) = key else { return Ok(None) };
+    match state.store.replay(key).await? {
+        Some(created) => answered(state, created, Some(key)).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn answered(state: &ApiState, created: Created, key: Option<&IdempotencyKey>) -> Result<Submitted, ApiProblem> {
+    match created {
+        Created::Job(job) => {
+            tracing::info!(job.id = %job.id, model = %job.model.uri, input = %job.spec.input.uri, "accepted {}", job.id);
+            state.wake.notify_waiters();
+            Ok(Submitted::New(job))
+        }
+        Created::Replay(job) => {
+            tracing::info!(job.id = %job.id, "a request that was repeated is answered with {}", job.id);
+            Ok(Submitted::Replay(job))
+        }
+        Created::KeyReused { by } => Err(ApiProblem::key_reused(key.map_or("", |k| &k.key), &by)),
+        Created::OutputClaimed { by, uri } => Err(ApiProblem::output_claimed(&by, &uri)),
+    }
+}
+
+async fn accept(state: &ApiState, definition: &Value, key: Option<IdempotencyKey>) -> Result<Submitted, ApiProblem> {
+    let (spec, resolved) = resolve(state, definition).await?;
+    check_output(state, &spec.output.uri).await?;
+    let new = NewJob { id: JobId::generate(), spec, model: resolved.model, pipeline: resolved.pipeline, key: key.clone() };
+    answered(state, state.store.create_job(new).await?, key.as_ref())
+}
+
+/// Reads a definition and resolves its model, with every fault of both at once.
+pub(super) async fn resolve(state: &ApiState, definition: &Value) -> Result<(JobSpec, Resolved), ApiProblem> {
     let spec = definition::read(definition, &state.allowed_providers).map_err(ApiProblem::faults)?;
     let mut faults = Vec::new();
     let resolved = match state.models.resolve(&spec.model, &spec.pipeline).await {
@@ -33,16 +88,9 @@ pub(super) async fn submit(state: &ApiState, definition: &Value) -> Result<Job, 
     faults.extend(check_store(state, "/input", &spec.input.uri));
     faults.extend(check_store(state, "/output", &spec.output.uri));
     faults.extend(spec.webhook.as_ref().and_then(|webhook| check_receiver(state, &webhook.url)));
-    let Some(resolved) = resolved.filter(|_| faults.is_empty()) else { return Err(ApiProblem::faults(faults)) };
-    check_output(state, &spec.output.uri).await?;
-    let new = NewJob { id: JobId::generate(), spec, model: resolved.model, pipeline: resolved.pipeline };
-    match state.store.create_job(new).await? {
-        Created::Job(job) => {
-            tracing::info!(job.id = %job.id, model = %job.model.uri, input = %job.spec.input.uri, "accepted {}", job.id);
-            state.wake.notify_waiters();
-            Ok(*job)
-        }
-        Created::OutputClaimed { by, uri } => Err(ApiProblem::output_claimed(&by, &uri)),
+    match resolved.filter(|_| faults.is_empty()) {
+        Some(resolved) => Ok((spec, resolved)),
+        None => Err(ApiProblem::faults(faults)),
     }
 }
 
@@ -60,7 +108,7 @@ fn check_receiver(state: &ApiState, url: &WebhookUrl) -> Option<Fault> {
 }
 
 /// Refuses a prefix that already holds a job's output, and one that cannot be listed.
-async fn check_output(state: &ApiState, output: &Uri) -> Result<(), ApiProblem> {
+pub(super) async fn check_output(state: &ApiState, output: &Uri) -> Result<(), ApiProblem> {
     let fault = |error: objects::Error| match error.retryable() {
         true => ApiProblem::unavailable(error.to_string()),
         false => ApiProblem::faults(vec![
@@ -93,7 +141,7 @@ async fn check_output(state: &ApiState, output: &Uri) -> Result<(), ApiProblem> 
     Ok(())
 }
 
-fn occupied(output: &Uri, name: &str) -> ApiProblem {
+pub(super) fn occupied(output: &Uri, name: &str) -> ApiProblem {
     let detail = format!("{output} already holds a job's output ({name}); choose another prefix, or remove what is there");
     ApiProblem::conflict("output_not_empty", "The output prefix is in use", detail)
 }

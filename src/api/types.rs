@@ -10,7 +10,7 @@ use super::{
     problem::{ApiProblem, JobProblem},
     spec::{ErrorPolicyDefinition, ExecutionDefinition, InputDefinition, OutputDefinition, WebhookDefinition},
 };
-use crate::domain::{Chunk, Job, JobState, Slice, Timestamp, chunk::Usage};
+use crate::domain::{Chunk, Dim, Job, JobState, Slice, Timestamp, ValueInfo, chunk::Usage, job::PinnedModel};
 
 /// A job.
 #[derive(Debug, Serialize, ToSchema)]
@@ -56,13 +56,17 @@ pub(super) struct JobBody {
     created_at: String,
     /// RFC 3339, UTC.
     started_at: Option<String>,
+    /// RFC 3339, UTC; set while it is paused.
+    paused_at: Option<String>,
     /// RFC 3339, UTC; set in final states only.
     finished_at: Option<String>,
+    /// How often what came to nothing was run again on request.
+    retries: u32,
 }
 
 /// A pinned model.
 #[derive(Debug, Serialize, ToSchema)]
-struct ModelBody {
+pub(super) struct ModelBody {
     /// Where it was found.
     uri: String,
     /// SHA-256 over all files of the model.
@@ -102,7 +106,7 @@ struct RecordsBody {
 /// Work done so far.
 #[derive(Debug, Serialize, ToSchema)]
 struct UsageBody {
-    /// From the first claim to the end, or to now.
+    /// From the first claim to the end, or to now, without the time in which it was paused or had ended before a retry.
     wall_seconds: f64,
     /// Time inside the runtime, summed over sessions.
     device_seconds: f64,
@@ -127,8 +131,7 @@ impl JobBody {
         let counts = &job.counts;
         let done = counts.succeeded + counts.failed;
         let over = job.plan.done && counts.chunks_done == counts.chunks;
-        let end = job.finished_at.unwrap_or_else(Timestamp::now);
-        let wall = job.started_at.map_or(0.0, |start| end.seconds_since(start).max(0.0));
+        let wall = job.wall_seconds(Timestamp::now());
         let progress = job.progress();
         let running = matches!(job.state, JobState::InProgress | JobState::Finalizing);
         let eta = (running && job.plan.done && counts.chunks_done > 0).then(|| wall / progress * (1.0 - progress));
@@ -137,12 +140,7 @@ impl JobBody {
             state: job.state.name(),
             name: job.spec.name.clone(),
             labels: job.spec.labels.clone(),
-            model: ModelBody {
-                uri: job.model.uri.to_string(),
-                digest: job.model.digest.clone(),
-                file: job.model.file.clone(),
-                bytes: job.model.bytes,
-            },
+            model: ModelBody::new(&job.model),
             input: (&job.spec.input).into(),
             output: (&job.spec.output).into(),
             // Plain data with text for keys: there is no form of it that is not JSON.
@@ -163,9 +161,23 @@ impl JobBody {
             error: job.error.as_ref().map(ApiProblem::of_job),
             created_at: job.created_at.to_string(),
             started_at: job.started_at.map(|t| t.to_string()),
+            paused_at: job.breaks.paused_at.map(|t| t.to_string()),
             finished_at: job.finished_at.map(|t| t.to_string()),
+            retries: job.breaks.retries,
         }
     }
+}
+
+impl ModelBody {
+    pub(super) fn new(model: &PinnedModel) -> Self {
+        Self { uri: model.uri.to_string(), digest: model.digest.clone(), file: model.file.clone(), bytes: model.bytes }
+    }
+}
+
+/// A tensor's type and shape for people: sizes that are not fixed are null.
+pub(super) fn dtype_and_shape(value: &ValueInfo) -> (Option<&'static str>, Option<Vec<Option<u64>>>) {
+    let tensor = value.tensor();
+    (tensor.map(|(dtype, _)| dtype.name()), tensor.map(|(_, shape)| shape.iter().map(Dim::fixed).collect()))
 }
 
 impl UsageBody {
@@ -279,8 +291,8 @@ pub(super) struct ChunkPage {
 pub(super) struct Results {
     /// Committed parts, in input order.
     pub(super) items: Vec<PartBody>,
-    /// Where the manifest can be read once the job is done.
-    pub(super) manifest_url: Option<String>,
+    /// Where the manifest can be read: of what is committed so far, or of everything once the job has ended.
+    pub(super) manifest_url: String,
     /// Give it as `cursor` to get the next page; absent on the last.
     pub(super) next_cursor: Option<String>,
 }

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 
 use crate::domain::{
     Attempt, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, DeliveryState, Event, Job, JobId, JobSpec, JobState, ObjectSlice, Pipeline,
-    Problem, Uri, WebhookSecret, WebhookSpec, WebhookUrl,
+    Problem, Timestamp, Uri, WebhookSecret, WebhookSpec, WebhookUrl,
     job::{Conflict, Ending, PinnedModel, PlanCursor},
 };
 
@@ -60,13 +60,34 @@ pub struct NewJob {
     pub model: PinnedModel,
     /// As resolved.
     pub pipeline: Pipeline,
+    /// The key of the request that asked for it, if that had one.
+    pub key: Option<IdempotencyKey>,
 }
+
+/// What makes a repeated request recognisable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// As the client chose it.
+    pub key: String,
+    /// Of what the client asked for: the same key with another fingerprint is a mistake.
+    pub fingerprint: String,
+}
+
+/// How long a key is kept at least. Older ones go, a few at a time, as new ones come.
+pub const KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// What became of [`Store::create_job`].
 #[derive(Debug)]
 pub enum Created {
     /// It is durable now.
     Job(Box<Job>),
+    /// The request was made before, with the same key: this is the job that it made.
+    Replay(Box<Job>),
+    /// The key was used for something else.
+    KeyReused {
+        /// The job that it made.
+        by: JobId,
+    },
     /// An unfinished job writes to this prefix, to one above it or to one below it.
     OutputClaimed {
         /// That job.
@@ -87,6 +108,26 @@ pub enum Changed {
     Conflict(Conflict),
 }
 
+/// What became of [`Store::retry_job`].
+#[derive(Debug)]
+pub enum Retried {
+    /// The job as it is now.
+    Job(Box<Job>),
+    /// No such job.
+    Missing,
+    /// It has not ended yet.
+    Conflict(Conflict),
+    /// It is completed, and every record has a prediction.
+    Nothing,
+    /// Another unfinished job has taken the output prefix since.
+    OutputClaimed {
+        /// That job.
+        by: JobId,
+        /// Its output prefix.
+        uri: Uri,
+    },
+}
+
 /// Which jobs to list; newest first.
 #[derive(Debug, Clone, Default)]
 pub struct JobFilter {
@@ -94,6 +135,10 @@ pub struct JobFilter {
     pub state: Option<JobState>,
     /// Only those that carry all of these labels.
     pub labels: BTreeMap<String, String>,
+    /// Only those accepted later than this.
+    pub created_after: Option<Timestamp>,
+    /// Only those accepted earlier than this.
+    pub created_before: Option<Timestamp>,
     /// Only those created before this one (ids sort by creation).
     pub before: Option<JobId>,
     /// At most this many.
@@ -241,8 +286,15 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     // ---- Jobs --------------------------------------------------------------------------------------------------
 
-    /// Accepts a job in state `queued` and claims its output prefix. A second call with the same id returns the job.
+    /// Accepts a job in state `queued`, claims its output prefix and keeps its key. A second call with the same id returns the job; a
+    /// key that is known makes no job.
     async fn create_job(&self, new: NewJob) -> Result<Created>;
+
+    /// What [`Store::create_job`] would say of this key: [`Created::Replay`] or [`Created::KeyReused`]; `None` when it is new.
+    async fn replay(&self, key: &IdempotencyKey) -> Result<Option<Created>>;
+
+    /// The unfinished job that writes to this prefix, to one above it or to one below it, and its output.
+    async fn output_claim(&self, output: &Uri) -> Result<Option<(JobId, Uri)>>;
 
     /// One job.
     async fn job(&self, id: &JobId) -> Result<Option<Job>>;
@@ -254,7 +306,21 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// already cancelling stays as it is.
     async fn cancel_job(&self, id: &JobId) -> Result<Changed>;
 
-    /// Applies `DeadlinePassed` to every job whose deadline is over (`created_at + deadline_seconds`); returns them.
+    /// Applies `PauseRequested`: no chunk is claimed any more and its planner is fenced off; chunks that run go on. A paused job stays
+    /// as it is.
+    async fn pause_job(&self, id: &JobId) -> Result<Changed>;
+
+    /// Applies `ResumeRequested`, and `AllDone` when the last chunk was done meanwhile. A job that runs stays as it is.
+    async fn resume_job(&self, id: &JobId) -> Result<Changed>;
+
+    /// Applies `RetryRequested` to a job that has ended: ending, error and `finished_at` are cleared, the output prefix is claimed again,
+    /// a deadline that has passed counts anew from now. Chunks that are not done are `pending` again, with failures and crashes at
+    /// zero; so are the chunks with error rows of a completed job and of one that failed by its error rows, and what they came to is
+    /// taken out of the job's counts and usage. Planning goes on where it stood. Applies `AllDone` when nothing is left to run.
+    async fn retry_job(&self, id: &JobId) -> Result<Retried>;
+
+    /// Applies `DeadlinePassed` to every job whose deadline is over (`deadline_seconds` after it was accepted, or after the retry that
+    /// set it anew); returns them.
     async fn expire_jobs(&self) -> Result<Vec<JobId>>;
 
     // ---- Planning ----------------------------------------------------------------------------------------------
@@ -281,7 +347,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     // ---- Chunks ------------------------------------------------------------------------------------------------
 
     /// Claims up to `limit` chunks that are `pending` and due, or `running` under an expired lease, of jobs in state
-    /// `in_progress` without an ending: higher priority first, then jobs in turn (fewest running chunks first), then
+    /// `in_progress` without an ending: higher priority first, then jobs in turn (fewest running chunks first, then
+    /// the one that was served longest ago), then
     /// `seq`. Respects `max_parallel_chunks`. Raises `claims` and the epoch; sets the job's `started_at` once.
     async fn claim_chunks(&self, worker: &str, limit: u32, ttl: Duration) -> Result<Vec<ClaimedChunk>>;
 

@@ -170,6 +170,21 @@ impl Usage {
     }
 }
 
+impl Usage {
+    /// Takes a chunk's work away again: it is going to be done anew.
+    pub fn subtract(&mut self, other: &Usage) {
+        let less = |value: f64, by: f64| (value - by).max(0.0);
+        self.wall_seconds = less(self.wall_seconds, other.wall_seconds);
+        self.device_seconds = less(self.device_seconds, other.device_seconds);
+        self.bytes_read = self.bytes_read.saturating_sub(other.bytes_read);
+        self.bytes_written = self.bytes_written.saturating_sub(other.bytes_written);
+        for (stage, seconds) in &other.stage_seconds {
+            let left = self.stage_seconds.entry(stage.clone()).or_default();
+            *left = less(*left, *seconds);
+        }
+    }
+}
+
 /// A chunk as the store keeps it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chunk {

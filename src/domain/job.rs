@@ -22,6 +22,12 @@ impl JobId {
         plain.then(|| Self(text.to_owned()))
     }
 
+    /// The lowest id that can be made at this time; ids that were made earlier sort before it.
+    pub fn lowest_at(time: Timestamp) -> Self {
+        let milliseconds = u64::try_from(time.0 / 1000).unwrap_or_default().min((1 << 48) - 1);
+        Self(format!("job_{milliseconds:012x}{:020}", 0))
+    }
+
     /// The whole id.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -44,6 +50,8 @@ pub enum JobState {
     Validating,
     /// Chunks run; more may still be planned.
     InProgress,
+    /// Put off on request: nothing is planned or begun until it is resumed.
+    Paused,
     /// No chunk will run any more; the manifest is being written.
     Finalizing,
     /// Every record has an outcome.
@@ -69,12 +77,27 @@ pub enum JobEvent {
     AllDone,
     /// Something made completion impossible.
     Broke,
+    /// A caller asked to put it off.
+    PauseRequested,
+    /// A caller asked to go on with it.
+    ResumeRequested(Planned),
     /// A caller asked to stop it.
     CancelRequested,
     /// Its deadline passed.
     DeadlinePassed,
     /// The manifest is written: the job ends in this state.
     Ended(Ending),
+    /// A caller asked to run again what came to nothing.
+    RetryRequested(Planned),
+}
+
+/// What a job that is taken up again has to go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Planned {
+    /// No chunk yet: a planner comes first.
+    Nothing,
+    /// Chunks.
+    Chunks,
 }
 
 /// How a job ends.
@@ -123,10 +146,11 @@ pub struct Conflict {
 
 impl JobState {
     /// Every state, in the order of a job's life.
-    pub const ALL: [JobState; 9] = [
+    pub const ALL: [JobState; 10] = [
         Self::Queued,
         Self::Validating,
         Self::InProgress,
+        Self::Paused,
         Self::Finalizing,
         Self::Completed,
         Self::Failed,
@@ -141,6 +165,7 @@ impl JobState {
             Self::Queued => "queued",
             Self::Validating => "validating",
             Self::InProgress => "in_progress",
+            Self::Paused => "paused",
             Self::Finalizing => "finalizing",
             Self::Completed => "completed",
             Self::Failed => "failed",
@@ -155,7 +180,7 @@ impl JobState {
         Self::ALL.into_iter().find(|s| s.name() == text)
     }
 
-    /// Whether nothing can happen to the job any more.
+    /// Whether the job has ended: nothing can happen to it any more but a retry.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Cancelled | Self::Expired)
     }
@@ -173,12 +198,20 @@ impl JobState {
             (S::InProgress, E::PlanningBegan) => Ok(S::InProgress),
             (S::Validating | S::InProgress, E::ChunksPlanned) => Ok(S::InProgress),
             (S::Validating | S::InProgress, E::AllDone) => Ok(S::Finalizing),
-            (S::Queued | S::Validating | S::InProgress, E::Broke | E::DeadlinePassed) => Ok(S::Finalizing),
-            (S::Queued | S::Validating | S::InProgress | S::Cancelling, E::CancelRequested) => Ok(S::Cancelling),
+            // Of a paused job, chunks in flight may still break it; that they were the last is not looked at until it is resumed.
+            (S::Queued | S::Validating | S::InProgress | S::Paused, E::Broke | E::DeadlinePassed) => Ok(S::Finalizing),
+            (S::Queued | S::Validating | S::InProgress | S::Paused, E::PauseRequested) => Ok(S::Paused),
+            (S::Paused, E::ResumeRequested(Planned::Nothing)) => Ok(S::Queued),
+            (S::Paused, E::ResumeRequested(Planned::Chunks)) => Ok(S::InProgress),
+            // It runs: what was asked for is so.
+            (S::Queued | S::Validating | S::InProgress, E::ResumeRequested(_)) => Ok(self),
+            (S::Queued | S::Validating | S::InProgress | S::Paused | S::Cancelling, E::CancelRequested) => Ok(S::Cancelling),
             (S::Finalizing, E::Ended(Ending::Completed)) => Ok(S::Completed),
             (S::Finalizing, E::Ended(Ending::Failed)) => Ok(S::Failed),
             (S::Finalizing, E::Ended(Ending::Expired)) => Ok(S::Expired),
             (S::Cancelling, E::Ended(Ending::Cancelled)) => Ok(S::Cancelled),
+            (S::Completed | S::Failed | S::Cancelled | S::Expired, E::RetryRequested(Planned::Nothing)) => Ok(S::Queued),
+            (S::Completed | S::Failed | S::Cancelled | S::Expired, E::RetryRequested(Planned::Chunks)) => Ok(S::InProgress),
             (state, _) => Err(Conflict { state }),
         }
     }
@@ -245,6 +278,17 @@ pub struct PartialObject {
     pub chunks: u64,
 }
 
+/// When a job did not run although it was neither new nor over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Breaks {
+    /// Since when it is paused, if it is.
+    pub paused_at: Option<Timestamp>,
+    /// How long it was paused, or had ended before a retry, since it was first started; microseconds.
+    pub idle_us: i64,
+    /// How often what came to nothing was run again on request.
+    pub retries: u32,
+}
+
 /// A job as the store keeps it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
@@ -274,9 +318,22 @@ pub struct Job {
     pub started_at: Option<Timestamp>,
     /// Set in final states only.
     pub finished_at: Option<Timestamp>,
+    /// When it did not run.
+    pub breaks: Breaks,
 }
 
 impl Job {
+    /// What the job would go on with if it were taken up again now.
+    pub fn planned(&self) -> Planned {
+        if self.counts.chunks == 0 { Planned::Nothing } else { Planned::Chunks }
+    }
+
+    /// Seconds from the first claim to the end, or to now, without the time in which the job was paused or had ended.
+    pub fn wall_seconds(&self, now: Timestamp) -> f64 {
+        let end = self.finished_at.or(self.breaks.paused_at).unwrap_or(now);
+        self.started_at.map_or(0.0, |start| (end.seconds_since(start) - self.breaks.idle_us as f64 / 1e6).max(0.0))
+    }
+
     /// Share of the work done, 0 to 1: by chunks, so it only grows once planning is over.
     pub fn progress(&self) -> f64 {
         match self.state {
@@ -291,25 +348,49 @@ impl Job {
 mod tests {
     use super::*;
 
-    const EVENTS: [JobEvent; 10] = [
+    const EVENTS: [JobEvent; 15] = [
         JobEvent::PlanningBegan,
         JobEvent::ChunksPlanned,
         JobEvent::AllDone,
         JobEvent::Broke,
+        JobEvent::PauseRequested,
+        JobEvent::ResumeRequested(Planned::Nothing),
+        JobEvent::ResumeRequested(Planned::Chunks),
         JobEvent::CancelRequested,
         JobEvent::DeadlinePassed,
         JobEvent::Ended(Ending::Completed),
         JobEvent::Ended(Ending::Failed),
         JobEvent::Ended(Ending::Cancelled),
         JobEvent::Ended(Ending::Expired),
+        JobEvent::RetryRequested(Planned::Nothing),
+        JobEvent::RetryRequested(Planned::Chunks),
     ];
 
     #[test]
-    fn final_states_take_no_event() {
-        for state in JobState::ALL.into_iter().filter(|s| s.is_final()) {
+    fn final_states_take_no_event_but_a_retry_and_no_other_takes_that() {
+        for state in JobState::ALL {
             for event in EVENTS {
-                assert_eq!(state.next(event), Err(Conflict { state }), "{state:?} {event:?}");
+                let retry = matches!(event, JobEvent::RetryRequested(_));
+                match state.next(event) {
+                    Ok(_) => assert!(retry == state.is_final(), "{state:?} {event:?}"),
+                    Err(conflict) => assert!(conflict == Conflict { state } && !(retry && state.is_final()), "{state:?} {event:?}"),
+                }
             }
+        }
+    }
+
+    #[test]
+    fn a_paused_job_can_be_resumed_stopped_or_broken_and_nothing_else() {
+        for event in EVENTS {
+            let wanted = match event {
+                JobEvent::PauseRequested => Ok(JobState::Paused),
+                JobEvent::ResumeRequested(Planned::Nothing) => Ok(JobState::Queued),
+                JobEvent::ResumeRequested(Planned::Chunks) => Ok(JobState::InProgress),
+                JobEvent::CancelRequested => Ok(JobState::Cancelling),
+                JobEvent::Broke | JobEvent::DeadlinePassed => Ok(JobState::Finalizing),
+                _ => Err(Conflict { state: JobState::Paused }),
+            };
+            assert_eq!(JobState::Paused.next(event), wanted, "{event:?}");
         }
     }
 
@@ -339,7 +420,10 @@ mod tests {
     fn ids_sort_by_creation_and_round_trip() {
         let (a, b) = (JobId::generate(), JobId::generate());
         assert!(a < b);
-        assert_eq!(JobId::parse(a.as_str()), Some(a));
+        assert_eq!(JobId::parse(a.as_str()), Some(a.clone()));
         assert_eq!(JobId::parse("job_../../etc"), None);
+        let now = Timestamp::now();
+        let (earlier, later) = (JobId::lowest_at(Timestamp(now.0 - 1_000_000)), JobId::lowest_at(Timestamp(now.0 + 60_000_000)));
+        assert!(earlier < a && b < later && JobId::parse(later.as_str()).is_some(), "{earlier} {a} {later}");
     }
 }

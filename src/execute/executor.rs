@@ -182,7 +182,7 @@ impl Executor {
     }
 }
 
-fn model_failure(error: &model::Error) -> Ended {
+pub(super) fn model_failure(error: &model::Error) -> Ended {
     let (code, retryable) = match error {
         model::Error::Store(error) => (error.code(), error.retryable()),
         model::Error::Refused(_) => ("model_changed", false),

@@ -119,7 +119,8 @@ impl Finalizer {
     }
 
     /// Manifest, then clean-up, then marker. A job that failed before it wrote anything leaves nothing, so that its prefix can be
-    /// used again.
+    /// used again. Of a job that was retried, what it wrote when it ended before is good until the new manifest stands; a marker that
+    /// is not true any more goes first.
     async fn write(&self, lease: &JobLease, job: &Job, ending: Ending) -> Result<(), Error> {
         let output = &job.spec.output.uri;
         let bucket = self.stores.open(output)?;
@@ -136,6 +137,12 @@ impl Finalizer {
                 named.extend(files.map(|f| f.key.clone()));
             }
             self.renew(lease).await?;
+        }
+        if ending != Ending::Completed && job.breaks.retries > 0 {
+            bucket.delete(output.join(SUCCESS).path()).await?;
+            if named.is_empty() {
+                bucket.delete(output.join(MANIFEST).path()).await?;
+            }
         }
         if ending == Ending::Completed || !named.is_empty() {
             bucket.put(output.join(MANIFEST).path(), Bytes::from(manifest.to_json())).await?;

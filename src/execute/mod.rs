@@ -11,8 +11,10 @@ mod executor;
 mod finalize;
 mod lease;
 pub mod manifest;
+mod sample;
 mod supervisor;
 
 pub use executor::{Executor, Options};
 pub use finalize::Finalizer;
+pub use sample::Sampler;
 pub use supervisor::{RunnerOptions, Supervisor};

@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     domain::{ChunkResult, Problem},
-    runner::protocol::{ChunkTask, FromRunner, MAX_FRAME_BYTES, ToRunner},
+    runner::protocol::{Busy, ChunkTask, FromRunner, MAX_FRAME_BYTES, ToRunner},
     telemetry::LogFormat,
 };
 
@@ -126,10 +126,10 @@ struct InFlight {
     verdict: Option<Problem>,
 }
 
-struct Process {
-    child: Child,
-    frames: mpsc::Receiver<FromRunner>,
-    write: OwnedWriteHalf,
+pub(super) struct Process {
+    pub(super) child: Child,
+    pub(super) frames: mpsc::Receiver<FromRunner>,
+    pub(super) write: OwnedWriteHalf,
     started: Instant,
     ready: bool,
     heard: Instant,
@@ -220,14 +220,7 @@ impl Actor {
                 }
                 let batch_ms = self.options.batch_timeout.as_millis() as u64;
                 for busy in busy.into_iter().filter(|b| b.for_ms > batch_ms) {
-                    let seconds = self.options.batch_timeout.as_secs_f64();
-                    let detail = format!(
-                        "a batch of {} records was still running after {seconds} s (--batch-timeout); give the model less work at once \
-                         with execution.batch_size, or raise the limit",
-                        busy.records
-                    );
-                    let problem = Problem::new("inference_timeout", "A batch did not finish in time", detail);
-                    self.cancel(busy.attempt, Some(problem)).await;
+                    self.cancel(busy.attempt, Some(batch_timeout(&self.options, &busy))).await;
                 }
             }
             FromRunner::Done { attempt, result } => self.end(attempt, Ended::Done(result)),
@@ -236,7 +229,8 @@ impl Actor {
                 Some(problem) => self.end(attempt, Ended::Failed { problem, retryable: false }),
                 None => self.end(attempt, Ended::Stopped),
             },
-            FromRunner::Goodbye => {}
+            // A supervised runner is asked for chunks alone.
+            FromRunner::Sampled { .. } | FromRunner::Goodbye => {}
         }
     }
 
@@ -248,11 +242,8 @@ impl Actor {
 
     /// Loading cannot be interrupted from inside: the process goes, and with it, at no cost to them, the other attempts.
     async fn loading_too_long(&mut self, attempts: &[u64]) {
-        let seconds = self.options.load_timeout.as_secs_f64();
         for attempt in attempts {
-            let detail = format!("the runtime was still loading the model after {seconds} s (--load-timeout)");
-            let problem = Problem::new("model_load_timeout", "The model did not finish loading", detail);
-            self.end(*attempt, Ended::Failed { problem, retryable: false });
+            self.end(*attempt, Ended::Failed { problem: load_timeout(&self.options), retryable: false });
         }
         self.kill("a model did not finish loading").await;
     }
@@ -339,6 +330,24 @@ impl Actor {
     }
 }
 
+/// Why an attempt ends whose batch stays in the runtime.
+pub(super) fn batch_timeout(options: &RunnerOptions, busy: &Busy) -> Problem {
+    let seconds = options.batch_timeout.as_secs_f64();
+    let detail = format!(
+        "a batch of {} records was still running after {seconds} s (--batch-timeout); give the model less work at once with \
+         execution.batch_size, or raise the limit",
+        busy.records
+    );
+    Problem::new("inference_timeout", "A batch did not finish in time", detail)
+}
+
+/// Why an attempt ends whose model does not finish loading.
+pub(super) fn load_timeout(options: &RunnerOptions) -> Problem {
+    let seconds = options.load_timeout.as_secs_f64();
+    let detail = format!("the runtime was still loading the model after {seconds} s (--load-timeout)");
+    Problem::new("model_load_timeout", "The model did not finish loading", detail)
+}
+
 /// The next frame of the process; never ready while there is none.
 async fn next_frame(process: &mut Option<Process>) -> Option<FromRunner> {
     match process {
@@ -347,7 +356,7 @@ async fn next_frame(process: &mut Option<Process>) -> Option<FromRunner> {
     }
 }
 
-fn spawn(options: &RunnerOptions) -> io::Result<Process> {
+pub(super) fn spawn(options: &RunnerOptions) -> io::Result<Process> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let mut command = Command::new(&options.program);
@@ -402,7 +411,7 @@ async fn read_frame(read: &mut OwnedReadHalf) -> io::Result<Option<FromRunner>> 
     Ok(Some(serde_json::from_slice(&body)?))
 }
 
-async fn write_frame(write: &mut OwnedWriteHalf, frame: &impl Serialize) -> io::Result<()> {
+pub(super) async fn write_frame(write: &mut OwnedWriteHalf, frame: &impl Serialize) -> io::Result<()> {
     let mut bytes = Vec::new();
     crate::runner::protocol::write_frame(&mut bytes, frame)?;
     write.write_all(&bytes).await

@@ -97,7 +97,7 @@ impl Cutter {
         }
     }
 
-    fn kind_by_name(&self, key: &str) -> (InputFormat, InputCompression) {
+    pub(super) fn kind_by_name(&self, key: &str) -> (InputFormat, InputCompression) {
         let (format, compression) = sniff::by_name(key);
         let asked = &self.input;
         (
@@ -106,7 +106,7 @@ impl Cutter {
         )
     }
 
-    async fn head(&self, object: &ObjectMeta) -> Result<Vec<u8>, Error> {
+    pub(super) async fn head(&self, object: &ObjectMeta) -> Result<Vec<u8>, Error> {
         let range = 0..object.size.min(HEAD_BYTES);
         Ok(self.bucket.read(&object.key, object.etag.as_deref(), range).await?.to_vec())
     }
@@ -120,7 +120,7 @@ impl Cutter {
     }
 
     /// The row groups of a Parquet object; `None` when its footer cannot be read, which the runner will report, whole.
-    async fn row_groups(&self, slice: &ObjectSlice) -> Option<Vec<RowGroupInfo>> {
+    pub(super) async fn row_groups(&self, slice: &ObjectSlice) -> Option<Vec<RowGroupInfo>> {
         let source: Arc<str> = self.bucket.display_key(&slice.key).into();
         let object = StoreObject {
             bucket: self.bucket.clone(),
@@ -170,12 +170,12 @@ impl Cutter {
     }
 }
 
-fn slice_of(object: &ObjectMeta, format: InputFormat, compression: InputCompression, slice: Slice) -> ObjectSlice {
+pub(super) fn slice_of(object: &ObjectMeta, format: InputFormat, compression: InputCompression, slice: Slice) -> ObjectSlice {
     ObjectSlice { key: object.key.clone(), size: object.size, etag: object.etag.clone(), format, compression, slice }
 }
 
 /// Mean length of the lines in the head of a text, at least 1.
-fn record_bytes(head: &[u8]) -> u64 {
+pub(super) fn record_bytes(head: &[u8]) -> u64 {
     let lines = memchr::memchr_iter(b'\n', head).count().max(1);
     (head.len() / lines).max(1) as u64
 }

@@ -8,6 +8,7 @@
 
 mod cut;
 mod gather;
+mod preview;
 mod snapshot;
 
 use std::{sync::Arc, time::Duration};
@@ -20,6 +21,8 @@ use crate::{
     domain::{Job, Problem},
     objects::{self, Stores},
 };
+
+pub use preview::{Estimate, Preview, preview};
 
 /// How to cut.
 #[derive(Debug, Clone)]

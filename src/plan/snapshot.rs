@@ -119,21 +119,21 @@ async fn append_slices(
 }
 
 /// Which objects below the prefix are input.
-struct Filter {
+pub(super) struct Filter {
     prefix: String,
     include: Option<GlobSet>,
     exclude: GlobSet,
 }
 
 impl Filter {
-    fn new(input: &InputSpec) -> Self {
+    pub(super) fn new(input: &InputSpec) -> Self {
         let prefix = if input.uri.is_prefix() { input.uri.path().to_owned() } else { String::new() };
         Self { prefix, include: (!input.include.is_empty()).then(|| globs(&input.include)), exclude: globs(&input.exclude) }
     }
 
     /// Names that begin with `_` or `.` (`_SUCCESS`, `.crc`) are markers by the convention of Hadoop and Spark, and no input unless
     /// `include` names them; so are empty objects without a known extension, which stand for folders.
-    fn takes(&self, object: &ObjectMeta) -> bool {
+    pub(super) fn takes(&self, object: &ObjectMeta) -> bool {
         let name = object.key.strip_prefix(&self.prefix).unwrap_or(&object.key);
         if self.exclude.is_match(name) {
             return false;
@@ -162,7 +162,7 @@ fn globs(patterns: &[String]) -> GlobSet {
 }
 
 /// Says what to do about a prefix in which nothing is input.
-async fn nothing_found(input: &InputSpec, bucket: &Bucket) -> Problem {
+pub(super) async fn nothing_found(input: &InputSpec, bucket: &Bucket) -> Problem {
     let title = "The input prefix holds no object";
     let below = bucket.list(input.uri.path(), None).take(1).try_next().await;
     let detail = match below {

@@ -15,9 +15,10 @@ use tokio::runtime::Handle;
 use super::{
     attempt::{Attempt, Failure, Work},
     infer,
-    models::{Models, lock},
-    protocol::{Busy, ChunkTask, FromRunner, Loading},
+    models::{Loaded, Models, lock},
+    protocol::{Busy, ChunkTask, FromRunner, Loading, Sample, SampleTask},
     reader::Reader,
+    sample,
     worker::{self, BusySlot, panic_text},
     writer::Writer,
 };
@@ -74,6 +75,26 @@ impl Engine {
 
     /// Runs a chunk on threads of its own; `answer` gets the one frame that ends it.
     pub(super) fn run(self: &Arc<Self>, task: ChunkTask, answer: impl FnOnce(FromRunner) + Send + 'static) {
+        self.begin(task, answer, |engine, attempt| {
+            let result = Box::new(engine.execute(attempt)?);
+            Ok(FromRunner::Done { attempt: attempt.task.attempt, result })
+        });
+    }
+
+    /// Runs a chunk's first records on threads of its own and writes nothing.
+    pub(super) fn sample(self: &Arc<Self>, task: SampleTask, answer: impl FnOnce(FromRunner) + Send + 'static) {
+        self.begin(task.chunk, answer, move |engine, attempt| {
+            let sample = Box::new(engine.execute_sample(attempt, task.records)?);
+            Ok(FromRunner::Sampled { attempt: attempt.task.attempt, sample })
+        });
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        task: ChunkTask,
+        answer: impl FnOnce(FromRunner) + Send + 'static,
+        work: impl FnOnce(&Self, &Arc<Attempt>) -> Result<FromRunner, Failure> + Send + 'static,
+    ) {
         let engine = self.clone();
         let id = task.attempt;
         // Registered before the thread starts, so that a cancel that comes at once finds it.
@@ -83,10 +104,10 @@ impl Engine {
         let attempt = Arc::new(Attempt::new(task, &sources, 2 * self.workers + 2));
         lock(&self.running).insert(id, attempt.clone());
         let spawned = thread::Builder::new().name(format!("chunk-{id}")).spawn(move || {
-            let result = catch_unwind(AssertUnwindSafe(|| engine.execute(&attempt)));
+            let result = catch_unwind(AssertUnwindSafe(|| work(&engine, &attempt)));
             lock(&engine.running).remove(&id);
             answer(match result {
-                Ok(Ok(result)) => FromRunner::Done { attempt: id, result: Box::new(result) },
+                Ok(Ok(done)) => done,
                 Ok(Err(Failure::Stopped)) => FromRunner::Stopped { attempt: id },
                 Ok(Err(Failure::Broken { problem, retryable })) => FromRunner::Failed { attempt: id, problem, retryable },
                 Err(panic) => internal_error(id, panic_text(&*panic)),
@@ -99,15 +120,19 @@ impl Engine {
         }
     }
 
+    fn load(&self, task: &ChunkTask) -> Result<Arc<Loaded>, Failure> {
+        self.models.get(task).map_err(|e| match e {
+            infer::Error::Load { code, detail } => Failure::fatal(code, "The model could not be loaded", detail),
+            other => Failure::fatal("model_load_failed", "The model could not be loaded", other.to_string()),
+        })
+    }
+
     fn execute(&self, attempt: &Arc<Attempt>) -> Result<ChunkResult, Failure> {
         let started = Instant::now();
         let task = &attempt.task;
         let input = self.stores.open(&task.input).map_err(|e| Failure::of_store(&e))?;
         let output = self.stores.open(&task.output).map_err(|e| Failure::of_store(&e))?;
-        let loaded = self.models.get(task).map_err(|e| match e {
-            infer::Error::Load { code, detail } => Failure::fatal(code, "The model could not be loaded", detail),
-            other => Failure::fatal("model_load_failed", "The model could not be loaded", other.to_string()),
-        })?;
+        let loaded = self.load(task)?;
         // Bounded by the permits: no more outcomes exist than batches that entered.
         let (done, outcomes) = unbounded();
         thread::scope(|scope| {
@@ -121,6 +146,31 @@ impl Engine {
                 attempt.fail(Failure::fatal("internal_error", "The runner could not start a thread", error.to_string()));
             }
             Writer::new(attempt, output, self.handle.clone()).run(&outcomes, &loaded, &self.runtime, started)
+        })
+    }
+}
+
+impl Engine {
+    fn execute_sample(&self, attempt: &Arc<Attempt>, records: u64) -> Result<Sample, Failure> {
+        let task = &attempt.task;
+        let input = self.stores.open(&task.input).map_err(|e| Failure::of_store(&e))?;
+        let loaded = self.load(task)?;
+        let (done, outcomes) = unbounded();
+        let reader = Reader::new(attempt.clone(), loaded.clone(), input, self.handle.clone(), self.work.clone(), done);
+        thread::scope(|scope| {
+            let reading = thread::Builder::new().name(format!("read-{}", task.attempt)).spawn_scoped(scope, || {
+                reader.sample(records).unwrap_or_else(|failure| {
+                    attempt.fail(failure);
+                    None
+                })
+            });
+            let reading = reading.map_err(|e| Failure::fatal("internal_error", "The runner could not start a thread", e.to_string()))?;
+            let collected = sample::collect(attempt, &outcomes).inspect_err(|failure| attempt.fail(failure.clone()));
+            let seen = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            if let Some(failure) = attempt.failure() {
+                return Err(failure);
+            }
+            Ok(sample::describe(attempt, &loaded, &self.runtime, seen.as_ref(), collected?))
         })
     }
 }

@@ -30,6 +30,7 @@ mod models;
 mod pack;
 mod process;
 mod reader;
+mod sample;
 mod worker;
 mod writer;
 

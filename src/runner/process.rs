@@ -63,6 +63,10 @@ pub fn run(options: Options) -> io::Result<()> {
                 let out = out.clone();
                 engine.run(*task, move |answer| send(&out, &answer));
             }
+            Ok(Some(ToRunner::Sample(task))) => {
+                let out = out.clone();
+                engine.sample(*task, move |answer| send(&out, &answer));
+            }
             Ok(Some(ToRunner::Cancel { attempt })) => engine.cancel(attempt),
             Ok(Some(ToRunner::Drain)) => {
                 while engine.in_flight() > 0 {

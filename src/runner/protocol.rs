@@ -7,7 +7,7 @@ use std::{io, path::PathBuf};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::domain::{
-    ChunkResult, ObjectSlice, PartNames, Pipeline, Problem,
+    ChunkResult, ObjectSlice, PartNames, Pipeline, Problem, RecordError,
     job::PinnedModel,
     spec::{CsvOptions, IncludeInput, OutputCompression, OutputFormat},
     uri::Uri,
@@ -53,12 +53,62 @@ pub struct ChunkTask {
     pub providers: Vec<String>,
 }
 
+/// What a dry run wants to see: a chunk's first records, with nothing written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SampleTask {
+    /// As if it were run; `names` are not used.
+    pub chunk: ChunkTask,
+    /// At most this many records.
+    pub records: u64,
+}
+
+/// What became of the first records.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Columns of the first record that could be decoded; empty when none could.
+    pub columns: Vec<SampleColumn>,
+    /// What fills each input of the model, in signature order; empty when the columns do not fit it.
+    pub inputs: Vec<SampleInput>,
+    /// Rows as the part would have them, each a line of JSON without its newline, in input order.
+    pub rows: Vec<String>,
+    /// Error rows, in input order.
+    pub errors: Vec<RecordError>,
+    /// Whether rows were left out because together they are too large for an answer.
+    pub cut: bool,
+    /// Records a call of the runtime.
+    pub batch_size: u32,
+    /// The provider that took the model.
+    pub provider: String,
+    /// Version of the runtime library.
+    pub runtime: String,
+}
+
+/// A column of the data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampleColumn {
+    /// As the data names it.
+    pub name: String,
+    /// Arrow's name of its type; `text` in CSV and `json` in JSON Lines, where the input that a cell is bound to decides.
+    pub kind: String,
+}
+
+/// What fills one input of the model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampleInput {
+    /// The input.
+    pub input: String,
+    /// The columns, in the model's order.
+    pub columns: Vec<String>,
+}
+
 /// Supervisor → runner.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToRunner {
     /// Load the chunk's model unless it is loaded, then run the chunk.
     Run(Box<ChunkTask>),
+    /// Load the model unless it is loaded, then run the first records, writing nothing.
+    Sample(Box<SampleTask>),
     /// Stop this attempt at the next chance; it answers with `Stopped`.
     Cancel {
         /// Which.
@@ -92,6 +142,13 @@ pub enum FromRunner {
         attempt: u64,
         /// What it came to.
         result: Box<ChunkResult>,
+    },
+    /// The first records have their outcomes.
+    Sampled {
+        /// Which attempt.
+        attempt: u64,
+        /// What they came to.
+        sample: Box<Sample>,
     },
     /// The attempt could not be finished.
     Failed {

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::{
     attempt::{Attempt, Failure, Outcome, Work, timed},
     batch::Batch,
-    decode::{self, DecodeError, Projection},
+    decode::{self, DecodeError, Decoded, Projection},
     featurize::{BindError, Binding, wanted_columns},
     models::Loaded,
     pack::Packer,
@@ -38,8 +38,15 @@ pub(super) struct Reader {
     next_seq: u64,
     /// Error rows that wait for the next batch to take them along.
     errors: Vec<RecordError>,
-    bound: Option<(SchemaRef, Result<Arc<Binding>, BindError>)>,
+    bound: Option<Bound>,
+    /// The first of them.
+    first: Option<Bound>,
+    /// Records still wanted; `None` wants them all.
+    left: Option<usize>,
 }
+
+/// A schema of the data, and how it fits the model.
+pub(super) type Bound = (SchemaRef, Result<Arc<Binding>, BindError>);
 
 impl Reader {
     pub(super) fn new(
@@ -50,16 +57,31 @@ impl Reader {
         work: Sender<Work>,
         done: Sender<Outcome>,
     ) -> Self {
-        Self { attempt, loaded, bucket, handle, work, done, next_seq: 0, errors: Vec::new(), bound: None }
+        Self { attempt, loaded, bucket, handle, work, done, next_seq: 0, errors: Vec::new(), bound: None, first: None, left: None }
     }
 
     /// Reads to the end of the chunk, or until the attempt ends.
     pub(super) fn run(mut self) -> Result<(), Failure> {
+        self.read_all()
+    }
+
+    /// Reads the first records, or until the attempt ends; the schema of the first one, unless none could be decoded.
+    pub(super) fn sample(mut self, records: u64) -> Result<Option<Bound>, Failure> {
+        self.left = Some(usize::try_from(records).unwrap_or(usize::MAX));
+        self.read_all()?;
+        Ok(self.first)
+    }
+
+    fn read_all(&mut self) -> Result<(), Failure> {
         let attempt = self.attempt.clone();
         let rows = attempt.batch_size * PACK_ROWS.div_ceil(attempt.batch_size);
+        let rows = self.left.map_or(rows, |left| left.clamp(1, rows));
         let mut packer = Packer::new(rows);
         let projection = self.projection();
         for slice in &attempt.task.inputs {
+            if self.left == Some(0) {
+                break;
+            }
             self.read(slice, &projection, rows, &mut packer)?;
         }
         if let Some(rest) = packer.flush() {
@@ -71,6 +93,10 @@ impl Reader {
     /// The columns that the pipeline reads and those that the output carries.
     fn projection(&self) -> Projection {
         let task = &self.attempt.task;
+        // A sample shows every column that is there.
+        if self.left.is_some() {
+            return Projection::All;
+        }
         match (&task.include_input, wanted_columns(&task.pipeline)) {
             (IncludeInput::All, _) | (_, None) => Projection::All,
             (IncludeInput::None, Some(wanted)) => Projection::Only(wanted),
@@ -108,6 +134,10 @@ impl Reader {
             }
             match timed(&attempt.times.decode, || decoder.next()) {
                 Ok(Some(step)) => {
+                    let step = match &mut self.left {
+                        Some(left) => first_records(step, left),
+                        None => step,
+                    };
                     self.errors.extend(step.errors);
                     if let Some(batch) = step.batch {
                         packer.push(batch, |full| self.submit(full))?;
@@ -115,6 +145,9 @@ impl Reader {
                     // A file of nothing but bad records fills no batch: its errors must not pile up.
                     if self.errors.len() >= rows {
                         self.submit_errors()?;
+                    }
+                    if self.left == Some(0) {
+                        return Ok(());
                     }
                 }
                 Ok(None) => return Ok(()),
@@ -186,6 +219,29 @@ impl Reader {
         }
         let bound = Binding::resolve(&self.attempt.task.pipeline, &batch.columns).map(Arc::new);
         self.bound = Some((schema, bound.clone()));
+        if self.first.is_none() {
+            self.first.clone_from(&self.bound);
+        }
         bound
     }
+}
+
+/// The first `left` records of a step, good and bad, in input order; counts them off.
+fn first_records(mut step: Decoded, left: &mut usize) -> Decoded {
+    let good = step.batch.iter().flat_map(|b| b.provenance.rows.iter().map(|r| r.position));
+    let mut positions: Vec<u64> = good.chain(step.errors.iter().filter_map(|e| e.position)).collect();
+    positions.sort_unstable();
+    if positions.len() <= *left {
+        *left -= positions.len();
+        return step;
+    }
+    let beyond = positions[*left];
+    *left = 0;
+    step.errors.retain(|e| e.position.is_none_or(|at| at < beyond));
+    step.batch = step.batch.and_then(|batch| {
+        // Rows of one object are in the order of their positions.
+        let rows = batch.provenance.rows.partition_point(|r| r.position < beyond);
+        (rows > 0).then(|| Batch { provenance: batch.provenance.slice(0, rows), columns: batch.columns.slice(0, rows) })
+    });
+    step
 }

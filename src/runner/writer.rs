@@ -207,7 +207,7 @@ impl<'a> Writer<'a> {
 }
 
 /// The rows of an assembled batch as error rows: its first two columns are their provenance.
-fn rows_as_errors<'r>(rows: &'r RecordBatch, code: &'r str, detail: &'r str) -> impl Iterator<Item = RecordError> + 'r {
+pub(super) fn rows_as_errors<'r>(rows: &'r RecordBatch, code: &'r str, detail: &'r str) -> impl Iterator<Item = RecordError> + 'r {
     let sources = rows.column(0).as_string::<i32>();
     let positions = rows.column(1).as_primitive::<Int64Type>();
     (0..rows.num_rows()).map(move |row| RecordError {

@@ -76,6 +76,10 @@ impl S3Server {
         keys
     }
 
+    pub fn remove_object(&self, bucket: &str, key: &str) {
+        fs::remove_file(self.path(bucket, key)).expect("an object");
+    }
+
     pub fn remove(&self, bucket: &str, prefix: &str) {
         let _not_there = fs::remove_dir_all(self.path(bucket, prefix));
     }

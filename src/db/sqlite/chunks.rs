@@ -15,33 +15,44 @@ struct Candidate {
     id: String,
     priority: i64,
     running: i64,
+    served_at: i64,
     max_parallel: Option<i64>,
 }
 
 pub(super) async fn claim(tx: &mut Tx<'_>, worker: &str, limit: u32, ttl: Duration) -> Result<Vec<ClaimedChunk>> {
     rescue(tx).await?;
     // Index: job_to_run. More than `limit` jobs can never have a turn in this claim, but some may have nothing due.
-    let found: Vec<(String, i64, i64, Option<i64>)> = sqlx::query_as(
-        "SELECT id, priority, running, max_parallel FROM job \
-         WHERE finished_at IS NULL AND pending > 0 AND state = 'in_progress' AND ending IS NULL AND (max_parallel IS NULL OR running < max_parallel) \
-         ORDER BY priority DESC, running, id LIMIT ?",
+    let found: Vec<(String, i64, i64, i64, Option<i64>)> = sqlx::query_as(
+        "SELECT id, priority, running, served_at, max_parallel FROM job \
+         WHERE finished_at IS NULL AND pending > 0 AND paused_at IS NULL AND state = 'in_progress' AND ending IS NULL \
+           AND (max_parallel IS NULL OR running < max_parallel) \
+         ORDER BY priority DESC, running, served_at, id LIMIT ?",
     )
     .bind(i64::from(limit) + 256)
     .fetch_all(&mut *tx.db)
     .await
     .map_err(Error::Unavailable)?;
-    let mut candidates: Vec<Candidate> =
-        found.into_iter().map(|(id, priority, running, max_parallel)| Candidate { id, priority, running, max_parallel }).collect();
+    let candidates = found.into_iter().map(|(id, priority, running, served_at, max_parallel)| Candidate {
+        id,
+        priority,
+        running,
+        served_at,
+        max_parallel,
+    });
+    let mut candidates: Vec<Candidate> = candidates.collect();
     let mut claimed = Vec::new();
     while claimed.len() < limit as usize {
-        // Highest priority, then the job with the fewest chunks running, counting those of this claim.
-        let next = candidates.iter().enumerate().min_by_key(|(_, c)| (Reverse(c.priority), c.running, c.id.clone())).map(|(at, _)| at);
+        // Highest priority, then the job with the fewest chunks running, counting those of this claim, then the one that has waited
+        // longest: with a single slot none ever has a chunk running when it is free.
+        let turn = |c: &Candidate| (Reverse(c.priority), c.running, c.served_at, c.id.clone());
+        let next = candidates.iter().enumerate().min_by_key(|(_, c)| turn(c)).map(|(at, _)| at);
         let Some(at) = next else { break };
         match claim_one(tx, &candidates[at].id, worker, ttl).await? {
             Some(chunk) => {
                 claimed.push(chunk);
                 let candidate = &mut candidates[at];
                 candidate.running += 1;
+                candidate.served_at = tx.now;
                 if candidate.max_parallel.is_some_and(|most| candidate.running >= most) {
                     candidates.swap_remove(at);
                 }
@@ -74,7 +85,8 @@ async fn claim_one(tx: &mut Tx<'_>, job: &str, worker: &str, ttl: Duration) -> R
     .await
     .map_err(Error::Unavailable)?;
     let Some(row) = row else { return Ok(None) };
-    sqlx::query("UPDATE job SET pending = pending - 1, running = running + 1 WHERE id = ?")
+    sqlx::query("UPDATE job SET pending = pending - 1, running = running + 1, served_at = ? WHERE id = ?")
+        .bind(tx.now)
         .bind(job)
         .execute(&mut *tx.db)
         .await
@@ -199,7 +211,7 @@ pub(super) async fn commit(tx: &mut Tx<'_>, lease: &ChunkLease, result: &ChunkRe
     if let Some(most) = job.spec.error_policy.max_failed_records.filter(|most| failed > *most) {
         let why = jobs::summary(tx, &job.id).await?;
         let detail = format!("{failed} records failed so far; error_policy.max_failed_records allows {most}; {why}");
-        let problem = Problem::new("error_policy_violated", "More records failed than the job allows", detail);
+        let problem = Problem::new(jobs::POLICY_VIOLATED, "More records failed than the job allows", detail);
         jobs::break_job(tx, &job.id, &problem).await?;
     }
     jobs::complete_if_done(tx, &lease.chunk.job).await?;

@@ -1,26 +1,40 @@
 //! Jobs: acceptance, planning, endings.
 
 use futures::future::BoxFuture;
-use sqlx::{AssertSqlSafe, QueryBuilder, SqlitePool, sqlite::SqliteRow};
+use sqlx::{AssertSqlSafe, QueryBuilder, SqliteConnection, SqlitePool, sqlite::SqliteRow};
 use std::time::Duration;
 
-use super::{Tx, micros, rows, rows::document, webhooks};
+use super::{Tx, keys, micros, rows, rows::document, webhooks};
 use crate::{
     db::{Changed, Created, Error, JobFilter, JobLease, NewJob, Result, Written},
     domain::{
-        EventKind, Job, JobEvent, JobId, JobState, ObjectSlice, Problem,
+        EventKind, Job, JobEvent, JobId, JobState, ObjectSlice, Problem, Timestamp, Uri,
         chunk::Usage,
         job::{Conflict, Ending, PlanCursor},
     },
 };
 
+/// An id is made on the machine that accepts a job, before the database's clock says when that was: they lie no further apart.
+const ID_SLACK_US: i64 = 3_600_000_000;
+
+/// Why a job of which no record got a prediction failed.
+pub(super) const ALL_RECORDS_FAILED: &str = "all_records_failed";
+/// Why a job of which too many records failed did.
+pub(super) const POLICY_VIOLATED: &str = "error_policy_violated";
+
 pub(super) async fn create(tx: &mut Tx<'_>, new: &NewJob) -> Result<Created> {
-    if let Some(job) = find(tx, &new.id).await? {
+    if let Some(job) = find(tx.db, &new.id).await? {
         return Ok(Created::Job(Box::new(job)));
     }
+    // Before the output: a job that is repeated has it claimed itself.
+    if let Some(key) = &new.key
+        && let Some(known) = keys::find(tx.db, key).await?
+    {
+        return Ok(known);
+    }
     let output = new.spec.output.uri.as_prefix().to_string();
-    if let Some(by) = claimant(tx, &output).await? {
-        return Ok(by);
+    if let Some((by, uri)) = claimant(tx.db, &output).await? {
+        return Ok(Created::OutputClaimed { by, uri });
     }
     let execution = &new.spec.execution;
     let deadline = execution.deadline_seconds.map(|s| tx.now.saturating_add(i64::try_from(s).unwrap_or(i64::MAX / 2_000_000) * 1_000_000));
@@ -43,13 +57,25 @@ pub(super) async fn create(tx: &mut Tx<'_>, new: &NewJob) -> Result<Created> {
     .execute(&mut *tx.db)
     .await
     .map_err(Error::Unavailable)?;
+    for (key, value) in &new.spec.labels {
+        sqlx::query("INSERT INTO job_label (key, value, job_id) VALUES (?, ?, ?)")
+            .bind(key)
+            .bind(value)
+            .bind(new.id.as_str())
+            .execute(&mut *tx.db)
+            .await
+            .map_err(Error::Unavailable)?;
+    }
+    if let Some(key) = &new.key {
+        keys::keep(tx, key, &new.id).await?;
+    }
     existing(tx, &new.id).await.map(|job| Created::Job(Box::new(job)))
 }
 
 /// The unfinished job whose output prefix is this one, above it, or below it.
 ///
 /// Both are index look-ups: the prefixes above are few and known, and those below are one range of `job_output`.
-async fn claimant(tx: &mut Tx<'_>, output: &str) -> Result<Option<Created>> {
+pub(super) async fn claimant(db: &mut SqliteConnection, output: &str) -> Result<Option<(JobId, Uri)>> {
     let root = output.find("://").map_or(0, |at| at + 3);
     let above = output.char_indices().filter(|(at, c)| *c == '/' && *at >= root).map(|(at, _)| &output[..=at]);
     let mut query = QueryBuilder::new("SELECT id, output FROM job WHERE finished_at IS NULL AND (output IN (");
@@ -64,12 +90,12 @@ async fn claimant(tx: &mut Tx<'_>, output: &str) -> Result<Option<Created>> {
         .push(" AND output < ")
         .push_bind(format!("{output}\u{10FFFF}"))
         .push(")) LIMIT 1");
-    let found: Option<(String, String)> = query.build_query_as().fetch_optional(&mut *tx.db).await.map_err(Error::Unavailable)?;
+    let found: Option<(String, String)> = query.build_query_as().fetch_optional(db).await.map_err(Error::Unavailable)?;
     let Some((id, uri)) = found else { return Ok(None) };
     let damaged = |what: &str| Error::Damaged { table: "job", id: id.clone(), what: what.to_owned() };
     let by = JobId::parse(&id).ok_or_else(|| damaged("its id is none"))?;
-    let uri = crate::domain::Uri::parse(&uri).map_err(|e| damaged(&e.to_string()))?;
-    Ok(Some(Created::OutputClaimed { by, uri }))
+    let uri = Uri::parse(&uri).map_err(|e| damaged(&e.to_string()))?;
+    Ok(Some((by, uri)))
 }
 
 pub(super) async fn get(readers: &SqlitePool, id: &JobId) -> Result<Option<Job>> {
@@ -80,14 +106,26 @@ pub(super) async fn get(readers: &SqlitePool, id: &JobId) -> Result<Option<Job>>
 
 pub(super) async fn list(readers: &SqlitePool, filter: &JobFilter) -> Result<Vec<Job>> {
     let mut query = QueryBuilder::new(format!("SELECT {} FROM job WHERE true", rows::JOB));
-    if let Some(state) = filter.state {
-        query.push(" AND state = ").push_bind(state.name());
+    match filter.state {
+        Some(JobState::Paused) => drop(query.push(" AND paused_at IS NOT NULL")),
+        Some(state) => drop(query.push(" AND paused_at IS NULL AND state = ").push_bind(state.name())),
+        None => {}
+    }
+    // Ids begin with the time at which they were made: they bound what is looked at, whatever index is used.
+    if let Some(after) = filter.created_after {
+        query.push(" AND created_at > ").push_bind(after.0);
+        query.push(" AND id > ").push_bind(JobId::lowest_at(Timestamp(after.0.saturating_sub(ID_SLACK_US))).to_string());
+    }
+    if let Some(before) = filter.created_before {
+        query.push(" AND created_at < ").push_bind(before.0);
+        query.push(" AND id < ").push_bind(JobId::lowest_at(Timestamp(before.0.saturating_add(ID_SLACK_US))).to_string());
     }
     if let Some(before) = &filter.before {
         query.push(" AND id < ").push_bind(before.as_str().to_owned());
     }
     for (key, value) in &filter.labels {
-        query.push(" AND EXISTS (SELECT 1 FROM json_each(labels) WHERE key = ").push_bind(key.clone());
+        // Index: the table's own, by which the jobs of a rare label are found without looking at the others.
+        query.push(" AND id IN (SELECT job_id FROM job_label WHERE key = ").push_bind(key.clone());
         query.push(" AND value = ").push_bind(value.clone()).push(")");
     }
     query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(filter.limit));
@@ -95,31 +133,41 @@ pub(super) async fn list(readers: &SqlitePool, filter: &JobFilter) -> Result<Vec
     found.iter().map(rows::job).collect()
 }
 
-async fn find(tx: &mut Tx<'_>, id: &JobId) -> Result<Option<Job>> {
+pub(super) async fn find(db: &mut SqliteConnection, id: &JobId) -> Result<Option<Job>> {
     let row = sqlx::query(AssertSqlSafe(format!("SELECT {} FROM job WHERE id = ?", rows::JOB)));
-    let row: Option<SqliteRow> = row.bind(id.as_str()).fetch_optional(&mut *tx.db).await.map_err(Error::Unavailable)?;
+    let row: Option<SqliteRow> = row.bind(id.as_str()).fetch_optional(db).await.map_err(Error::Unavailable)?;
     row.as_ref().map(rows::job).transpose()
 }
 
 /// A job that a foreign key or an earlier statement of this transaction vouches for.
 pub(super) async fn existing(tx: &mut Tx<'_>, id: &JobId) -> Result<Job> {
     let gone = || Error::Damaged { table: "job", id: id.to_string(), what: "it is gone".to_owned() };
-    find(tx, id).await?.ok_or_else(gone)
+    find(tx.db, id).await?.ok_or_else(gone)
 }
 
-/// Moves a job to the state that follows from the event. A state that is told becomes an event in the same transaction.
-async fn apply(tx: &mut Tx<'_>, job: &mut Job, event: JobEvent) -> std::result::Result<Result<()>, Conflict> {
+/// Moves a job to the state that follows from the event. A state that is told becomes an event in the same transaction; the time in
+/// which the job was paused or over is added up as it ends.
+pub(super) async fn apply(tx: &mut Tx<'_>, job: &mut Job, event: JobEvent) -> std::result::Result<Result<()>, Conflict> {
     let next = job.state.next(event)?;
     if next == job.state {
         return Ok(Ok(()));
     }
-    let moved = sqlx::query("UPDATE job SET state = ?, finished_at = CASE WHEN ? THEN ? END WHERE id = ?")
-        .bind(next.name())
-        .bind(next.is_final())
-        .bind(tx.now)
-        .bind(job.id.as_str())
-        .execute(&mut *tx.db)
-        .await;
+    let moved = sqlx::query(
+        "UPDATE job SET state = CASE WHEN ? THEN state ELSE ? END, paused_at = CASE WHEN ? THEN ? END, \
+         finished_at = CASE WHEN ? THEN ? END, \
+         idle = idle + CASE WHEN started_at IS NULL THEN 0 ELSE ? - COALESCE(paused_at, finished_at, ?) END WHERE id = ?",
+    )
+    .bind(next == JobState::Paused)
+    .bind(next.name())
+    .bind(next == JobState::Paused)
+    .bind(tx.now)
+    .bind(next.is_final())
+    .bind(tx.now)
+    .bind(tx.now)
+    .bind(tx.now)
+    .bind(job.id.as_str())
+    .execute(&mut *tx.db)
+    .await;
     job.state = next;
     if let Err(error) = moved {
         return Ok(Err(Error::Unavailable(error)));
@@ -150,7 +198,7 @@ async fn end(tx: &mut Tx<'_>, job: &mut Job, ending: Ending, error: Option<&Prob
 }
 
 pub(super) async fn cancel(tx: &mut Tx<'_>, id: &JobId) -> Result<Changed> {
-    let Some(mut job) = find(tx, id).await? else { return Ok(Changed::Missing) };
+    let Some(mut job) = find(tx.db, id).await? else { return Ok(Changed::Missing) };
     let first = job.state != JobState::Cancelling;
     match apply(tx, &mut job, JobEvent::CancelRequested).await {
         Err(conflict) => return Ok(Changed::Conflict(conflict)),
@@ -178,8 +226,11 @@ pub(super) fn expire<'t>(tx: &'t mut Tx<'_>) -> BoxFuture<'t, Result<Vec<JobId>>
             let Ok(moved) = apply(tx, &mut job, JobEvent::DeadlinePassed).await else { continue };
             moved?;
             let limit = job.spec.execution.deadline_seconds.unwrap_or_default();
-            let problem =
-                Problem::new("deadline_passed", "The job's deadline passed", format!("it was not done {limit} s after it was accepted"));
+            let problem = Problem::new(
+                "deadline_passed",
+                "The job's deadline passed",
+                format!("it was not done {limit} s after it was accepted or last retried"),
+            );
             end(tx, &mut job, Ending::Expired, Some(&problem)).await?;
             expired.push(id);
         }
@@ -189,7 +240,7 @@ pub(super) fn expire<'t>(tx: &'t mut Tx<'_>) -> BoxFuture<'t, Result<Vec<JobId>>
 
 /// Breaks a job that can still break; one that is ending already stays as it is.
 pub(super) async fn break_job(tx: &mut Tx<'_>, id: &JobId, problem: &Problem) -> Result<()> {
-    let Some(mut job) = find(tx, id).await? else { return Ok(()) };
+    let Some(mut job) = find(tx.db, id).await? else { return Ok(()) };
     match apply(tx, &mut job, JobEvent::Broke).await {
         Err(_ending_already) => Ok(()),
         Ok(moved) => {
@@ -251,7 +302,7 @@ async fn set_lease_until(tx: &mut Tx<'_>, lease: &JobLease, until: Option<i64>) 
 pub(super) async fn claim_planning(tx: &mut Tx<'_>, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>> {
     // Index: job_to_plan.
     let found: Option<String> = sqlx::query_scalar(
-        "SELECT id FROM job WHERE finished_at IS NULL AND plan_done = 0 AND ending IS NULL \
+        "SELECT id FROM job WHERE finished_at IS NULL AND plan_done = 0 AND paused_at IS NULL AND ending IS NULL \
          AND (lease_until IS NULL OR lease_until <= ?) ORDER BY id LIMIT 1",
     )
     .bind(tx.now)
@@ -275,7 +326,7 @@ pub(super) async fn append_chunks(
     chunks: &[Vec<ObjectSlice>],
     cursor: &PlanCursor,
 ) -> Result<Written> {
-    let mut job = match find(tx, &lease.job).await? {
+    let mut job = match find(tx.db, &lease.job).await? {
         Some(job) if job.ending.is_none() && holds(tx, lease).await? => job,
         _ => return Ok(Written::Fenced),
     };
@@ -334,7 +385,7 @@ async fn verdict(tx: &mut Tx<'_>, job: &Job) -> Result<Option<Problem>> {
     if failed > 0 && succeeded == 0 {
         let why = summary(tx, &job.id).await?;
         return Ok(Some(Problem::new(
-            "all_records_failed",
+            ALL_RECORDS_FAILED,
             "Every record failed",
             format!("none of {failed} records got a prediction; {why}"),
         )));
@@ -346,7 +397,7 @@ async fn verdict(tx: &mut Tx<'_>, job: &Job) -> Result<Option<Problem>> {
                 "{failed} of {} records failed, a share of {ratio:.4}; error_policy.max_failed_ratio allows {most}; {why}",
                 succeeded + failed
             );
-            Ok(Some(Problem::new("error_policy_violated", "More records failed than the job allows", detail)))
+            Ok(Some(Problem::new(POLICY_VIOLATED, "More records failed than the job allows", detail)))
         }
         _ => Ok(None),
     }

@@ -5,6 +5,8 @@
 
 mod chunks;
 mod jobs;
+mod keys;
+mod pauses;
 mod rows;
 mod webhooks;
 
@@ -30,10 +32,10 @@ use tokio::sync::Mutex;
 
 use super::{
     AttemptResult, Changed, ChunkLease, ClaimedChunk, ClaimedDelivery, Created, DeliveryFilter, DeliveryLease, DeliveryRecord, Error,
-    JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Store, Written,
+    IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Retried, Store, Written,
 };
 use crate::domain::{
-    Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Job, JobId, ObjectSlice, Problem,
+    Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Job, JobId, ObjectSlice, Problem, Uri,
     job::{Ending, PlanCursor},
 };
 
@@ -150,6 +152,16 @@ impl Store for SqliteStore {
         self.write(move |tx| Box::pin(async move { jobs::create(tx, &new).await })).await
     }
 
+    async fn replay(&self, key: &IdempotencyKey) -> Result<Option<Created>> {
+        let mut reader = self.readers.acquire().await.map_err(Error::Unavailable)?;
+        keys::find(&mut reader, key).await
+    }
+
+    async fn output_claim(&self, output: &Uri) -> Result<Option<(JobId, Uri)>> {
+        let mut reader = self.readers.acquire().await.map_err(Error::Unavailable)?;
+        jobs::claimant(&mut reader, &output.as_prefix().to_string()).await
+    }
+
     async fn job(&self, id: &JobId) -> Result<Option<Job>> {
         jobs::get(&self.readers, id).await
     }
@@ -163,6 +175,21 @@ impl Store for SqliteStore {
         self.write(move |tx| Box::pin(async move { jobs::cancel(tx, &id).await })).await
     }
 
+    async fn pause_job(&self, id: &JobId) -> Result<Changed> {
+        let id = id.clone();
+        self.write(move |tx| Box::pin(async move { pauses::pause(tx, &id).await })).await
+    }
+
+    async fn resume_job(&self, id: &JobId) -> Result<Changed> {
+        let id = id.clone();
+        self.write(move |tx| Box::pin(async move { pauses::resume(tx, &id).await })).await
+    }
+
+    async fn retry_job(&self, id: &JobId) -> Result<Retried> {
+        let id = id.clone();
+        self.write(move |tx| Box::pin(async move { pauses::retry(tx, &id).await })).await
+    }
+
     async fn expire_jobs(&self) -> Result<Vec<JobId>> {
         let waiting = "SELECT count(*) FROM job WHERE finished_at IS NULL AND deadline_at IS NOT NULL";
         if count(&self.readers, waiting).await? == 0 {
@@ -172,7 +199,7 @@ impl Store for SqliteStore {
     }
 
     async fn claim_planning(&self, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>> {
-        let waiting = "SELECT count(*) FROM (SELECT 1 FROM job WHERE finished_at IS NULL AND plan_done = 0 LIMIT 1)";
+        let waiting = "SELECT count(*) FROM (SELECT 1 FROM job WHERE finished_at IS NULL AND plan_done = 0 AND paused_at IS NULL LIMIT 1)";
         if count(&self.readers, waiting).await? == 0 {
             return Ok(None);
         }
@@ -201,7 +228,7 @@ impl Store for SqliteStore {
     }
 
     async fn claim_chunks(&self, worker: &str, limit: u32, ttl: Duration) -> Result<Vec<ClaimedChunk>> {
-        let work = "SELECT (SELECT count(*) FROM (SELECT 1 FROM job WHERE finished_at IS NULL AND pending > 0 LIMIT 1)) \
+        let work = "SELECT (SELECT count(*) FROM (SELECT 1 FROM job WHERE finished_at IS NULL AND pending > 0 AND paused_at IS NULL LIMIT 1)) \
                     + (SELECT count(*) FROM (SELECT 1 FROM chunk WHERE state = 'running' LIMIT 1))";
         if limit == 0 || count(&self.readers, work).await? == 0 {
             return Ok(Vec::new());

@@ -6,14 +6,16 @@ use sqlx::{Row, sqlite::SqliteRow};
 use crate::{
     db::{Error, PendingEvent, Result},
     domain::{
-        Attempt, Chunk, ChunkId, ChunkState, Counts, Delivery, DeliveryId, DeliveryState, Event, EventKind, Job, JobId, JobSpec, JobState,
-        Problem, Timestamp, WebhookUrl, job::Ending,
+        Attempt, Chunk, ChunkId, ChunkResult, ChunkState, Counts, Delivery, DeliveryId, DeliveryState, Event, EventKind, Job, JobId,
+        JobSpec, JobState, Problem, Timestamp, WebhookUrl,
+        job::{Breaks, Ending},
     },
 };
 
-/// Columns of [`job`], in one place.
-pub(super) const JOB: &str = "id, spec, model, pipeline, state, ending, error, plan, objects, bytes, chunks, chunks_done, \
-                              succeeded, failed, usage, created_at, started_at, finished_at";
+/// Columns of [`job`], in one place. A paused job keeps in its row the state that it had before.
+pub(super) const JOB: &str = "id, spec, model, pipeline, CASE WHEN paused_at IS NULL THEN state ELSE 'paused' END AS state, ending, error, \
+                              plan, objects, bytes, chunks, chunks_done, succeeded, failed, usage, created_at, started_at, finished_at, \
+                              paused_at, idle, retries";
 /// Columns of [`chunk`], in one place.
 pub(super) const CHUNK: &str = "job_id, seq, state, claims, failures, crashes, not_before, lease_epoch, worker, started_at, \
                                 finished_at, error, result, inputs";
@@ -92,6 +94,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job> {
         created_at: Timestamp(r.get("created_at")?),
         started_at: r.time("started_at")?,
         finished_at: r.time("finished_at")?,
+        breaks: Breaks { paused_at: r.time("paused_at")?, idle_us: r.get("idle")?, retries: r.count("retries")? as u32 },
     })
 }
 
@@ -162,6 +165,11 @@ fn attempt_of(r: &Reader<'_>) -> Result<Attempt> {
         error: r.get("error")?,
         latency_us: r.count("latency_us")?,
     })
+}
+
+/// What a chunk of this job came to, as its row keeps it.
+pub(super) fn result(job: &JobId, text: &str) -> Result<ChunkResult> {
+    serde_json::from_str(text).map_err(|e| Error::Damaged { table: "chunk", id: job.to_string(), what: format!("result: {e}") })
 }
 
 /// A document as the tables keep it. Domain types have string keys and finite numbers, so this cannot fail.

@@ -64,6 +64,15 @@ impl Binding {
         let bound = inputs.iter().map(|input| bind(pipeline, input, inputs.len() == 1, first)).collect::<Result<_, _>>()?;
         Ok(Self { inputs: bound, missing: pipeline.missing })
     }
+
+    /// The columns that fill each input, for people.
+    pub fn columns(&self) -> Vec<(String, Vec<String>)> {
+        let names = |input: &BoundInput| match &input.fill {
+            Fill::Column(column) => vec![column.name.clone()],
+            Fill::Features(columns) => columns.iter().map(|c| c.name.clone()).collect(),
+        };
+        self.inputs.iter().map(|input| (input.name.clone(), names(input))).collect()
+    }
 }
 
 fn bind(pipeline: &Pipeline, input: &ValueInfo, only: bool, batch: &RecordBatch) -> Result<BoundInput, BindError> {

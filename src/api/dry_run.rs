@@ -1,0 +1,216 @@
+//! `POST /v1/jobs?dry_run=true`: what a job would do, without doing it.
+//!
+//! Faults of the definition are answered as for a job. What the job itself would meet (no input, an occupied output, a model that does
+//! not run) stands in the answer's `problems`: there may be several, and the rest of the answer helps to see why.
+
+use axum::Json;
+use serde::Serialize;
+use serde_json::{Value, value::RawValue};
+use utoipa::ToSchema;
+
+use super::{
+    ApiState,
+    problem::{ApiProblem, JobProblem},
+    submit,
+    types::{ModelBody, dtype_and_shape},
+};
+use crate::{
+    domain::{Fault, ObjectSlice, Problem, Uri},
+    objects,
+    plan::{self, Estimate, Preview},
+    runner::protocol::Sample,
+};
+
+/// Records run when nobody says how many.
+pub(super) const RECORDS: u64 = 10;
+/// Most records run.
+pub(super) const MOST_RECORDS: u64 = 100;
+/// Objects shown, and objects that the first records may come from.
+const SHOWN_OBJECTS: usize = 100;
+
+/// What a job would do.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DryRun {
+    /// Why the job would be refused or would fail; empty when nothing is known to stand in its way.
+    problems: Vec<JobProblem>,
+    /// The model as it would be pinned.
+    model: ModelBody,
+    /// As it would be resolved: no choice is left open.
+    #[schema(value_type = Object)]
+    pipeline: Value,
+    /// Columns of the data, as the first record that could be decoded has them.
+    columns: Vec<ColumnBody>,
+    /// What fills each input of the model; `columns` is empty where the data does not fit it, and `errors` say why.
+    inputs: Vec<InputBody>,
+    /// The first predictions, as the output would have them.
+    #[schema(value_type = Vec<Object>)]
+    rows: Vec<Box<RawValue>>,
+    /// Error rows of the records among the first that would get no prediction.
+    #[schema(value_type = Vec<Object>)]
+    errors: Vec<Value>,
+    /// Whether rows were left out because together they are too large for an answer.
+    rows_cut: bool,
+    /// The first input objects, up to a hundred, in input order.
+    objects: Vec<ObjectBody>,
+    /// How much there is to do.
+    estimate: EstimateBody,
+    /// Records a call of the runtime; absent when nothing ran.
+    batch_size: Option<u32>,
+    /// The execution provider that took the model; absent when nothing ran.
+    provider: Option<String>,
+    /// Version of ONNX Runtime; absent when nothing ran.
+    runtime: Option<String>,
+}
+
+/// A column of the data.
+#[derive(Debug, Serialize, ToSchema)]
+struct ColumnBody {
+    /// As the data names it.
+    name: String,
+    /// Arrow's name of its type; `text` in CSV and `json` in JSON Lines, where the input that a cell is bound to decides.
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// An input of the model, and what fills it.
+#[derive(Debug, Serialize, ToSchema)]
+struct InputBody {
+    /// As the model names it.
+    name: String,
+    /// As the Open Inference Protocol names types; absent when it is no tensor.
+    dtype: Option<&'static str>,
+    /// As the model declares it; null stands for a size that is not fixed.
+    shape: Option<Vec<Option<u64>>>,
+    /// The columns that fill it, in the model's order.
+    columns: Vec<String>,
+}
+
+/// An input object.
+#[derive(Debug, Serialize, ToSchema)]
+struct ObjectBody {
+    /// Its key in the bucket, or its absolute path without the leading slash.
+    key: String,
+    /// Its size.
+    bytes: u64,
+}
+
+/// How much there is to do.
+#[derive(Debug, Serialize, ToSchema)]
+struct EstimateBody {
+    /// Whether the listing ended within its first page; otherwise the figures are those of the first page, and there is more.
+    all: bool,
+    /// Input objects.
+    objects: u64,
+    /// Their bytes.
+    bytes: u64,
+    /// Their records; absent when nothing tells, as for compressed texts.
+    records: Option<u64>,
+    /// Whether `records` was counted; otherwise it is estimated from a few objects.
+    records_exact: bool,
+    /// Chunks they would be cut into.
+    chunks: u64,
+    /// Whether the planner would make just as many; otherwise large objects are to be cut, at places that are not known yet.
+    chunks_exact: bool,
+}
+
+/// Does everything that a job would do first, and writes nothing.
+pub(super) async fn dry_run(state: &ApiState, definition: &Value, records: u64) -> Result<Json<DryRun>, ApiProblem> {
+    let (spec, resolved) = submit::resolve(state, definition).await?;
+    let mut problems: Vec<JobProblem> = output_problem(state, &spec.output.uri).await?.into_iter().collect();
+    let preview = match plan::preview(&state.stores, &spec, &state.planning).await {
+        Ok(preview) => preview,
+        Err(error) if error.retryable() => return Err(error.into()),
+        Err(error) => unreadable(&error),
+    };
+    problems.extend(preview.problem.as_ref().map(ApiProblem::of_job));
+    let first: Vec<ObjectSlice> = preview.objects.iter().take(SHOWN_OBJECTS).cloned().collect();
+    let sample = if first.is_empty() { None } else { Some(state.sampler.sample(&spec, &resolved, first, records).await) };
+    let sample = match sample {
+        Some(Ok(sample)) => Some(sample),
+        Some(Err(problem)) => {
+            problems.push(ApiProblem::of_job(&problem));
+            None
+        }
+        None => None,
+    };
+    let inputs = resolved.pipeline.signature.inputs.iter().map(|input| {
+        let bound = sample.iter().flat_map(|s| &s.inputs).find(|bound| bound.input == input.name);
+        let (dtype, shape) = dtype_and_shape(input);
+        InputBody { name: input.name.clone(), dtype, shape, columns: bound.map(|b| b.columns.clone()).unwrap_or_default() }
+    });
+    let inputs = inputs.collect();
+    let (columns, rows, errors) = match &sample {
+        Some(sample) => shown(sample)?,
+        None => Default::default(),
+    };
+    Ok(Json(DryRun {
+        problems,
+        model: ModelBody::new(&resolved.model),
+        // Plain data with text for keys: there is no form of it that is not JSON.
+        pipeline: serde_json::to_value(&resolved.pipeline).unwrap_or_default(),
+        columns,
+        inputs,
+        rows,
+        errors,
+        rows_cut: sample.as_ref().is_some_and(|s| s.cut),
+        objects: preview.objects.iter().take(SHOWN_OBJECTS).map(|o| ObjectBody { key: o.key.clone(), bytes: o.size }).collect(),
+        estimate: EstimateBody::new(&preview),
+        batch_size: sample.as_ref().map(|s| s.batch_size),
+        provider: sample.as_ref().map(|s| s.provider.clone()),
+        runtime: sample.map(|s| s.runtime),
+    }))
+}
+
+type Shown = (Vec<ColumnBody>, Vec<Box<RawValue>>, Vec<Value>);
+
+fn shown(sample: &Sample) -> Result<Shown, ApiProblem> {
+    let columns = sample.columns.iter().map(|c| ColumnBody { name: c.name.clone(), kind: c.kind.clone() }).collect();
+    let rows = sample.rows.iter().map(|line| RawValue::from_string(line.clone())).collect::<Result<_, _>>();
+    let errors = sample.errors.iter().map(serde_json::to_value).collect::<Result<_, _>>();
+    Ok((columns, rows.map_err(|e| ApiProblem::internal(&e))?, errors.map_err(|e| ApiProblem::internal(&e))?))
+}
+
+/// Why a job would not get its output prefix; faults and stores that do not answer are answers of their own.
+async fn output_problem(state: &ApiState, output: &Uri) -> Result<Option<JobProblem>, ApiProblem> {
+    if let Some((by, uri)) = state.store.output_claim(output).await? {
+        return Ok(Some(ApiProblem::output_claimed(&by, &uri).into()));
+    }
+    match submit::check_output(state, output).await {
+        Ok(()) => Ok(None),
+        Err(problem) if problem.status == 409 => Ok(Some(problem.into())),
+        Err(problem) => Err(problem),
+    }
+}
+
+/// The preview of an input that cannot be listed.
+fn unreadable(error: &objects::Error) -> Preview {
+    let problem = Problem::new(error.code(), "The input cannot be listed", error.to_string());
+    Preview { objects: Vec::new(), all: true, estimate: Estimate::default(), problem: Some(problem) }
+}
+
+impl EstimateBody {
+    fn new(preview: &Preview) -> Self {
+        let estimate = preview.estimate;
+        Self {
+            all: preview.all,
+            objects: estimate.objects,
+            bytes: estimate.bytes,
+            records: estimate.records,
+            records_exact: estimate.records_exact,
+            chunks: estimate.chunks,
+            chunks_exact: estimate.chunks_exact,
+        }
+    }
+}
+
+/// How many records to run; `None` when this is no dry run.
+pub(super) fn requested(dry_run: Option<bool>, records: Option<u64>) -> Result<Option<u64>, ApiProblem> {
+    match (dry_run, records) {
+        (Some(true), records) => Ok(Some(records.unwrap_or(RECORDS))),
+        (_, Some(_)) => {
+            let fault = Fault::new("?records", "unknown_parameter", "records says how many a dry run looks at, and this is none");
+            Err(ApiProblem::faults(vec![fault.hint("add dry_run=true, or leave it out")]))
+        }
+        (_, None) => Ok(None),
+    }
+}

@@ -1,0 +1,116 @@
+//! Runs the first records of a job that is not there yet, for a dry run.
+//!
+//! In: a definition with its pinned model, and the objects to begin with. Out: a [`Sample`], or the problem that the job would meet.
+//! Each sample has a runner process of its own, which ends with it: a model that crashes or hangs costs no chunk its attempt, and what
+//! it loaded does not stay. A caller that goes away takes its process along.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+
+use super::{
+    executor::model_failure,
+    supervisor::{Ended, Process, RunnerOptions, batch_timeout, load_timeout, spawn, write_frame},
+};
+use crate::{
+    domain::{JobSpec, ObjectSlice, PartNames, Problem},
+    model::{Models, Resolved},
+    runner::protocol::{ChunkTask, FromRunner, Sample, SampleTask, ToRunner},
+};
+
+/// Samples at once; others wait.
+const TURNS: usize = 2;
+/// How long a sample may take, waiting for its turn included: less than most clients wait for an answer.
+const LIMIT: Duration = Duration::from_secs(45);
+
+/// Runs samples; cheap until it is used.
+#[derive(Debug)]
+pub struct Sampler {
+    runner: RunnerOptions,
+    models: Arc<Models>,
+    providers: Vec<String>,
+    turns: Semaphore,
+}
+
+impl Sampler {
+    /// `providers` are those of jobs that name none.
+    pub fn new(runner: RunnerOptions, models: Arc<Models>, providers: Vec<String>) -> Self {
+        Self { runner: RunnerOptions { workers: 1, ..runner }, models, providers, turns: Semaphore::new(TURNS) }
+    }
+
+    /// Runs the first `records` records of `inputs` and writes nothing.
+    ///
+    /// # Errors
+    /// What would fail the job, or that the sample took too long.
+    pub async fn sample(&self, spec: &JobSpec, resolved: &Resolved, inputs: Vec<ObjectSlice>, records: u64) -> Result<Sample, Problem> {
+        let sampled = async {
+            let _turn = self.turns.acquire().await;
+            let model_dir = self.models.ensure(&resolved.model).await.map_err(|e| match model_failure(&e) {
+                Ended::Failed { problem, .. } | Ended::Crashed(problem) => problem,
+                Ended::Done(_) | Ended::Stopped => Problem::new("model_cache_failed", "The pinned model cannot be had", e.to_string()),
+            })?;
+            let (output, execution) = (&spec.output, &spec.execution);
+            let chunk = ChunkTask {
+                attempt: 1,
+                chunk: "dry run".to_owned(),
+                model_dir,
+                model: resolved.model.clone(),
+                pipeline: resolved.pipeline.clone(),
+                inputs,
+                input: spec.input.uri.clone(),
+                csv: spec.input.csv.clone(),
+                output: output.uri.clone(),
+                names: PartNames::new(0, "unwritten", output.format, output.compression),
+                format: output.format,
+                compression: output.compression,
+                include_input: output.include_input.clone(),
+                prediction_prefix: output.prediction_prefix.clone(),
+                batch_size: execution.batch_size,
+                providers: if execution.providers.is_empty() { self.providers.clone() } else { execution.providers.clone() },
+            };
+            run(&self.runner, SampleTask { chunk, records }).await
+        };
+        tokio::time::timeout(LIMIT, sampled).await.unwrap_or_else(|_| {
+            let detail = format!(
+                "the first {records} records had no outcome after {} s, loading the model included; ask for fewer, or look at the model",
+                LIMIT.as_secs()
+            );
+            Err(Problem::new("dry_run_timeout", "The dry run took too long", detail))
+        })
+    }
+}
+
+/// One process, one sample. Dropped half-way, the process is killed.
+async fn run(options: &RunnerOptions, task: SampleTask) -> Result<Sample, Problem> {
+    let not_started = |detail: String| Problem::new("runner_not_started", "The runner process could not be started", detail);
+    let mut process: Process = spawn(options).map_err(|e| not_started(e.to_string()))?;
+    // A failed write is no news: the end of the frames is what tells that the process died.
+    let written = write_frame(&mut process.write, &ToRunner::Sample(Box::new(task))).await;
+    tracing::debug!(?written, "asked a runner for a sample");
+    let mut ready = false;
+    while let Some(frame) = process.frames.recv().await {
+        match frame {
+            FromRunner::Ready { .. } => ready = true,
+            FromRunner::Sampled { sample, .. } => return Ok(*sample),
+            FromRunner::Failed { problem, .. } => return Err(problem),
+            FromRunner::Beat { loading: Some(loading), .. } if u128::from(loading.for_ms) > options.load_timeout.as_millis() => {
+                return Err(load_timeout(options));
+            }
+            FromRunner::Beat { busy, .. } => {
+                if let Some(busy) = busy.iter().find(|b| u128::from(b.for_ms) > options.batch_timeout.as_millis()) {
+                    return Err(batch_timeout(options, busy));
+                }
+            }
+            FromRunner::Done { .. } | FromRunner::Stopped { .. } | FromRunner::Goodbye => {}
+        }
+    }
+    let status = process.child.wait().await.map_or_else(|e| e.to_string(), |status| status.to_string());
+    if ready {
+        return Err(Problem::new(
+            "runner_crash",
+            "The runner process died",
+            format!("it ended with {status} while it ran the first records"),
+        ));
+    }
+    Err(not_started(format!("it ended before it was ready ({status}); the service's log says why")))
+}
