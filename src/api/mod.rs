@@ -1,7 +1,7 @@
 //! The HTTP edge: routes, request and response types, problem details, docs.
 //!
-//! In: HTTP requests. Out: calls of `db/`, `model/` and `objects/`, and their answers as JSON. A request is read whole and every fault
-//! in it is listed at once; what passes is a value of `domain/` that nobody checks again.
+//! In: HTTP requests. Out: calls of `db/`, `model/`, `objects/` and the guard of `notify/`, and their answers as JSON. A request is read
+//! whole and every fault in it is listed at once; what passes is a value of `domain/` that nobody checks again.
 
 mod definition;
 mod deliveries;

@@ -43,7 +43,7 @@ pub struct Cli {
 /// What the binary can do.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
-    /// Run the service: API, planner, executor and finaliser in one process
+    /// Run the service: API, planner, executor, finaliser and notifier in one process
     Serve(Box<Serve>),
     /// Score the sample data with the sample model in a service of its own, and show the results
     Demo(Demo),
