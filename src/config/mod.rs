@@ -231,7 +231,13 @@ pub fn command() -> clap::Command {
         let settings: Vec<clap::Id> = serve.get_arguments().map(|a| a.get_id().clone()).collect();
         command.mut_args(|arg| if settings.contains(arg.get_id()) { arg.hide(true) } else { arg })
     };
-    Cli::command().mut_subcommand("doctor", hide).mut_subcommand("config", |config| config.mut_subcommand("show", hide))
+    let whole = Cli::command().mut_subcommand("doctor", hide).mut_subcommand("config", |config| config.mut_subcommand("show", hide));
+    without_env_values(whole)
+}
+
+/// Help and manual pages name the environment's names, never its values: a database's URL may hold a password.
+fn without_env_values(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(without_env_values)
 }
 
 /// `key=value`, as flags take it.

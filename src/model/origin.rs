@@ -39,7 +39,7 @@ impl std::fmt::Display for Origin {
     }
 }
 
-/// Fields that are derived from the graph where nobody sets them.
+/// Fields of a classifier that are derived from the graph where nobody sets them.
 const DERIVED: [&str; 2] = ["activation", "classifier"];
 
 /// The origin of every field but the signature. `folder`: where the model's files lie; `section`: what they say together.
@@ -55,7 +55,7 @@ pub(super) fn of(pipeline: &Pipeline, job: &PipelineSpec, folder: &Path, section
         _ if sets(&job, name) => Origin::Job,
         _ if sets(&own, name) => Origin::Section,
         _ if sets(&section, name) => Origin::Folder,
-        _ if DERIVED.contains(&name) => Origin::Graph,
+        _ if DERIVED.contains(&name) && pipeline.classifier.is_some() => Origin::Graph,
         _ => Origin::Default,
     };
     resolved.keys().filter(|name| name.as_str() != "signature").map(|name| (name.clone(), origin(name))).collect()

@@ -29,10 +29,10 @@ pub struct Probe {
     pub list: Result<(), String>,
     /// Putting an object there.
     pub put: Result<(), String>,
-    /// Reading it back as it was put.
-    pub get: Result<(), String>,
-    /// Deleting it.
-    pub delete: Result<(), String>,
+    /// Reading it back as it was put, once it is.
+    pub get: Option<Result<(), String>>,
+    /// Deleting it, once it is there.
+    pub delete: Option<Result<(), String>>,
     /// `PUT` with `If-None-Match: *` on an object that exists.
     pub create_only: Option<Condition>,
     /// `GET` with `If-Match` and an etag that is another.
@@ -59,24 +59,16 @@ impl Bucket {
         let list = self.list(prefix, None).try_next().await.map(|_| ()).map_err(|e| e.to_string());
         let before = jiff::Timestamp::now();
         let put = store.put(&path, Bytes::from_static(BODY).into()).await.map(|_| ()).map_err(|e| words("PUT", e));
-        let mut probe = Probe {
-            list,
-            get: Err("there was nothing to read".to_owned()),
-            delete: Err("there was nothing to delete".to_owned()),
-            put,
-            create_only: None,
-            pinned_read: None,
-            clock: None,
-        };
+        let mut probe = Probe { list, get: None, delete: None, put, create_only: None, pinned_read: None, clock: None };
         if probe.put.is_err() {
             return Ok(probe);
         }
         let after = jiff::Timestamp::now();
-        probe.get = match self.read_all(&key).await {
+        probe.get = Some(match self.read_all(&key).await {
             Ok(bytes) if bytes == BODY => Ok(()),
             Ok(bytes) => Err(format!("{} bytes were put and {} others came back", BODY.len(), bytes.len())),
             Err(error) => Err(error.to_string()),
-        };
+        });
         if let Ok(meta) = store.head(&path).await {
             let written = meta.last_modified.timestamp_millis() as f64 / 1000.0;
             let middle = (before.as_millisecond() + after.as_millisecond()) as f64 / 2000.0;
@@ -94,7 +86,7 @@ impl Bucket {
             Err(object_store::Error::Precondition { .. }) => Condition::Honoured,
             Err(error) => Condition::Refused(reason(&error)),
         });
-        probe.delete = store.delete(&path).await.map_err(|e| words("DELETE", e));
+        probe.delete = Some(store.delete(&path).await.map_err(|e| words("DELETE", e)));
         Ok(probe)
     }
 }

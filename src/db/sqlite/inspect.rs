@@ -31,11 +31,11 @@ pub async fn inspect(path: &Path) -> Result<Option<Inspection>> {
     }
     let options = SqliteConnectOptions::new().filename(path).read_only(true);
     let mut db = SqliteConnection::connect_with(&options).await.map_err(Error::Unavailable)?;
-    let tables: i64 = count(&mut db, "SELECT count(*) FROM sqlite_schema WHERE name IN ('_sqlx_migrations', 'jobs')").await?;
+    let tables: i64 = count(&mut db, "SELECT count(*) FROM sqlite_schema WHERE name IN ('_sqlx_migrations', 'job')").await?;
     let (applied, jobs) = match tables {
         2 => {
             let applied = sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success").fetch_all(&mut db).await;
-            (applied.map_err(Error::Unavailable)?, count(&mut db, "SELECT count(*) FROM jobs").await?)
+            (applied.map_err(Error::Unavailable)?, count(&mut db, "SELECT count(*) FROM job").await?)
         }
         _ => (Vec::<i64>::new(), 0),
     };
