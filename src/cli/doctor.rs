@@ -1,7 +1,7 @@
 //! `nightshift doctor`: looks at everything that the service needs, changes nothing that stays, and says what to do.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -17,7 +17,7 @@ use crate::{
     config::{self, Form, Serve},
     db,
     domain::Uri,
-    objects::{self, CLOCK_TOLERANCE, Condition, Stores},
+    objects::{CLOCK_TOLERANCE, Condition},
 };
 
 /// How long a provider may take to say that it is there; CUDA takes a few seconds the first time.
@@ -50,7 +50,7 @@ pub(super) fn run(settings: config::Doctor) -> Outcome {
         let mut checks = runtime(&settings.serve).await;
         checks.push(database(&settings.serve).await);
         checks.push(data_folder(&settings.serve.data_dir));
-        checks.extend(settings.serve.file_root.iter().map(|root| file_root(root)));
+        checks.extend(settings.serve.file_root.iter().map(|root| file_root(root.as_path())));
         for location in &settings.check {
             checks.extend(store(&super::location(location)?.as_prefix()).await);
         }
@@ -190,7 +190,7 @@ fn data_folder(folder: &Path) -> Check {
     }
 }
 
-fn file_root(root: &PathBuf) -> Check {
+fn file_root(root: &Path) -> Check {
     match std::fs::read_dir(root) {
         Ok(_) => check("file root", Status::Ok, root.display().to_string()),
         Err(error) => check("file root", Status::Failure, format!("--file-root {}: {error}", root.display())),
@@ -199,7 +199,7 @@ fn file_root(root: &PathBuf) -> Check {
 
 /// A prefix, tried out.
 async fn store(location: &Uri) -> Vec<Check> {
-    let stores = Stores::new(objects::Options { file_roots: vec!["/".into()] });
+    let stores = super::stores();
     let probed = match stores.open(location) {
         Ok(bucket) => bucket.probe(location.path()).await,
         Err(error) => Err(error),

@@ -1,6 +1,6 @@
 //! `nightshift jobs results --download`: parts and manifest into a folder, each checked before it gets its name.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -11,22 +11,22 @@ use super::{
     show,
     stop::{Outcome, Stop},
 };
-use crate::{
-    config::Form,
-    domain::{PartNames, names::MANIFEST},
-};
+use crate::{config::Form, domain::names::MANIFEST};
 
-/// Fetches page by page, so that no presigned URL is used long after it was made.
-pub(super) async fn run(client: &Client, path: &str, folder: &Path, form: Form) -> Outcome {
-    tokio::fs::create_dir_all(folder).await.map_err(|e| format!("{}: {e}", folder.display()))?;
+/// Fetches page by page, so that no presigned URL is used long after it was made. Files keep their names below the output prefix.
+pub(super) async fn run(client: &Client, id: &str, folder: &Path, form: Form) -> Outcome {
+    let job = client.send(client.get(&format!("/v1/jobs/{id}"), &[])?).await?;
+    let output = job["output"]["uri"].as_str().ok_or("the service's answer names no output")?.to_owned();
+    let path = &format!("/v1/jobs/{id}/results");
     let mut files: Vec<Value> = Vec::new();
     let mut query: Vec<(String, String)> = Vec::new();
     let manifest = loop {
         let page = client.send(client.get(path, &query)?).await?;
         for part in page["items"].as_array().ok_or("the service's answer has no items")? {
             let uri = part["uri"].as_str().unwrap_or_default();
-            let name = uri.rsplit('/').next().filter(|name| PartNames::is_part(name));
-            let name = name.ok_or_else(|| format!("{uri:?} is no part's location"))?;
+            let name = uri.strip_prefix(&output).map(|name| Path::new(name.trim_start_matches('/')));
+            let plain = |name: &&Path| name.components().all(|c| matches!(c, Component::Normal(_))) && name.file_name().is_some();
+            let name = name.filter(plain).ok_or_else(|| format!("{uri:?} is no location below {output}"))?;
             let (url, sha256) = (part["url"].as_str().unwrap_or_default(), part["sha256"].as_str());
             files.push(fetch(client, url, &folder.join(name), sha256).await?);
         }
@@ -52,6 +52,9 @@ async fn fetch(client: &Client, url: &str, target: &Path, sha256: Option<&str>) 
     unfinished.push(".unfinished");
     let unfinished = PathBuf::from(unfinished);
     let failed = |e: std::io::Error| Stop::from(format!("{}: {e}", unfinished.display()));
+    if let Some(folder) = target.parent() {
+        tokio::fs::create_dir_all(folder).await.map_err(failed)?;
+    }
     let mut answer = client.download(client.url(url)?).await?;
     let mut file = tokio::fs::File::create(&unfinished).await.map_err(failed)?;
     let (mut digest, mut bytes) = (Sha256::new(), 0u64);

@@ -10,7 +10,6 @@ use crate::{
     config::{self, Form, Models as Subcommand},
     domain::{Dim, Fault, PipelineSpec, Uri, ValueInfo, ValueType},
     model::{self, Inspection, Limits, Models},
-    objects::{self, Stores},
 };
 
 pub(super) fn run(settings: config::ModelsArgs) -> Outcome {
@@ -19,7 +18,7 @@ pub(super) fn run(settings: config::ModelsArgs) -> Outcome {
     let overrides = overrides(&settings.set)?;
     let temporary = tempfile_cache(&settings)?;
     let cache = settings.cache.clone().unwrap_or_else(|| temporary.0.clone());
-    let stores = Stores::new(objects::Options { file_roots: vec!["/".into()] });
+    let stores = super::stores();
     let models = Models::new(cache, stores, Limits { max_bytes: settings.max_model_bytes, ..Limits::default() });
     super::block_on(async {
         match models.inspect(&location, &overrides).await {

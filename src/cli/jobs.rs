@@ -86,10 +86,11 @@ fn shown(job: &Value, form: Form) -> Outcome {
 
 async fn results(results: &config::Results) -> Outcome {
     let client = client(&results.talk)?;
-    let path = format!("/v1/jobs/{}/results", id(&results.id)?);
+    let id = id(&results.id)?;
     if let Some(folder) = &results.download {
-        return download::run(&client, &path, folder, results.talk.output).await;
+        return download::run(&client, id, folder, results.talk.output).await;
     }
+    let path = format!("/v1/jobs/{id}/results");
     let page = pages(&client, &path, Vec::new(), &Extent { limit: u32::MAX, all: true }, 1000).await?;
     if results.talk.output == Form::Json {
         return show::print_json(&page);

@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use crate::{
     config::{self, Command},
     domain::Uri,
+    objects::{self, Stores},
     telemetry,
 };
 use stop::Stop;
@@ -56,6 +57,11 @@ pub fn run() -> ExitCode {
 
 fn openapi() -> stop::Outcome {
     show::print(&crate::api::openapi().to_pretty_json().map_err(|e| e.to_string())?)
+}
+
+/// Stores as whoever runs the command may reach them: S3 by the AWS environment names, and every file of this machine.
+fn stores() -> Stores {
+    Stores::new(objects::Options { file_roots: vec!["/".into()] })
 }
 
 /// A location as the command line gives it: a URI, or a path of this machine.

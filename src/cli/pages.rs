@@ -12,7 +12,7 @@ pub(super) fn completions(settings: &config::Completions) -> Outcome {
 pub(super) fn man(settings: &config::Man) -> Outcome {
     let Some(folder) = &settings.dir else {
         let mut page = Vec::new();
-        clap_mangen::Man::new(config::command()).render(&mut page).map_err(|e| e.to_string())?;
+        clap_mangen::Man::new(config::command().disable_help_subcommand(true)).render(&mut page).map_err(|e| e.to_string())?;
         return show::print(&String::from_utf8_lossy(&page));
     };
     let failed = |e: std::io::Error| format!("{}: {e}", folder.display());

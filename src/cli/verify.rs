@@ -7,7 +7,6 @@ use super::{
 use crate::{
     config::{self, Form},
     domain::job::Ending,
-    objects::{self, Stores},
     verify::{Depth, Report, verify},
 };
 
@@ -17,7 +16,7 @@ pub(super) fn run(settings: &config::Verify) -> Outcome {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let side_by_side = settings.parallel.unwrap_or_else(cores);
     super::block_on(async move {
-        let stores = Stores::new(objects::Options { file_roots: vec!["/".into()] });
+        let stores = super::stores();
         let report = verify(&stores, &location, depth, side_by_side).await.map_err(|e| e.to_string())?;
         match settings.output {
             Form::Json => show::print_json(&report)?,

@@ -97,7 +97,7 @@ pub struct ConfigArgs {
 #[derive(Debug, Clone, Subcommand)]
 pub enum Config {
     /// Show every setting of the service with its value and where that comes from; secrets are hidden
-    Show(Show),
+    Show(Box<Show>),
     /// Print a settings file in which every setting stands with its default, commented out
     #[command(after_help = "Examples:
   nightshift config default > nightshift.toml")]

@@ -183,6 +183,24 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_key_of_a_section_is_an_error_that_names_the_nearest() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[expect(dead_code, reason = "only its names count")]
+        struct Section {
+            region: Option<String>,
+            endpoint: Option<String>,
+            allow_http: Option<bool>,
+        }
+        let table: toml::Table = "[lake]\nregoin = \"eu\"".parse().unwrap();
+        let error = table.try_into::<BTreeMap<String, Section>>().unwrap_err().to_string();
+        assert_eq!(nearest_key(&error), "there is no setting \"regoin\" in `lake`; did you mean region?");
+        assert_eq!(nearest_key("invalid type: string, expected u8"), "invalid type: string, expected u8");
+        let error = load_with("[buckets.lake]\nanything = 1", &[]).unwrap_err();
+        assert!(error.contains("[buckets]: there is no setting \"anything\""), "{error}");
+    }
+
+    #[test]
     fn an_unknown_key_is_an_error_that_names_the_nearest() {
         let error = load_with("chunk_byte = 1", &[]).unwrap_err();
         assert!(error.contains("\"chunk_byte\"; did you mean chunk_bytes?"), "{error}");

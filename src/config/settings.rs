@@ -109,7 +109,8 @@ fn text(value: &toml::Value) -> String {
 /// an environment name or a file, is none.
 fn shown(key: &str, value: &str) -> String {
     let names_a_place = key.ends_with("_env") || key.ends_with("_file");
-    if !names_a_place && ["secret", "token", "key", "password"].iter().any(|word| key.contains(word)) {
+    let lower = key.to_ascii_lowercase();
+    if !names_a_place && ["secret", "token", "key", "password", "credential", "auth"].iter().any(|word| lower.contains(word)) {
         return HIDDEN.to_owned();
     }
     let Some((scheme, rest)) = value.split_once("://") else { return value.to_owned() };

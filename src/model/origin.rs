@@ -44,7 +44,7 @@ const DERIVED: [&str; 2] = ["activation", "classifier"];
 
 /// The origin of every field but the signature. `folder`: where the model's files lie; `section`: what they say together.
 pub(super) fn of(pipeline: &Pipeline, job: &PipelineSpec, folder: &Path, section: &PipelineSpec) -> BTreeMap<String, Origin> {
-    let fields = |value: Option<Value>| value.and_then(|value| value.as_object().cloned()).unwrap_or_else(Map::new);
+    let fields = |value: Option<Value>| value.and_then(|value| value.as_object().cloned()).unwrap_or_default();
     let (job, section) = (fields(serde_json::to_value(job).ok()), fields(serde_json::to_value(section).ok()));
     let own = std::fs::read(folder.join("nightshift.json")).ok();
     let own = fields(own.and_then(|bytes| serde_json::from_slice(&bytes).ok()));

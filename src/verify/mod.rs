@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     domain::{
-        PartNames, Uri,
+        Uri,
         job::Ending,
         names::{MANIFEST, SUCCESS},
     },
@@ -236,8 +236,9 @@ async fn check_names(manifest: &Manifest, bucket: &Bucket, output: &Uri, finding
     let mut objects = bucket.list(output.path(), None);
     while let Some(object) = objects.try_next().await? {
         let name = object.key.strip_prefix(output.path()).unwrap_or_default();
-        let leaf = name.rsplit('/').next().unwrap_or(name);
-        if (PartNames::is_part(name) || PartNames::is_part(leaf)) && !named.contains(name) {
+        // Directly there, where readers look for parts; below may lie outputs of other jobs.
+        let leaf = name.strip_prefix("errors/").unwrap_or(name);
+        if leaf.starts_with("part-") && !leaf.contains('/') && !named.contains(name) {
             findings.add(Finding::of_file("unnamed_part", name, "it looks like a part, and the manifest does not name it"));
         }
     }

@@ -18,7 +18,7 @@ use super::{
     rows::{self, Found, Row},
 };
 use crate::{
-    domain::{PartNames, Slice, Uri},
+    domain::{Slice, Uri},
     execute::manifest::{Input, Part},
     objects::{self, Bucket, ObjectMeta},
     runner::{decode::DecodeError, source::ObjectBytes},
@@ -131,8 +131,8 @@ impl Checked {
     /// The file is there, and its bytes are those that were committed.
     fn file(&mut self, said: &Said<'_>, access: &Access) -> Result<Option<ObjectMeta>, objects::Error> {
         let Said { key, .. } = said;
-        if !PartNames::is_part(key) {
-            self.findings.add(Finding::of_file("not_a_part", key, "the manifest names it, and no job writes a part of that name"));
+        if Uri::parse(&access.prefix.join(key).to_string()).is_err() {
+            self.findings.add(Finding::of_file("not_a_part", key, "the manifest names it, and no object of the output can have that name"));
             return Ok(None);
         }
         let meta = match access.handle.block_on(access.output.head(access.prefix.join(key).path())) {
