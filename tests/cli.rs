@@ -378,16 +378,9 @@ async fn the_doctor_finds_a_good_set_up_good_and_says_what_a_store_does() {
     let folder = tempfile::tempdir().unwrap();
     let said = Said::of(nightshift(Some(&s3), None).args(["doctor", "--check", "."]).current_dir(&folder).output().unwrap());
     assert_eq!(said.code, 0, "{said:?}");
-    assert_words(
-        &said.out,
-        &[
-            "CHECK",
-            "nightshift.db is not there yet",
-            "store file:///",
-            "If-None-Match: * on PUT  ok      honoured",
-            "If-Match on GET          ok      honoured",
-        ],
-    );
+    assert_words(&said.out, &["CHECK", "nightshift.db is not there yet", "store file:///"]);
+    let conditions: Vec<&str> = said.out.lines().filter(|line| line.starts_with("  If-")).collect();
+    assert!(conditions.len() == 2 && conditions.iter().all(|line| line.ends_with("honoured")), "{conditions:?}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 

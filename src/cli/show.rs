@@ -75,6 +75,6 @@ mod tests {
     #[test]
     fn columns_align_by_what_is_seen_and_data_cannot_move_the_cursor() {
         let rows = [vec!["日本".to_owned(), "1".to_owned()], vec!["a\u{1b}[2J".to_owned(), "2\n".to_owned()]];
-        assert_eq!(columns(&["NAME", "N"], rows), "NAME         N\n日本         1\na\\u{1b}[2J  2\\n\n");
+        assert_eq!(columns(&["NAME", "N"], rows), "NAME        N\n日本        1\na\\u{1b}[2J  2\\n\n");
     }
 }
