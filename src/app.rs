@@ -60,7 +60,7 @@ impl App {
         let store: Arc<dyn Store> = Arc::new(store);
 
         let stores = Stores::new(objects::Options { file_roots: file_roots.clone() });
-        let limits = model::Limits { max_bytes: settings.max_model_bytes, max_nesting: 64 };
+        let limits = model::Limits { max_bytes: settings.max_model_bytes, ..model::Limits::default() };
         let models = Arc::new(Models::new(settings.data_dir.join("models"), stores.clone(), limits));
         let program = std::env::current_exe().map_err(|e| format!("cannot find this program's own file: {e}"))?;
         let runner = RunnerOptions {

@@ -29,3 +29,5 @@ pub mod plan;
 pub mod runner;
 /// Logs.
 pub mod telemetry;
+/// Rereads a finished job's output and proves its manifest; needs no service.
+pub mod verify;

@@ -97,7 +97,8 @@ async fn stop(service: &mut Child) -> Result<(), String> {
 
 async fn score(api: &str, store: &Path) -> Result<(), String> {
     let at = |path: &str| format!("file://{}/{path}", store.display());
-    let stamp = jiff::Timestamp::now().as_second();
+    // Two demonstrations within a second are not to share an output.
+    let stamp = jiff::Timestamp::now().as_millisecond();
     let definition = json!({
         "name": "demo-loans",
         "model": at("loans/model/"),

@@ -1,51 +1,84 @@
 //! One executable, its roles are subcommands, a file each.
 
+mod client;
+mod config_show;
 mod demo;
+mod doctor;
+mod download;
+mod inspect;
+mod jobs;
+mod pages;
 mod runner;
 mod serve;
+mod show;
+mod stop;
+mod submit;
+mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
 use crate::{
     config::{self, Command},
+    domain::Uri,
+    objects::{self, Stores},
     telemetry,
 };
+use stop::Stop;
 
 /// Runs what the command line asks for.
 pub fn run() -> ExitCode {
     let cli = match config::load() {
         Ok(cli) => cli,
-        Err(error) => return complain(&error, 2),
+        Err(error) => return Stop::usage(error).exit(),
     };
     if let Err(error) = telemetry::init(cli.log_format, &cli.log) {
-        return complain(&error, 2);
+        return Stop::usage(error).exit();
     }
     let done = match cli.command {
-        Command::Serve(settings) => serve::run(*settings, cli.sections, cli.log_format, &cli.log),
-        Command::Demo(settings) => demo::run(&settings),
-        Command::Runner(settings) => runner::run(settings),
+        Command::Serve(settings) => serve::run(*settings, cli.sections, cli.log_format, &cli.log).map_err(Stop::from),
+        Command::Demo(settings) => demo::run(&settings).map_err(Stop::from),
+        Command::Submit(settings) => submit::run(&settings),
+        Command::Jobs(settings) => jobs::run(settings),
+        Command::Models(settings) => inspect::run(settings),
+        Command::Verify(settings) => verify::run(&settings),
+        Command::Doctor(settings) => doctor::run(*settings),
+        Command::Config(settings) => config_show::run(&settings, &cli.settings),
         Command::Openapi => openapi(),
+        Command::Completions(settings) => pages::completions(&settings),
+        Command::Man(settings) => pages::man(&settings),
+        Command::Runner(settings) => runner::run(settings).map_err(Stop::from),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => complain(&error, 1),
+        Err(stop) => stop.exit(),
     }
 }
 
-fn openapi() -> Result<(), String> {
-    let document = crate::api::openapi().to_pretty_json().map_err(|e| e.to_string())?;
-    println!("{document}");
-    Ok(())
+fn openapi() -> stop::Outcome {
+    show::print(&crate::api::openapi().to_pretty_json().map_err(|e| e.to_string())?)
 }
 
-fn complain(error: &str, code: u8) -> ExitCode {
-    eprintln!("nightshift: {error}");
-    ExitCode::from(code)
+/// Stores as whoever runs the command may reach them: S3 by the AWS environment names, and every file of this machine.
+fn stores() -> Stores {
+    Stores::new(objects::Options { file_roots: vec!["/".into()] })
+}
+
+/// A location as the command line gives it: a URI, or a path of this machine.
+fn location(text: &str) -> Result<Uri, Stop> {
+    let wrong = |why: String| Stop::usage(format!("{text:?} is no location: {why}"));
+    if text.contains("://") {
+        return Uri::parse(text).map_err(|e| wrong(e.to_string()));
+    }
+    let path = std::fs::canonicalize(text).map_err(|e| wrong(e.to_string()))?;
+    let slash = if path.is_dir() { "/" } else { "" };
+    let path = path.to_str().ok_or_else(|| wrong("its path is not UTF-8".to_owned()))?;
+    Uri::parse(&format!("file://{}{slash}", path.trim_end_matches('/'))).map_err(|e| wrong(e.to_string()))
 }
 
 /// A tokio runtime for a subcommand.
-fn block_on<T>(future: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| e.to_string())?;
+fn block_on<T, E: From<String>>(future: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| E::from(e.to_string()))?;
     let result = runtime.block_on(future);
     // A store's or database's blocking call that hangs must not keep a process that was told to stop.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));

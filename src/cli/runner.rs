@@ -1,8 +1,17 @@
-//! `nightshift runner`: the data plane, started by the service.
+//! `nightshift runner`: the data plane, started by the service; or, for the doctor, a process that only asks for a provider.
 
-use crate::{config, runner};
+use crate::{
+    config,
+    runner::{self, infer},
+};
 
 pub(super) fn run(settings: config::Runner) -> Result<(), String> {
+    if let Some(provider) = &settings.probe {
+        let version = infer::init_runtime(&settings.library)?;
+        infer::probe(provider).map_err(|e| e.to_string())?;
+        println!("{version}");
+        return Ok(());
+    }
     let options = runner::Options { library: settings.library, workers: settings.workers, file_roots: settings.file_root };
     runner::run(options).map_err(|e| format!("the runner cannot start: {e}"))
 }

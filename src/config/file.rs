@@ -6,10 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::FromArgMatches;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{BucketSection, Cli, WebhookSection, webhooks};
+use super::{BucketSection, Cli, WebhookSection, settings, webhooks};
 
 /// What only the file can say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -20,8 +20,10 @@ pub struct Sections {
     pub buckets: BTreeMap<String, BucketSection>,
 }
 
-/// Subcommands whose flags are no settings: they are for the service itself, or for a moment.
-const WITHOUT_SETTINGS: [&str; 3] = ["demo", "runner", "help"];
+/// Subcommands whose flags are settings, by their paths.
+const WITH_SETTINGS: [&[&str]; 3] = [&["serve"], &["doctor"], &["config", "show"]];
+/// Flags beside them that are none: they are for a moment.
+const NO_SETTINGS: [&str; 5] = ["help", "version", "config", "check", "output"];
 /// Tables of the file that are sections.
 const SECTIONS: [&str; 2] = ["webhooks", "buckets"];
 
@@ -34,19 +36,31 @@ pub fn load() -> Result<Cli, String> {
 }
 
 fn load_from(args: Vec<OsString>, from_environment: Option<PathBuf>) -> Result<Cli, String> {
-    let mut command = Cli::command();
+    let mut command = super::command();
     let mut sections = Sections::default();
+    let mut file = None;
     if let Some(path) = config_flag(&args).or(from_environment) {
         let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         let table: toml::Table = text.parse().map_err(|e| format!("{}: {e}", path.display()))?;
         sections = read_sections(&table, &path)?;
+        let table = with_allowed_networks(table, &sections, &path)?;
         command = with_defaults(command, &table, &path)?;
-        command = with_allowed_networks(command, &sections, &table, &path)?;
+        file = Some((path, table));
     }
     let matches = command.get_matches_from(args);
     let mut cli = Cli::from_arg_matches(&matches).map_err(|e| e.to_string())?;
     cli.sections = sections;
+    if let Some(("config", below)) = matches.subcommand()
+        && let Some(("show", shown)) = below.subcommand()
+    {
+        cli.settings = settings::all(shown, file.as_ref().map(|(path, table)| (path.as_path(), table)));
+    }
     Ok(cli)
+}
+
+/// The settings of a subcommand and those above it: their flags.
+pub(super) fn settings_of(command: &clap::Command) -> impl Iterator<Item = &clap::Arg> {
+    command.get_arguments().filter(|a| !a.is_positional() && !a.is_hide_set() && !NO_SETTINGS.contains(&a.get_id().as_str()))
 }
 
 /// The file must be known before the flags are read, since it gives them their defaults.
@@ -67,53 +81,74 @@ fn config_flag(args: &[OsString]) -> Option<PathBuf> {
 fn read_sections(table: &toml::Table, path: &Path) -> Result<Sections, String> {
     fn section<T: DeserializeOwned + Default>(table: &toml::Table, name: &str, path: &Path) -> Result<T, String> {
         let Some(value) = table.get(name) else { return Ok(T::default()) };
-        value.clone().try_into().map_err(|e| format!("{}: [{name}]: {e}", path.display()))
+        value.clone().try_into().map_err(|e: toml::de::Error| format!("{}: [{name}]: {}", path.display(), nearest_key(&e.to_string())))
     }
     Ok(Sections { webhooks: section(table, "webhooks", path)?, buckets: section(table, "buckets", path)? })
 }
 
-/// Makes the file's plain keys the defaults of the flags they are named like, in every subcommand that has them.
+/// serde lists all keys that a section has; whoever mistyped one wants the nearest.
+fn nearest_key(error: &str) -> String {
+    let message = error.trim();
+    let Some((_, rest)) = message.split_once("unknown field `") else { return message.to_owned() };
+    let Some((wrong, known)) = rest.split_once('`') else { return message.to_owned() };
+    let place = message.split_once("\nin ").map(|(_, place)| format!(" in {}", place.trim())).unwrap_or_default();
+    let known = known.split("\nin ").next().unwrap_or_default().split('`').skip(1).step_by(2);
+    let hint = nearest(wrong, known).map_or(String::new(), |near| format!("; did you mean {near}?"));
+    format!("there is no setting {wrong:?}{place}{hint}")
+}
+
+fn nearest<'k>(wrong: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    known.max_by(|a, b| strsim::jaro_winkler(a, wrong).total_cmp(&strsim::jaro_winkler(b, wrong)))
+}
+
+/// Makes the file's plain keys the defaults of the flags they are named like, in every subcommand that has settings.
 fn with_defaults(mut command: clap::Command, table: &toml::Table, path: &Path) -> Result<clap::Command, String> {
-    let own = |command: &clap::Command| -> Vec<String> {
-        let flags = command.get_arguments().filter(|a| !a.is_positional()).map(|a| a.get_id().to_string());
-        flags.filter(|id| !matches!(id.as_str(), "help" | "version" | "config")).collect()
-    };
-    let top = own(&command);
-    let subcommands = command.get_subcommands().filter(|c| !WITHOUT_SETTINGS.contains(&c.get_name()));
-    let below: Vec<(String, Vec<String>)> = subcommands.map(|c| (c.get_name().to_owned(), own(c))).collect();
+    let ids = |command: &clap::Command| settings_of(command).map(|a| a.get_id().to_string()).collect::<Vec<_>>();
+    let top = ids(&command);
+    let below: Vec<(&[&str], Vec<String>)> = WITH_SETTINGS
+        .into_iter()
+        .filter_map(|path| Some((path, ids(path.iter().try_fold(&command, |at, name| at.find_subcommand(name))?))))
+        .collect();
     for (key, value) in table.iter().filter(|(key, _)| !SECTIONS.contains(&key.as_str())) {
-        let owners: Vec<&str> = below.iter().filter(|(_, flags)| flags.contains(key)).map(|(name, _)| name.as_str()).collect();
+        let owners: Vec<&[&str]> = below.iter().filter(|(_, flags)| flags.contains(key)).map(|(path, _)| *path).collect();
         if owners.is_empty() && !top.contains(key) {
             let known = top.iter().chain(below.iter().flat_map(|(_, flags)| flags)).map(String::as_str).chain(SECTIONS);
-            let near = known.max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)));
-            let hint = near.map(|n| format!("; did you mean {n}?")).unwrap_or_default();
+            let hint = nearest(key, known).map(|n| format!("; did you mean {n}?")).unwrap_or_default();
             return Err(format!("{}: there is no setting {key:?}{hint}", path.display()));
         }
         let values = text_values(value).ok_or_else(|| format!("{}: {key} must be a text, a number, or a list of these", path.display()))?;
         if top.contains(key) {
             command = command.mut_arg(key, |arg| arg.default_values(values.clone()));
         }
-        for name in owners {
-            command = command.mut_subcommand(name, |c| c.mut_arg(key, |arg| arg.default_values(values.clone())));
+        for path in owners {
+            command = with_default(command, path, key, &values);
         }
     }
     Ok(command)
 }
 
 /// `webhooks.allow_networks` is the file's way to say what the flag says.
-fn with_allowed_networks(command: clap::Command, sections: &Sections, table: &toml::Table, path: &Path) -> Result<clap::Command, String> {
+fn with_allowed_networks(mut table: toml::Table, sections: &Sections, path: &Path) -> Result<toml::Table, String> {
+    const FLAG: &str = "webhook_allow_networks";
     let networks = &sections.webhooks.allow_networks;
     if networks.is_empty() {
-        return Ok(command);
+        return Ok(table);
     }
-    if table.contains_key("webhook_allow_networks") {
-        return Err(format!("{}: webhook_allow_networks and allow_networks of [webhooks] say the same: keep one", path.display()));
+    if table.contains_key(FLAG) {
+        return Err(format!("{}: {FLAG} and allow_networks of [webhooks] say the same: keep one", path.display()));
     }
     for network in networks {
         webhooks::network(network).map_err(|why| format!("{}: [webhooks] allow_networks: {why}", path.display()))?;
     }
-    let networks = networks.clone();
-    Ok(command.mut_subcommand("serve", |c| c.mut_arg("webhook_allow_networks", |arg| arg.default_values(networks))))
+    table.insert(FLAG.to_owned(), networks.clone().into());
+    Ok(table)
+}
+
+fn with_default(command: clap::Command, path: &[&str], key: &str, values: &[String]) -> clap::Command {
+    match path {
+        [] => command.mut_arg(key, |arg| arg.default_values(values.to_vec())),
+        [next, rest @ ..] => command.mut_subcommand(next, |below| with_default(below, rest, key, values)),
+    }
 }
 
 fn text_values(value: &toml::Value) -> Option<Vec<String>> {
@@ -151,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        super::super::command().debug_assert();
     }
 
     #[test]
@@ -175,6 +210,24 @@ mod tests {
         assert!(error.contains("keep one"), "{error}");
         let error = load_with("[webhooks]\nallow_networks = [\"10.0.0.0/33\"]", &[]).unwrap_err();
         assert!(error.contains("10.0.0.0/33") && error.contains("10.0.0.0/8"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_key_of_a_section_is_an_error_that_names_the_nearest() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[expect(dead_code, reason = "only its names count")]
+        struct Section {
+            region: Option<String>,
+            endpoint: Option<String>,
+            allow_http: Option<bool>,
+        }
+        let table: toml::Table = "[lake]\nregoin = \"eu\"".parse().unwrap();
+        let error = table.try_into::<BTreeMap<String, Section>>().unwrap_err().to_string();
+        assert_eq!(nearest_key(&error), "there is no setting \"regoin\" in `lake`; did you mean region?");
+        assert_eq!(nearest_key("invalid type: string, expected u8"), "invalid type: string, expected u8");
+        let error = load_with("[buckets.lake]\nanything = 1", &[]).unwrap_err();
+        assert!(error.contains("[buckets]: there is no setting \"anything\""), "{error}");
     }
 
     #[test]

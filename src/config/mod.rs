@@ -3,20 +3,27 @@
 //! the file.
 
 mod buckets;
+mod check;
+mod client;
 mod file;
 mod library;
+mod settings;
 mod webhooks;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use ipnet::IpNet;
 
 use crate::telemetry::LogFormat;
 
 pub use buckets::BucketSection;
+pub use check::{Config, ConfigArgs, Doctor, Inspect, Models, ModelsArgs, Show, Verify};
+pub use client::{Api, Errors, Extent, Jobs, JobsArgs, List, OneJob, Results, Submit, SubmitOutput, Talk};
 pub use file::{Sections, load};
 pub use library::find_library;
+pub use settings::{Origin, Setting, default_file};
 pub use webhooks::{EndpointSection, WebhookSection};
 
 /// Self-hosted batch inference: POST a model and a bucket prefix, get predictions back in the bucket.
@@ -35,6 +42,9 @@ pub struct Cli {
     /// What only the file can say.
     #[arg(skip)]
     pub sections: Sections,
+    /// Every setting with its origin, for those who show them.
+    #[arg(skip)]
+    pub settings: Vec<Setting>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -44,14 +54,66 @@ pub struct Cli {
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// Run the service: API, planner, executor, finaliser and notifier in one process
+    #[command(after_help = "Examples:
+  nightshift serve
+  nightshift serve --config nightshift.toml
+  nightshift serve --listen 0.0.0.0:8080 --data-dir ./nightshift-data --file-root ./store")]
     Serve(Box<Serve>),
     /// Score the sample data with the sample model in a service of its own, and show the results
     Demo(Demo),
+    /// Submit a job to a running service
+    Submit(Box<Submit>),
+    /// List, follow, stop and read jobs of a running service
+    Jobs(JobsArgs),
+    /// Look at models
+    Models(ModelsArgs),
+    /// Read a finished job's output again, and prove its counts, its digests and one outcome a record
+    Verify(Verify),
+    /// Look at what the service needs: library, providers, database, folders, stores, clock
+    Doctor(Box<Doctor>),
+    /// Show the settings of the service
+    Config(ConfigArgs),
     /// Print the OpenAPI document
+    #[command(after_help = "Examples:
+  nightshift openapi")]
     Openapi,
+    /// Print a shell's completions
+    Completions(Completions),
+    /// Print the manual page, or write one for every subcommand
+    Man(Man),
     /// The data plane; started by `serve`
     #[command(hide = true)]
     Runner(Runner),
+}
+
+/// How to show something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// For people.
+    Table,
+    /// For programs: one document.
+    Json,
+}
+
+/// Which completions.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  nightshift completions bash > nightshift.bash")]
+pub struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// Which manual pages.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  nightshift man
+  nightshift man --dir ./man1")]
+pub struct Man {
+    /// Write a page for every subcommand into this folder
+    #[arg(long, value_name = "FOLDER")]
+    pub dir: Option<PathBuf>,
 }
 
 /// Settings of the service.
@@ -140,6 +202,9 @@ impl Serve {
 
 /// Settings of the demonstration.
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  nightshift demo
+  nightshift demo --keep")]
 pub struct Demo {
     /// Leave the service running afterwards
     #[arg(long)]
@@ -167,6 +232,33 @@ pub struct Runner {
     /// Folders that file:// locations may lie in
     #[arg(long)]
     pub file_root: Vec<PathBuf>,
+    /// Say whether this provider can be had, and end
+    #[arg(long)]
+    pub probe: Option<String>,
+}
+
+/// The whole command line. Where every setting of the service can be given beside flags of its own, help shows the latter alone.
+pub fn command() -> clap::Command {
+    let hide = |command: clap::Command| {
+        let serve = Serve::augment_args(clap::Command::new(""));
+        let settings: Vec<clap::Id> = serve.get_arguments().map(|a| a.get_id().clone()).collect();
+        command.mut_args(|arg| if settings.contains(arg.get_id()) { arg.hide(true) } else { arg })
+    };
+    let whole = Cli::command().mut_subcommand("doctor", hide).mut_subcommand("config", |config| config.mut_subcommand("show", hide));
+    without_env_values(whole)
+}
+
+/// Help and manual pages name the environment's names, never its values: a database's URL may hold a password.
+fn without_env_values(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(without_env_values)
+}
+
+/// `key=value`, as flags take it.
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
 }
 
 /// A span from a setting in seconds; zero and less, and what is no number, become one millisecond.

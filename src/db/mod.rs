@@ -20,7 +20,7 @@ use crate::domain::{
     job::{Conflict, Ending, PinnedModel, PlanCursor},
 };
 
-pub use sqlite::SqliteStore;
+pub use sqlite::{Inspection, SqliteStore, inspect};
 
 /// What can go wrong below every method.
 #[derive(Debug, thiserror::Error)]

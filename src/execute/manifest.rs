@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{
     Chunk, Job, JobId, ObjectSlice, PartFile, Pipeline, Slice, Uri,
     job::Ending,
-    spec::{OutputCompression, OutputFormat},
+    spec::{CsvOptions, InputCompression, InputFormat, OutputCompression, OutputFormat},
 };
 
 /// The whole document.
@@ -62,6 +62,15 @@ pub struct Model {
 pub struct Input {
     /// The prefix or object.
     pub uri: Uri,
+    /// Format of every object, as the job said.
+    #[serde(default)]
+    pub format: InputFormat,
+    /// Compression of every object, as the job said.
+    #[serde(default)]
+    pub compression: InputCompression,
+    /// How CSV is written.
+    #[serde(default)]
+    pub csv: CsvOptions,
     /// SHA-256 over key, size and etag of every object, lower-case hex.
     pub snapshot_digest: String,
     /// Objects in the snapshot.
@@ -146,6 +155,9 @@ impl Manifest {
             provider: job.usage.provider.clone(),
             input: Input {
                 uri: input.uri.clone(),
+                format: input.format,
+                compression: input.compression,
+                csv: input.csv.clone(),
                 snapshot_digest: job.plan.digest.clone(),
                 objects: job.plan.objects,
                 bytes: job.plan.bytes,
@@ -216,7 +228,6 @@ mod tests {
         ChunkId, ChunkResult, ChunkState, JobSpec, JobState, Timestamp,
         chunk::Usage,
         job::{self, PinnedModel, PlanCursor},
-        spec::{InputCompression, InputFormat},
     };
 
     /// A job that is being finalised.
@@ -314,7 +325,8 @@ mod tests {
                 "pipeline": serde_json::to_value(job(Ending::Completed).pipeline).unwrap(),
                 "runtime": "1.31.1",
                 "provider": "cpu",
-                "input": {"uri": "s3://lake/in/", "snapshot_digest": "d2", "objects": 2, "bytes": 30},
+                "input": {"uri": "s3://lake/in/", "format": "auto", "compression": "auto", "csv": {"delimiter": ",", "header": true},
+                          "snapshot_digest": "d2", "objects": 2, "bytes": 30},
                 "output": {"uri": "s3://lake/out/", "format": "jsonl", "compression": "gzip"},
                 "counts": {"objects": 2, "chunks": 3, "records": 8, "succeeded": 5, "failed": 3},
                 "error_codes": {"missing_value": 3},

@@ -8,16 +8,18 @@ mod cache;
 mod derive;
 mod folder;
 mod onnx;
+mod origin;
 mod signature;
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
-    domain::{Fault, Pipeline, PipelineSpec, Uri, job::PinnedModel},
+    domain::{Fault, Pipeline, PipelineSpec, Signature, Uri, job::PinnedModel},
     objects::{self, Bucket, ObjectMeta, Stores},
 };
 use cache::{CachedFile, Entry, Staging};
 use folder::Found;
+pub use origin::Origin;
 
 /// Limits on what is fetched and admitted.
 #[derive(Debug, Clone)]
@@ -35,6 +37,25 @@ pub struct Resolved {
     pub model: PinnedModel,
     /// No choice left open.
     pub pipeline: Pipeline,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_bytes: 8 * 1024 * 1024 * 1024, max_nesting: 64 }
+    }
+}
+
+/// A model as it is shown to people: what a job would resolve, and where each choice comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inspection {
+    /// Pinned by digest.
+    pub model: PinnedModel,
+    /// All inputs and outputs, those too that the pipeline leaves out.
+    pub signature: Signature,
+    /// No choice left open.
+    pub pipeline: Pipeline,
+    /// Where each field of the pipeline comes from, by its name.
+    pub origins: BTreeMap<String, Origin>,
 }
 
 /// Why a model cannot be used.
@@ -77,6 +98,14 @@ impl Models {
     /// # Errors
     /// [`Error`].
     pub async fn resolve(&self, uri: &Uri, overrides: &PipelineSpec) -> Result<Resolved, Error> {
+        self.inspect(uri, overrides).await.map(|found| Resolved { model: found.model, pipeline: found.pipeline })
+    }
+
+    /// The same, with all that is known of the model.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn inspect(&self, uri: &Uri, overrides: &PipelineSpec) -> Result<Inspection, Error> {
         let entry = self.fetch(uri).await?;
         let folder = self.cache.join(&entry.digest);
         let path = folder.join(&entry.file);
@@ -84,14 +113,16 @@ impl Models {
         let mut faults = Vec::new();
         let graph = admit::admit(&bytes, self.limits.max_nesting, &mut faults).map(|(graph, _)| graph);
         let section = derive::read_folder(&folder, &mut faults);
-        let pipeline = graph.and_then(|graph| {
+        let derived = graph.and_then(|graph| {
             let signature = signature::read(&graph, &mut faults);
-            derive::derive(signature, &graph, section, overrides.clone(), &mut faults)
+            let pipeline = derive::derive(signature.clone(), &graph, section.clone(), overrides.clone(), &mut faults)?;
+            Some((signature, pipeline))
         });
-        match pipeline {
-            Some(pipeline) if faults.is_empty() => {
+        match derived {
+            Some((signature, pipeline)) if faults.is_empty() => {
+                let origins = origin::of(&pipeline, overrides, &folder, &section);
                 let model = PinnedModel { uri: uri.clone(), digest: entry.digest, file: entry.file, bytes: entry.bytes };
-                Ok(Resolved { model, pipeline })
+                Ok(Inspection { model, signature, pipeline, origins })
             }
             _ => Err(Error::Refused(faults)),
         }

@@ -4,6 +4,7 @@
 //! Retries and credentials are settled here; callers see one failure, the last.
 
 mod bucket;
+mod probe;
 mod stores;
 mod upload;
 mod walk;
@@ -11,6 +12,7 @@ mod walk;
 use crate::domain::Uri;
 
 pub use bucket::Bucket;
+pub use probe::{CLOCK_TOLERANCE, Condition, Probe};
 pub use stores::{Options, Stores};
 pub use upload::Upload;
 
@@ -110,4 +112,4 @@ impl Error {
 }
 
 /// Shorthand for this room.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;

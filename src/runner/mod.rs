@@ -35,3 +35,4 @@ mod worker;
 mod writer;
 
 pub use process::{Options, run};
+pub(crate) use reader::MAX_RECORD_BYTES;

@@ -25,7 +25,7 @@ const PACK_ROWS: usize = 1024;
 /// A batch ends early at about this size.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// A record above this size is an error row.
-const MAX_RECORD_BYTES: usize = 16 * 1024 * 1024;
+pub(crate) const MAX_RECORD_BYTES: usize = 16 * 1024 * 1024;
 
 /// Reads one chunk's objects on the thread that calls it.
 pub(super) struct Reader {

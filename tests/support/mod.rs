@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 #![allow(unreachable_pub, missing_docs, missing_debug_implementations, reason = "a library for the tests alone")]
 
+pub mod command;
 mod faults;
 pub mod golden;
 pub mod receiver;

@@ -4,11 +4,14 @@
 //! dropped half-way leaves no transaction open. Reads go to a small pool; in WAL mode they wait for nobody.
 
 mod chunks;
+mod inspect;
 mod jobs;
 mod keys;
 mod pauses;
 mod rows;
 mod webhooks;
+
+pub use inspect::{Inspection, inspect};
 
 use std::{
     collections::BTreeMap,
@@ -41,6 +44,9 @@ use crate::domain::{
 
 /// Connections for reading.
 const READERS: u32 = 4;
+
+/// The tables, step by step.
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// All durable state in one SQLite file. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -75,7 +81,7 @@ impl SqliteStore {
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(10));
         let mut writer = SqliteConnection::connect_with(&options).await.map_err(Error::Unavailable)?;
-        sqlx::migrate!("migrations/sqlite").run(&mut writer).await.map_err(|e| Error::Unavailable(e.into()))?;
+        MIGRATIONS.run(&mut writer).await.map_err(|e| Error::Unavailable(e.into()))?;
         let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await;
         let readers = readers.map_err(Error::Unavailable)?;
         Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, clock_offset_us: Arc::default(), _lock: Arc::new(lock) })

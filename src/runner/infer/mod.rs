@@ -13,6 +13,7 @@ mod values;
 
 pub use batches::{Inferred, Refused};
 pub use interrupt::Interrupt;
+pub use providers::probe;
 pub use session::{LoadOptions, Session, init_runtime};
 
 /// What the runtime said no to.

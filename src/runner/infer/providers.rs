@@ -2,7 +2,7 @@
 
 use ort::ep::{self, ExecutionProviderDispatch};
 
-use super::Error;
+use super::{Error, session};
 
 /// The provider's registration; `None` for the CPU, which needs none.
 pub(super) fn dispatch(name: &str) -> Result<Option<ExecutionProviderDispatch>, Error> {
@@ -15,4 +15,15 @@ pub(super) fn dispatch(name: &str) -> Result<Option<ExecutionProviderDispatch>, 
             Err(Error::Load { code: "provider_unavailable", detail })
         }
     }
+}
+
+/// Whether this machine can give a provider: registers it as a job would. A provider's library that is broken may take the process
+/// with it, so this is asked in a process of its own.
+///
+/// # Errors
+/// [`Error::Load`] with the runtime's own words.
+pub fn probe(name: &str) -> Result<(), Error> {
+    let Some(dispatch) = dispatch(name)? else { return Ok(()) };
+    let unavailable = |e: ort::Error| Error::Load { code: "provider_unavailable", detail: e.to_string() };
+    session::builder()?.with_execution_providers([dispatch]).map(|_| ()).map_err(|e| unavailable(e.into()))
 }

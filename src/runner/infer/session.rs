@@ -63,6 +63,13 @@ pub fn init_runtime(library: &Path) -> Result<String, String> {
     Ok(version(library))
 }
 
+/// A session's builder as it comes, for those who load no model.
+pub(super) fn builder() -> Result<SessionBuilder, Error> {
+    let load = |detail: String| Error::Load { code: "model_load_failed", detail };
+    let environment = ENVIRONMENT.get().ok_or_else(|| load("the ONNX Runtime library is not loaded".to_owned()))?;
+    ort::session::Session::builder(environment).map_err(|e| load(e.to_string()))
+}
+
 /// On CPU, threads that spin while they wait take the cores from the decoders.
 fn configured(environment: &Environment, options: &LoadOptions) -> ort::Result<SessionBuilder> {
     let builder = ort::session::Session::builder(environment)?;

@@ -1,0 +1,121 @@
+//! `nightshift models inspect`: what a job would find of a model, without a service.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    show,
+    stop::{Outcome, Stop},
+};
+use crate::{
+    config::{self, Form, Models as Subcommand},
+    domain::{Dim, Fault, PipelineSpec, Uri, ValueInfo, ValueType},
+    model::{self, Inspection, Limits, Models},
+};
+
+pub(super) fn run(settings: config::ModelsArgs) -> Outcome {
+    let Subcommand::Inspect(settings) = settings.command;
+    let location = super::location(&settings.location)?;
+    let overrides = overrides(&settings.set)?;
+    let temporary = tempfile_cache(&settings)?;
+    let cache = settings.cache.clone().unwrap_or_else(|| temporary.0.clone());
+    let stores = super::stores();
+    let models = Models::new(cache, stores, Limits { max_bytes: settings.max_model_bytes, ..Limits::default() });
+    super::block_on(async {
+        match models.inspect(&location, &overrides).await {
+            Ok(inspection) => shown(&inspection, settings.output),
+            Err(model::Error::Refused(faults)) => refused(&location, &faults, settings.output),
+            Err(error) => Err(error.to_string().into()),
+        }
+    })
+}
+
+/// A cache for this once; removed at the end.
+struct Temporary(std::path::PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _never_made = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn tempfile_cache(settings: &config::Inspect) -> Result<Temporary, Stop> {
+    let folder = std::env::temp_dir().join(format!("nightshift-inspect-{}", uuid::Uuid::now_v7().simple()));
+    if settings.cache.is_none() {
+        std::fs::create_dir(&folder).map_err(|e| format!("{}: {e}; name another folder with --cache", folder.display()))?;
+    }
+    Ok(Temporary(folder))
+}
+
+fn overrides(set: &[(String, String)]) -> Result<PipelineSpec, Stop> {
+    let fields: Map<String, Value> = set.iter().map(|(field, value)| (field.clone(), super::submit::json_or_text(value))).collect();
+    serde_json::from_value(Value::Object(fields)).map_err(|e| Stop::usage(format!("--set: {e}")))
+}
+
+fn refused(location: &Uri, faults: &[Fault], form: Form) -> Outcome {
+    if form == Form::Json {
+        show::print_json(&json!({"uri": location, "errors": faults}))?;
+        return Err(Stop::said());
+    }
+    let mut text = format!("{location} cannot be used");
+    for fault in faults {
+        let hint = fault.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        text += &format!("\n  {}: {}: {}{hint}", fault.pointer, fault.code, fault.detail);
+    }
+    Err(text.into())
+}
+
+fn shown(inspection: &Inspection, form: Form) -> Outcome {
+    let Inspection { model, signature, pipeline, origins } = inspection;
+    if form == Form::Json {
+        return show::print_json(&json!({
+            "uri": model.uri, "digest": model.digest, "file": model.file, "bytes": model.bytes,
+            "inputs": signature.inputs, "outputs": signature.outputs, "pipeline": pipeline, "origins": origins,
+        }));
+    }
+    let facts = [
+        ("model", model.uri.to_string()),
+        ("file", model.file.clone()),
+        ("digest", model.digest.clone()),
+        ("bytes", model.bytes.to_string()),
+    ];
+    let mut text = show::pairs(facts.map(|(name, value)| (name.to_owned(), value)));
+    let values = |values: &[ValueInfo]| values.iter().map(|v| vec![v.name.clone(), kind(&v.value), shape(&v.value)]).collect::<Vec<_>>();
+    text += &format!("\n{}", show::columns(&["INPUT", "TYPE", "SHAPE"], values(&signature.inputs)));
+    text += &format!("\n{}", show::columns(&["OUTPUT", "TYPE", "SHAPE"], values(&signature.outputs)));
+    let pipeline = serde_json::to_value(pipeline).map_err(|e| e.to_string())?;
+    let fields = pipeline.as_object().into_iter().flatten().filter(|(name, _)| name.as_str() != "signature");
+    let rows = fields.map(|(name, value)| {
+        let value = if value.is_null() { "-".to_owned() } else { show::cell(value) };
+        vec![name.clone(), value, origins.get(name).map(|origin| origin.to_string()).unwrap_or_default()]
+    });
+    text += &format!("\n{}", show::columns(&["PIPELINE", "VALUE", "FROM"], rows));
+    show::print(&text)
+}
+
+fn kind(value: &ValueType) -> String {
+    match value {
+        ValueType::Tensor { dtype, .. } => dtype.name().to_owned(),
+        ValueType::Sequence { element } => format!("sequence of {}", kind(element)),
+        ValueType::Map { key, value } => format!("map of {} to {}", key.name(), kind(value)),
+    }
+}
+
+fn shape(value: &ValueType) -> String {
+    match value {
+        ValueType::Tensor { shape: Some(dims), .. } => {
+            let dims: Vec<String> = dims.iter().map(dim).collect();
+            format!("[{}]", dims.join(", "))
+        }
+        ValueType::Tensor { shape: None, .. } => "any".to_owned(),
+        ValueType::Sequence { element } => shape(element),
+        ValueType::Map { .. } => String::new(),
+    }
+}
+
+fn dim(dim: &Dim) -> String {
+    match dim {
+        Dim::Fixed(size) => size.to_string(),
+        Dim::Dynamic(Some(name)) => name.clone(),
+        Dim::Dynamic(None) => "?".to_owned(),
+    }
+}

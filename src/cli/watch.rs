@@ -1,0 +1,178 @@
+//! Follows a job to its end: a progress bar on a terminal, a line for each change elsewhere; both on standard error, as standard
+//! output is for the answer.
+
+use std::{
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+
+use super::{
+    client::{Client, Trouble},
+    show,
+    stop::{Outcome, Stop},
+};
+use crate::config::Form;
+
+/// How often to look.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long the service may be away, as when it is restarted.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Follows a job, then shows it.
+///
+/// # Errors
+/// Unless the job ends as completed.
+pub(super) async fn watch(client: &Client, id: &str, form: Form) -> Outcome {
+    let job = tokio::select! {
+        job = follow(client, id) => job?,
+        _ = tokio::signal::ctrl_c() => {
+            eprintln!("\n{id} goes on. Come back to it with: nightshift jobs watch {id}");
+            return Err(Stop { message: String::new(), code: 130 });
+        }
+    };
+    match form {
+        Form::Json => show::print_json(&job)?,
+        Form::Table => show::print(&report(&job))?,
+    }
+    if job["state"] == "completed" { Ok(()) } else { Err(Stop::said()) }
+}
+
+async fn follow(client: &Client, id: &str) -> Result<Value, Stop> {
+    let mut progress = Progress::new();
+    let mut away: Option<Instant> = None;
+    loop {
+        match client.send(client.get(&format!("/v1/jobs/{id}"), &[])?).await {
+            Ok(job) => {
+                away = None;
+                progress.show(&job);
+                if is_final(&job) {
+                    progress.end();
+                    return Ok(job);
+                }
+            }
+            Err(Trouble::Away(message)) => {
+                let since = *away.get_or_insert_with(|| {
+                    progress.say(&format!("{message}; trying again"));
+                    Instant::now()
+                });
+                if since.elapsed() > PATIENCE {
+                    return Err(message.into());
+                }
+            }
+            Err(Trouble::Refused(stop)) => return Err(stop),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn is_final(job: &Value) -> bool {
+    matches!(job["state"].as_str(), Some("completed" | "failed" | "cancelled" | "expired"))
+}
+
+/// What is shown while a job runs.
+enum Progress {
+    Bar(ProgressBar),
+    Lines { last: String },
+}
+
+impl Progress {
+    fn new() -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self::Lines { last: String::new() };
+        }
+        let style = ProgressStyle::with_template("{prefix:<12} {wide_bar} {percent:>3} %  {msg}").expect("a template");
+        let bar = ProgressBar::new(1000).with_style(style);
+        // Long enough between two looks for a terminal to be resized.
+        bar.enable_steady_tick(Duration::from_millis(250));
+        Self::Bar(bar)
+    }
+
+    fn show(&mut self, job: &Value) {
+        let state = job["state"].as_str().unwrap_or_default();
+        let share = job["progress"].as_f64().unwrap_or_default();
+        let counts = &job["counts"];
+        let records = counts["records"]["succeeded"].as_u64().unwrap_or(0) + counts["records"]["failed"].as_u64().unwrap_or(0);
+        match self {
+            Self::Bar(bar) => {
+                let rate = job["usage"]["records_per_second"].as_f64().map(|rate| format!("  {rate:.0}/s")).unwrap_or_default();
+                let eta = job["eta_seconds"].as_f64().map(|eta| format!("  ETA {}", span(eta))).unwrap_or_default();
+                bar.set_prefix(state.to_owned());
+                bar.set_position((share * 1000.0) as u64);
+                bar.set_message(format!("{records} records{rate}{eta}"));
+            }
+            Self::Lines { last } => {
+                let (done, chunks) = (&counts["chunks_done"], &counts["chunks"]);
+                let line = format!("{state:<12} {:>3.0} %  {done} of {chunks} chunks  {records} records", share * 100.0);
+                if line != *last {
+                    eprintln!("{line}");
+                    *last = line;
+                }
+            }
+        }
+    }
+
+    fn say(&self, message: &str) {
+        match self {
+            Self::Bar(bar) => bar.println(message),
+            Self::Lines { .. } => eprintln!("{message}"),
+        }
+    }
+
+    fn end(&self) {
+        if let Self::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Seconds as people say them.
+pub(super) fn span(seconds: f64) -> String {
+    let whole = seconds.max(0.0).round() as u64;
+    match (whole / 3600, whole / 60 % 60, whole % 60) {
+        (0, 0, _) if seconds < 10.0 => format!("{:.1} s", seconds.max(0.0)),
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s} s"),
+        (h, m, _) => format!("{h} h {m} min"),
+    }
+}
+
+/// A job for people.
+pub(super) fn report(job: &Value) -> String {
+    let (counts, usage) = (&job["counts"], &job["usage"]);
+    let text = |value: &Value| show::cell(value);
+    let mut rows: Vec<(String, String)> = Vec::new();
+    let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
+    row("job", text(&job["id"]));
+    row("state", format!("{} ({:.0} %)", text(&job["state"]), job["progress"].as_f64().unwrap_or_default() * 100.0));
+    row("name", text(&job["name"]));
+    row("labels", labels(&job["labels"]));
+    row("model", text(&job["model"]["uri"]));
+    row("input", text(&job["input"]["uri"]));
+    row("output", format!("{} ({})", text(&job["output"]["uri"]), text(&job["output"]["format"])));
+    row("objects", format!("{} ({} bytes)", counts["objects"], counts["bytes"]));
+    row("chunks", format!("{} of {} done", counts["chunks_done"], counts["chunks"]));
+    row("records", format!("{} predictions, {} errors", counts["records"]["succeeded"], counts["records"]["failed"]));
+    if let Some(rate) = usage["records_per_second"].as_f64() {
+        let (wall, provider) = (usage["wall_seconds"].as_f64().unwrap_or_default(), text(&usage["provider"]));
+        let on = if provider.is_empty() { String::new() } else { format!(" on {provider}") };
+        row("rate", format!("{rate:.0} records/s{on}, {} in all", span(wall)));
+    }
+    if let Some(eta) = job["eta_seconds"].as_f64() {
+        row("eta", span(eta));
+    }
+    row("created", text(&job["created_at"]));
+    row("finished", text(&job["finished_at"]));
+    if let Some(title) = job["error"]["title"].as_str() {
+        row("error", format!("{title}: {}", text(&job["error"]["detail"])));
+    }
+    show::pairs(rows)
+}
+
+/// Labels in one cell.
+pub(super) fn labels(labels: &Value) -> String {
+    let labels = labels.as_object().into_iter().flatten();
+    labels.map(|(key, value)| format!("{key}={}", show::cell(value))).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,121 @@
+//! Subcommands that look at outputs, models and machines; they need no service.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{Form, Serve};
+
+/// What to verify.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  nightshift verify s3://lake/scores/2026-11-23/
+  nightshift verify --input s3://lake/scores/2026-11-23/
+  nightshift verify --output json ./scores/")]
+pub struct Verify {
+    /// The output prefix of a finished job, or a folder of this machine
+    #[arg(value_name = "LOCATION")]
+    pub location: String,
+    /// Also read the input again, and prove that each of its records has its outcome
+    #[arg(long)]
+    pub input: bool,
+    /// Parts that are read side by side; one a core when absent
+    #[arg(long, value_name = "COUNT")]
+    pub parallel: Option<usize>,
+    /// How to show it
+    #[arg(long, value_enum, default_value = "table", value_name = "FORM")]
+    pub output: Form,
+}
+
+/// Model subcommands.
+#[derive(Debug, Clone, Args)]
+pub struct ModelsArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Models,
+}
+
+/// What can be done with models.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Models {
+    /// Show a model's inputs, outputs and pipeline, or what is wrong with it, as a job would find it
+    Inspect(Inspect),
+}
+
+/// What to inspect.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  nightshift models inspect s3://models/loans/
+  nightshift models inspect examples/loans/model
+  nightshift models inspect examples/loans/model --set task=tabular-classification --output json")]
+pub struct Inspect {
+    /// A folder with a model, or one .onnx file: of this machine, or a location such as s3://models/loans/
+    #[arg(value_name = "LOCATION")]
+    pub location: String,
+    /// A field of the pipeline as a job would set it, in JSON or as a text; may be given several times
+    #[arg(long, value_name = "FIELD=VALUE", value_parser = super::pair)]
+    pub set: Vec<(String, String)>,
+    /// Where the model's files are kept; a temporary folder when absent
+    #[arg(long, value_name = "FOLDER")]
+    pub cache: Option<PathBuf>,
+    /// Largest model, all files together
+    #[arg(long, env = "NIGHTSHIFT_MAX_MODEL_BYTES", default_value_t = 8 * 1024 * 1024 * 1024, value_name = "BYTES")]
+    pub max_model_bytes: u64,
+    /// How to show it
+    #[arg(long, value_enum, default_value = "table", value_name = "FORM")]
+    pub output: Form,
+}
+
+/// What to look after.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Takes every setting of `nightshift serve`, by flag, environment and file, and judges what the service would find.
+
+Examples:
+  nightshift doctor
+  nightshift doctor --check s3://lake/scores/ --output json")]
+pub struct Doctor {
+    /// A prefix that is tried out: list, put, get, delete, and what its store makes of conditional requests; may be given several times
+    #[arg(long, value_name = "LOCATION")]
+    pub check: Vec<String>,
+    /// How to show it
+    #[arg(long, value_enum, default_value = "table", value_name = "FORM")]
+    pub output: Form,
+    /// Settings of the service.
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+/// Configuration subcommands.
+#[derive(Debug, Clone, Args)]
+pub struct ConfigArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Config,
+}
+
+/// What can be done with the configuration.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Config {
+    /// Show every setting of the service with its value and where that comes from; secrets are hidden
+    Show(Box<Show>),
+    /// Print a settings file in which every setting stands with its default, commented out
+    #[command(after_help = "Examples:
+  nightshift config default > nightshift.toml")]
+    Default,
+}
+
+/// Which settings to show.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Takes every setting of `nightshift serve`, by flag, environment and file.
+
+Examples:
+  nightshift config show
+  nightshift config show --config nightshift.toml --output json")]
+pub struct Show {
+    /// How to show it
+    #[arg(long, value_enum, default_value = "table", value_name = "FORM")]
+    pub output: Form,
+    /// Settings of the service.
+    #[command(flatten)]
+    pub serve: Serve,
+}
