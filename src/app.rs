@@ -37,7 +37,7 @@ impl App {
     ///
     /// # Errors
     /// One sentence that says what is missing and what to do.
-    pub async fn start(settings: config::Serve, _sections: config::Sections, log_format: LogFormat, log: &str) -> Result<Self, String> {
+    pub async fn start(settings: config::Serve, sections: config::Sections, log_format: LogFormat, log: &str) -> Result<Self, String> {
         let library = config::find_library(settings.onnxruntime.as_deref(), &settings.data_dir)?;
         std::fs::create_dir_all(&settings.data_dir).map_err(|e| format!("data folder {}: {e}", settings.data_dir.display()))?;
         let file_roots =
@@ -50,7 +50,8 @@ impl App {
         store.release_all().await.map_err(|e| describe(&e))?;
         let store: Arc<dyn Store> = Arc::new(store);
 
-        let stores = Stores::new(objects::Options { file_roots: file_roots.clone() });
+        let reach = objects::Options { file_roots, buckets: sections.buckets };
+        let stores = Stores::new(reach.clone())?;
         let limits = model::Limits { max_bytes: settings.max_model_bytes, max_nesting: 64 };
         let models = Arc::new(Models::new(settings.data_dir.join("models"), stores.clone(), limits));
         let program = std::env::current_exe().map_err(|e| format!("cannot find this program's own file: {e}"))?;
@@ -58,7 +59,7 @@ impl App {
             program,
             library: std::path::absolute(&library).unwrap_or(library),
             workers: settings.workers(),
-            file_roots,
+            stores: reach,
             load_timeout: seconds(settings.load_timeout),
             batch_timeout: seconds(settings.batch_timeout),
             log_format,

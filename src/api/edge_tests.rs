@@ -74,7 +74,7 @@ impl Edge {
         for name in ["model.onnx", "nightshift.json"] {
             std::fs::copy(format!("{fixture}{name}"), root.join("model").join(name)).unwrap();
         }
-        let stores = Stores::new(Options { file_roots: vec![root] });
+        let stores = Stores::new(Options { file_roots: vec![root], ..Options::default() }).unwrap();
         let limits = Limits { max_bytes: 1 << 30, max_nesting: 64 };
         let models = Arc::new(Models::new(folder.path().join("cache"), stores.clone(), limits));
         let allowed_providers = vec!["cpu".to_owned()];

@@ -9,7 +9,7 @@ use std::{
 use clap::{CommandFactory, FromArgMatches};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{BucketSection, Cli, WebhookSection};
+use super::{BucketSection, Cli, WebhookSection, buckets};
 
 /// What only the file can say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -68,7 +68,8 @@ fn read_sections(table: &toml::Table, path: &Path) -> Result<Sections, String> {
         let Some(value) = table.get(name) else { return Ok(T::default()) };
         value.clone().try_into().map_err(|e| format!("{}: [{name}]: {e}", path.display()))
     }
-    Ok(Sections { webhooks: section(table, "webhooks", path)?, buckets: section(table, "buckets", path)? })
+    let buckets = table.get("buckets").map(buckets::read_all).transpose().map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(Sections { webhooks: section(table, "webhooks", path)?, buckets: buckets.unwrap_or_default() })
 }
 
 /// Makes the file's plain keys the defaults of the flags they are named like, in every subcommand that has them.

@@ -4,6 +4,9 @@
 //! Retries and credentials are settled here; callers see one failure, the last.
 
 mod bucket;
+mod connect;
+mod credentials;
+mod settings;
 mod stores;
 mod upload;
 mod walk;
@@ -11,6 +14,7 @@ mod walk;
 use crate::domain::Uri;
 
 pub use bucket::Bucket;
+pub use settings::{BucketKind, BucketSettings};
 pub use stores::{Options, Stores};
 pub use upload::Upload;
 

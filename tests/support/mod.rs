@@ -5,7 +5,9 @@
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 #![allow(unreachable_pub, missing_docs, missing_debug_implementations, reason = "a library for the tests alone")]
 
+pub mod azure;
 mod faults;
+pub mod gcs;
 pub mod golden;
 mod s3;
 mod service;
