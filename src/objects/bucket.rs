@@ -149,7 +149,7 @@ impl Bucket {
         };
         let bucket = self.clone();
         listed
-            .map_ok(|meta| ObjectMeta { key: meta.location.to_string(), size: meta.size, etag: meta.e_tag })
+            .map_ok(|meta| ObjectMeta { key: meta.location.to_string(), size: meta.size, etag: meta.e_tag.map(quoted) })
             .map_err(move |e| translate("LIST", &uri, None, e))
             .map(move |object| {
                 let bucket = bucket.clone();
@@ -333,6 +333,11 @@ impl Bucket {
         *unsigned() = Some(Instant::now());
         None
     }
+}
+
+/// An etag as headers write it: Azure's listings leave the quotes out.
+fn quoted(etag: String) -> String {
+    if etag.ends_with('"') { etag } else { format!("\"{etag}\"") }
 }
 
 /// An object_store error in our words.

@@ -172,7 +172,8 @@ fn list(account: &Account, container: &str, query: &BTreeMap<String, String>) ->
     let items: String = page
         .iter()
         .map(|(key, etag, size)| {
-            let etag = etag.replace('"', "&quot;");
+            // As the real service does: quoted in headers, bare in listings.
+            let etag = etag.trim_matches('"');
             format!(
                 "<Blob><Name>{key}</Name><Properties><Last-Modified>{LAST_MODIFIED}</Last-Modified><Etag>{etag}</Etag>\
                  <Content-Length>{size}</Content-Length><Content-Type>application/octet-stream</Content-Type>\
