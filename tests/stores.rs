@@ -10,6 +10,7 @@ use support::{
     azure::{AZURE_KEY, AzureServer},
     gcs::GcsServer,
     golden,
+    sts::TokenService,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -213,4 +214,30 @@ async fn a_replaced_credential_file_needs_no_restart() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     assert_eq!(service.wait(&id, PATIENCE).await["state"], "completed");
+}
+
+#[tokio::test]
+async fn a_web_identity_gets_its_keys_from_the_token_service() {
+    let s3 = S3Server::start().await;
+    s3.create_bucket("lake");
+    s3.put_fixture("models/diabetes-ridge", "lake", "model/");
+    s3.put_fixture("data/diabetes/jsonl", "lake", "in/");
+    let sts = TokenService::start("token-of-the-workload");
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "token-of-the-workload").unwrap();
+    let options = ServiceOptions::default()
+        .unset("AWS_ACCESS_KEY_ID")
+        .unset("AWS_SECRET_ACCESS_KEY")
+        .env("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap())
+        .env("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/scores")
+        .env("AWS_ENDPOINT_URL_STS", &sts.url())
+        .env("SSL_CERT_FILE", sts.authority().to_str().unwrap());
+    let service = Service::start(&s3, options).await;
+    let id = service.submit(&json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": "s3://lake/out/"})).await;
+    let job = service.wait(&id, PATIENCE).await;
+    assert_eq!(job["state"], "completed", "{job:#}");
+    assert_golden(&golden::Output::read(&s3, "lake", "out/").rows);
+    // The service and its runner, each for itself.
+    assert!(sts.asked() >= 2, "{}", sts.asked());
 }

@@ -1,25 +1,32 @@
 //! Ends jobs: manifest, clean-up, marker, final state. Every step can be repeated after a crash.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::manifest::Manifest;
+use super::{
+    earlier::{self, Found},
+    manifest::Manifest,
+};
 use crate::{
     db::{self, JobLease, Store, Written},
     domain::{
         ChunkState, Job, JobState, PartNames, Problem, Uri,
         job::Ending,
-        names::{MANIFEST, SUCCESS},
+        names::{self, MANIFEST, SUCCESS},
+        spec::IfExists,
     },
     objects::{self, Bucket, Stores},
 };
 
 /// Chunks read at a time.
 const PAGE: u32 = 1000;
+
+/// Objects copied or deleted side by side.
+const SIDE_BY_SIDE: usize = 16;
 
 /// Finalises jobs, one after the other.
 #[derive(Debug)]
@@ -118,29 +125,44 @@ impl Finalizer {
         }
     }
 
-    /// Manifest, then clean-up, then marker. A job that failed before it wrote anything leaves nothing, so that its prefix can be
-    /// used again.
+    /// An earlier job's output goes, outputs get their final names, then manifest, clean-up, marker. A job that failed before it wrote
+    /// anything leaves nothing, so that its prefix can be used again, and an earlier output as it was.
     async fn write(&self, lease: &JobLease, job: &Job, ending: Ending) -> Result<(), Error> {
         let output = &job.spec.output.uri;
         let bucket = self.stores.open(output)?;
         let mut manifest = Manifest::new(job);
         let mut named = HashSet::new();
+        let mut copies = Vec::new();
         let mut from = 0;
         loop {
             let page = self.store.chunks(&job.id, from, PAGE).await?;
             let Some(last) = page.last() else { break };
             from = last.id.seq + 1;
             for chunk in page.iter().filter(|c| c.state == ChunkState::Done) {
-                manifest.push(chunk);
-                let files = chunk.result.iter().flat_map(|r| r.part.iter().chain(&r.errors));
-                named.extend(files.map(|f| f.key.clone()));
+                manifest.push(&job.spec, chunk);
+                let Some(result) = &chunk.result else { continue };
+                named.extend(result.errors.iter().map(|errors| errors.key.clone()));
+                if let (Some(part), Some(name)) = (&result.part, names::final_part(&job.spec, chunk)) {
+                    if name != part.key {
+                        copies.push((part.key.clone(), name.clone(), part.bytes));
+                    }
+                    named.insert(name);
+                }
             }
             self.renew(lease).await?;
         }
+        let replaces = job.spec.output.if_exists == IfExists::Replace;
         if ending == Ending::Completed || !named.is_empty() {
+            let written = self.replace(lease, job, &bucket).await?;
+            copies.retain(|(_, name, _)| !written.contains(name));
+            self.copy(lease, &bucket, output, &copies).await?;
             bucket.put(output.join(MANIFEST).path(), Bytes::from(manifest.to_json())).await?;
+            self.remove_unnamed(lease, &bucket, output, |name| PartNames::is_part(name) && !named.contains(name)).await?;
+        } else {
+            // Beside an earlier output only this job's own attempts are its to remove.
+            let ours = |name: &str| if replaces { PartNames::is_part_of(name, &job.id) } else { PartNames::is_part(name) };
+            self.remove_unnamed(lease, &bucket, output, ours).await?;
         }
-        self.remove_unnamed(lease, &bucket, output, &named).await?;
         if ending == Ending::Completed {
             let marker = format!("{}\n", job.id);
             bucket.put(output.join(SUCCESS).path(), Bytes::from(marker)).await?;
@@ -148,11 +170,63 @@ impl Finalizer {
         Ok(())
     }
 
-    /// Removes parts of attempts that were not committed.
-    async fn remove_unnamed(&self, lease: &JobLease, bucket: &Bucket, output: &Uri, named: &HashSet<String>) -> Result<(), Error> {
+    /// Removes what an earlier job left below the prefix. Gives the names that are this job's own already: those of the manifest that it
+    /// put before it was interrupted, or before it was tried again.
+    async fn replace(&self, lease: &JobLease, job: &Job, bucket: &Bucket) -> Result<HashSet<String>, Error> {
+        let output = &job.spec.output.uri;
+        let earlier = match earlier::read(bucket, output).await? {
+            Found::Manifest(manifest) => manifest,
+            Found::Nothing | Found::Foreign => return Ok(HashSet::new()),
+        };
+        let names = earlier::named(&earlier, output);
+        if earlier.job == job.id {
+            return Ok(names);
+        }
+        tracing::info!(job.id = %job.id, "{} takes the place of {} at {output}", job.id, earlier.job);
+        bucket.delete(output.join(SUCCESS).path()).await?;
+        let paths = names.iter().map(|name| output.join(name).path().to_owned());
+        let deletes = stream::iter(paths.collect::<Vec<_>>()).map(|path| {
+            let bucket = bucket.clone();
+            async move { bucket.delete(&path).await }
+        });
+        self.all_of(lease, deletes).await?;
+        Ok(HashSet::new())
+    }
+
+    /// Gives outputs their final names. The attempts' own names stay until the manifest is there, so that this can be repeated.
+    async fn copy(&self, lease: &JobLease, bucket: &Bucket, output: &Uri, copies: &[(String, String, u64)]) -> Result<(), Error> {
+        let paths = copies.iter().map(|(part, name, bytes)| (output.join(part), output.join(name), *bytes));
+        let copied = stream::iter(paths.collect::<Vec<_>>()).map(|(part, name, bytes)| {
+            let bucket = bucket.clone();
+            async move { bucket.copy(part.path(), name.path(), bytes).await }
+        });
+        self.all_of(lease, copied).await
+    }
+
+    /// Waits for every request, some of them side by side, with the lease renewed in between.
+    async fn all_of<R>(&self, lease: &JobLease, requests: impl Stream<Item = R> + Send) -> Result<(), Error>
+    where
+        R: Future<Output = objects::Result<()>> + Send,
+    {
+        let mut done = pin!(requests.buffer_unordered(SIDE_BY_SIDE).chunks(SIDE_BY_SIDE));
+        while let Some(some) = done.next().await {
+            some.into_iter().collect::<Result<(), _>>()?;
+            self.renew(lease).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes parts of attempts that were not committed, and those that were copied: all that `removed` says of their names.
+    async fn remove_unnamed(
+        &self,
+        lease: &JobLease,
+        bucket: &Bucket,
+        output: &Uri,
+        removed: impl Fn(&str) -> bool + Send + Sync,
+    ) -> Result<(), Error> {
         let prefix = output.as_prefix();
         for folder in ["", "errors/"] {
-            bucket.remove_unfinished(prefix.join(folder).path(), PartNames::is_part).await?;
+            bucket.remove_unfinished(prefix.join(folder).path(), &removed).await?;
         }
         let mut objects = bucket.list(prefix.path(), None);
         let mut listed = 0u64;
@@ -162,7 +236,7 @@ impl Finalizer {
                 self.renew(lease).await?;
             }
             let name = object.key.strip_prefix(prefix.path()).unwrap_or_default();
-            if PartNames::is_part(name) && !named.contains(name) {
+            if removed(name) {
                 tracing::debug!("removing {}, which no committed chunk names", bucket.uri(&object.key));
                 bucket.delete(&object.key).await?;
             }

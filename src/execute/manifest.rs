@@ -10,9 +10,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Chunk, Job, JobId, ObjectSlice, PartFile, Pipeline, Slice, Uri,
+    Chunk, Job, JobId, JobSpec, ObjectSlice, PartFile, Pipeline, Slice, Uri,
     job::Ending,
-    spec::{OutputCompression, OutputFormat},
+    names,
+    spec::{InputKind, Layout, OutputCompression, OutputFormat},
 };
 
 /// The whole document.
@@ -60,8 +61,11 @@ pub struct Model {
 /// The input as the snapshot saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
-    /// The prefix or object.
+    /// The prefix or object; or the manifest that named the objects.
     pub uri: Uri,
+    /// Which of these.
+    #[serde(default)]
+    pub kind: InputKind,
     /// SHA-256 over key, size and etag of every object, lower-case hex.
     pub snapshot_digest: String,
     /// Objects in the snapshot.
@@ -79,6 +83,9 @@ pub struct Output {
     pub format: OutputFormat,
     /// Compression of the parts; error rows have none.
     pub compression: OutputCompression,
+    /// How parts relate to inputs.
+    #[serde(default)]
+    pub layout: Layout,
 }
 
 /// Sums over `parts`, but for `objects` and `chunks`, which count what was planned.
@@ -120,7 +127,10 @@ pub struct Part {
 /// An object, or a slice of one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartInput {
-    /// Key in the input's store.
+    /// The bucket that it lies in, where a manifest named it; that of the input otherwise.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bucket: Option<Uri>,
+    /// Key in that store.
     pub key: String,
     /// As the store gave it.
     pub etag: Option<String>,
@@ -146,11 +156,12 @@ impl Manifest {
             provider: job.usage.provider.clone(),
             input: Input {
                 uri: input.uri.clone(),
+                kind: input.kind,
                 snapshot_digest: job.plan.digest.clone(),
                 objects: job.plan.objects,
                 bytes: job.plan.bytes,
             },
-            output: Output { uri: output.uri.clone(), format: output.format, compression: output.compression },
+            output: Output { uri: output.uri.clone(), format: output.format, compression: output.compression, layout: output.layout },
             counts: Counts { objects: job.plan.objects, chunks: job.counts.chunks, records: 0, succeeded: 0, failed: 0 },
             error_codes: BTreeMap::new(),
             parts: Vec::new(),
@@ -159,7 +170,9 @@ impl Manifest {
 
     /// Adds a committed chunk at its place, whatever the order of calls. A chunk without a result has written nothing that counts and
     /// is left out; one that is there already is not counted twice.
-    pub fn push(&mut self, chunk: &Chunk) {
+    ///
+    /// `spec` is the job's: by its layout a part has another name in the end than its attempt gave it.
+    pub fn push(&mut self, spec: &JobSpec, chunk: &Chunk) {
         let Some(result) = &chunk.result else { return };
         let place = self.parts.partition_point(|part| part.part < chunk.id.seq);
         if self.parts.get(place).is_some_and(|part| part.part == chunk.id.seq) {
@@ -174,7 +187,7 @@ impl Manifest {
         let file = result.part.as_ref();
         let part = Part {
             part: chunk.id.seq,
-            key: file.map(|file| file.key.clone()),
+            key: names::final_part(spec, chunk),
             records: result.succeeded,
             failed: result.failed,
             bytes: file.map_or(0, |file| file.bytes),
@@ -203,7 +216,7 @@ impl Manifest {
 
 impl PartInput {
     fn of(slice: &ObjectSlice) -> Self {
-        Self { key: slice.key.clone(), etag: slice.etag.clone(), size: slice.size, slice: slice.slice }
+        Self { bucket: slice.bucket.clone(), key: slice.key.clone(), etag: slice.etag.clone(), size: slice.size, slice: slice.slice }
     }
 }
 
@@ -268,6 +281,7 @@ mod tests {
             ..ChunkResult::default()
         };
         let input = ObjectSlice {
+            bucket: None,
             key: "in/a.csv".into(),
             size: 30,
             etag: Some("e".into()),
@@ -293,7 +307,7 @@ mod tests {
 
     fn manifest(chunks: &[Chunk]) -> Manifest {
         let mut manifest = Manifest::new(&job(Ending::Completed));
-        chunks.iter().for_each(|chunk| manifest.push(chunk));
+        chunks.iter().for_each(|chunk| manifest.push(&job(Ending::Completed).spec, chunk));
         manifest
     }
 
@@ -313,8 +327,8 @@ mod tests {
                 "pipeline": serde_json::to_value(job(Ending::Completed).pipeline).unwrap(),
                 "runtime": "1.31.1",
                 "provider": "cpu",
-                "input": {"uri": "s3://lake/in/", "snapshot_digest": "d2", "objects": 2, "bytes": 30},
-                "output": {"uri": "s3://lake/out/", "format": "jsonl", "compression": "gzip"},
+                "input": {"uri": "s3://lake/in/", "kind": "objects", "snapshot_digest": "d2", "objects": 2, "bytes": 30},
+                "output": {"uri": "s3://lake/out/", "format": "jsonl", "compression": "gzip", "layout": "parts"},
                 "counts": {"objects": 2, "chunks": 3, "records": 8, "succeeded": 5, "failed": 3},
                 "error_codes": {"missing_value": 3},
                 "parts": [
@@ -347,8 +361,8 @@ mod tests {
         let unfinished = Chunk { state: ChunkState::Cancelled, result: None, ..chunk(1, 1, 0) };
         for ending in [Ending::Failed, Ending::Cancelled, Ending::Expired] {
             let mut manifest = Manifest::new(&job(ending));
-            manifest.push(&chunk(0, 5, 0));
-            manifest.push(&unfinished);
+            manifest.push(&job(Ending::Completed).spec, &chunk(0, 5, 0));
+            manifest.push(&job(Ending::Completed).spec, &unfinished);
             assert!(!manifest.complete);
             assert_eq!(manifest.parts.len(), 1);
             assert_eq!(manifest.counts.records, 5);

@@ -12,11 +12,13 @@ use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use object_store::{GetOptions, GetResult, ObjectStore, ObjectStoreExt, local::LocalFileSystem, path::Path as StorePath, signer::Signer};
 
 use super::{Error, ObjectMeta, Result, Upload, stores::resolve_existing, walk};
-use crate::domain::Uri;
+use crate::domain::{Scheme, Uri};
 
 /// Objects whose size and etag are asked for side by side, where listing does not give them.
 const HEADS: usize = 16;
 
+/// S3 copies objects up to 5 GB in one request.
+const MOST_COPIED: u64 = 5_000_000_000;
 /// How long one signature may take: where the service has no key of its own, another service is asked for it.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long nothing is signed after a failure: an identity that may not sign is not asked object by object.
@@ -68,14 +70,6 @@ impl Bucket {
     /// The location of a key of this bucket.
     pub fn uri(&self, key: &str) -> Uri {
         self.base.with_path(key)
-    }
-
-    /// How `_source` shows a key of this bucket: the key itself; for files the absolute path.
-    pub fn display_key(&self, key: &str) -> String {
-        match self.backend {
-            Backend::Remote(_) => key.to_owned(),
-            Backend::File(_) => format!("/{key}"),
-        }
     }
 
     /// The store's form of a key. For files also the check that no link leads out of the roots.
@@ -238,6 +232,19 @@ impl Bucket {
         Ok(got.into_stream().map_err(move |e| translate("GET", &uri, etag.as_deref(), e)).boxed())
     }
 
+    /// All of a small object in one request: it is `size` bytes long and has this etag, or it is [`Error::Changed`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn read_whole(&self, key: &str, etag: Option<&str>, size: u64) -> Result<Bytes> {
+        let got = self.get(key, etag, None).await?;
+        // Looked at before the body: an object that grew must not fill the memory.
+        if got.meta.size != size {
+            return Err(Error::Changed { uri: self.uri(key), etag: etag.unwrap_or("the one planned").to_owned() });
+        }
+        got.bytes().await.map_err(|e| translate("GET", &self.uri(key), etag, e))
+    }
+
     /// All of it, whatever its etag.
     ///
     /// # Errors
@@ -266,6 +273,24 @@ impl Bucket {
         let path = self.path(key)?;
         self.store().put(&path, bytes.into()).await.map_err(|e| translate("PUT", &self.uri(key), None, e))?;
         Ok(())
+    }
+
+    /// Writes an object of `size` bytes under another name, by the store itself where it can.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn copy(&self, from: &str, to: &str, size: u64) -> Result<()> {
+        // Azure may answer before it has copied, and then the original must stay: object_store does not tell.
+        if self.base.scheme() == Scheme::Az || matches!(self.backend, Backend::Remote(_)) && size > MOST_COPIED {
+            let mut upload = self.upload(to)?;
+            let mut blocks = self.stream(from, None, 0..size).await?;
+            while let Some(block) = blocks.try_next().await? {
+                upload.write(block).await?;
+            }
+            return upload.finish().await;
+        }
+        let (source, target) = (self.path(from)?, self.path(to)?);
+        self.store().copy(&source, &target).await.map_err(|e| translate("COPY", &self.uri(from), None, e))
     }
 
     /// Begins an object that is written as its bytes come.

@@ -11,6 +11,7 @@ pub mod gcs;
 pub mod golden;
 mod s3;
 mod service;
+pub mod sts;
 
 use std::path::{Path, PathBuf};
 

@@ -86,6 +86,10 @@ impl S3Server {
         let _not_there = fs::remove_dir_all(self.path(bucket, prefix));
     }
 
+    pub fn remove_object(&self, bucket: &str, key: &str) {
+        fs::remove_file(self.path(bucket, key)).expect("an object");
+    }
+
     /// Puts a folder of fixtures (or one file) below a prefix.
     pub fn put_fixture(&self, folder: &str, bucket: &str, prefix: &str) {
         assert!(fixtures().join(folder).exists(), "there is no fixture {folder}");
