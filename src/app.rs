@@ -59,7 +59,8 @@ impl App {
         store.release_all().await.map_err(|e| describe(&e))?;
         let store: Arc<dyn Store> = Arc::new(store);
 
-        let stores = Stores::new(objects::Options { file_roots: file_roots.clone() });
+        let reach = objects::Options { file_roots, buckets: sections.buckets };
+        let stores = Stores::new(reach.clone())?;
         let limits = model::Limits { max_bytes: settings.max_model_bytes, ..model::Limits::default() };
         let models = Arc::new(Models::new(settings.data_dir.join("models"), stores.clone(), limits));
         let program = std::env::current_exe().map_err(|e| format!("cannot find this program's own file: {e}"))?;
@@ -67,7 +68,7 @@ impl App {
             program,
             library: std::path::absolute(&library).unwrap_or(library),
             workers: settings.workers(),
-            file_roots,
+            stores: reach,
             load_timeout: seconds(settings.load_timeout),
             batch_timeout: seconds(settings.batch_timeout),
             log_format,

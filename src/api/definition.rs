@@ -4,14 +4,14 @@ use globset::GlobBuilder;
 use serde_json::Value;
 
 use super::{
-    read::{Faults, Field, did_you_mean},
+    read::{Faults, Field, Object, did_you_mean},
     webhook,
 };
 use crate::domain::{
     Activation, Fault, JobSpec, Missing, Pipeline, PipelineSpec, Task, Uri,
     spec::{
-        CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputSpec, OutputCompression,
-        OutputFormat, OutputSpec,
+        CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputKind, InputSpec, Layout,
+        OutputCompression, OutputFormat, OutputSpec,
     },
 };
 
@@ -42,8 +42,13 @@ pub(super) const EXECUTION: [&str; 7] =
     ["batch_size", "chunk_records", "priority", "max_parallel_chunks", "max_attempts", "deadline", "providers"];
 pub(super) const ERROR_POLICY: [&str; 2] = ["max_failed_records", "max_failed_ratio"];
 
-pub(super) const FORMATS: [(&str, InputFormat); 4] =
-    [("auto", InputFormat::Auto), ("parquet", InputFormat::Parquet), ("csv", InputFormat::Csv), ("jsonl", InputFormat::Jsonl)];
+pub(super) const FORMATS: [(&str, InputFormat); 5] = [
+    ("auto", InputFormat::Auto),
+    ("parquet", InputFormat::Parquet),
+    ("csv", InputFormat::Csv),
+    ("jsonl", InputFormat::Jsonl),
+    ("arrow", InputFormat::Arrow),
+];
 pub(super) const COMPRESSIONS: [(&str, InputCompression); 4] = [
     ("auto", InputCompression::Auto),
     ("none", InputCompression::None),
@@ -54,6 +59,8 @@ pub(super) const OUTPUT_FORMATS: [(&str, OutputFormat); 3] =
     [("jsonl", OutputFormat::Jsonl), ("csv", OutputFormat::Csv), ("parquet", OutputFormat::Parquet)];
 pub(super) const OUTPUT_COMPRESSIONS: [(&str, OutputCompression); 3] =
     [("none", OutputCompression::None), ("gzip", OutputCompression::Gzip), ("zstd", OutputCompression::Zstd)];
+pub(super) const LAYOUTS: [(&str, Layout); 2] = [("parts", Layout::Parts), ("mirror", Layout::Mirror)];
+pub(super) const IF_EXISTS: [(&str, IfExists); 2] = [("fail", IfExists::Fail), ("replace", IfExists::Replace)];
 pub(super) const MISSING: [(&str, Missing); 2] = [("error", Missing::Error), ("nan", Missing::Nan)];
 pub(super) const ACTIVATIONS: [(&str, Activation); 4] =
     [("auto", Activation::Auto), ("softmax", Activation::Softmax), ("sigmoid", Activation::Sigmoid), ("none", Activation::None)];
@@ -96,6 +103,11 @@ fn job(root: &Field<'_>, providers: &[String], faults: &mut Faults) -> Option<Jo
     let webhook = webhook::read(&job.field("webhook"), faults);
     if let (Some(input), Some(output)) = (&input, &output) {
         check_overlap(&job.field("output"), &input.uri, &output.uri, faults);
+        if input.kind == InputKind::Manifest && output.layout == Layout::Mirror {
+            let layout = job.field("output").child("layout");
+            let detail = "layout \"mirror\" names outputs like the objects below one prefix, and a manifest has none";
+            faults.add(&layout, "layout_needs_prefix", detail, "write \"parts\", or name a prefix in input.uri");
+        }
     }
     Some(JobSpec { name, labels, model: model?, input: input?, output: output?, pipeline, execution, error_policy, webhook })
 }
@@ -166,10 +178,16 @@ fn model(field: &Field<'_>, faults: &mut Faults) -> Option<Uri> {
 }
 
 fn input(field: &Field<'_>, faults: &mut Faults) -> Option<InputSpec> {
-    let uri = location(field, &INPUT, "s3://lake/transactions/2026-11-23/", faults);
+    let named = |name: &str| field.value().and_then(|v| v.get(name)).is_some_and(|v| !v.is_null());
+    let kind = if named("manifest") { InputKind::Manifest } else { InputKind::Objects };
+    let uri = match kind {
+        InputKind::Objects => location(field, &INPUT, "s3://lake/transactions/2026-11-23/", faults),
+        InputKind::Manifest => manifest(&field.object(&INPUT, faults), faults),
+    };
     if !field.value().is_some_and(Value::is_object) {
         return Some(InputSpec {
             uri: uri?,
+            kind,
             format: InputFormat::Auto,
             compression: InputCompression::Auto,
             include: Vec::new(),
@@ -178,13 +196,33 @@ fn input(field: &Field<'_>, faults: &mut Faults) -> Option<InputSpec> {
         });
     }
     let object = field.any_object(faults);
-    object.field("manifest").not_supported("a manifest of input objects", faults);
     let format = object.field("format").choice(&FORMATS, faults).unwrap_or_default();
     let compression = object.field("compression").choice(&COMPRESSIONS, faults).unwrap_or_default();
     let include = globs(&object.field("include"), faults);
     let exclude = globs(&object.field("exclude"), faults);
+    for (name, globs) in [("include", &include), ("exclude", &exclude)] {
+        if kind == InputKind::Manifest && !globs.is_empty() {
+            faults.add(&object.field(name), "not_applicable", "globs choose below a prefix; a manifest names each object", "leave it out");
+        }
+    }
     let csv = csv(&object.field("csv"), faults);
-    Some(InputSpec { uri: uri?, format, compression, include, exclude, csv })
+    Some(InputSpec { uri: uri?, kind, format, compression, include, exclude, csv })
+}
+
+fn manifest(object: &Object<'_>, faults: &mut Faults) -> Option<Uri> {
+    const EXAMPLE: &str = "s3://lake/lists/2026-11-23.jsonl";
+    let (uri, manifest) = (object.field("uri"), object.field("manifest"));
+    if uri.value().is_some() {
+        faults.add(&uri, "two_inputs", "both input.uri and input.manifest are there", "give one of them");
+        return None;
+    }
+    let found = manifest.uri(EXAMPLE, faults)?;
+    if found.is_prefix() {
+        let detail = format!("{found} is a prefix; a manifest is one object of JSON Lines, each {{\"uri\": \"s3://…\"}}");
+        faults.add(&manifest, "invalid_uri", detail, format!("name an object such as {EXAMPLE:?}"));
+        return None;
+    }
+    Some(found)
 }
 
 fn globs(field: &Field<'_>, faults: &mut Faults) -> Vec<String> {
@@ -225,6 +263,7 @@ fn output(field: &Field<'_>, faults: &mut Faults) -> Option<OutputSpec> {
         compression: OutputCompression::None,
         include_input: IncludeInput::None,
         prediction_prefix: String::new(),
+        layout: Layout::Parts,
         if_exists: IfExists::Fail,
     };
     if field.value().is_some_and(Value::is_object) {
@@ -238,20 +277,12 @@ fn output(field: &Field<'_>, faults: &mut Faults) -> Option<OutputSpec> {
         spec.include_input = include_input(&object.field("include_input"), faults);
         let prefix = object.field("prediction_prefix").text("write a text in quotes", faults);
         spec.prediction_prefix = prefix.unwrap_or_default().to_owned();
-        only(&object.field("layout"), "parts", &["parts", "mirror"], "layout \"mirror\"", faults);
-        only(&object.field("if_exists"), "fail", &["fail", "replace"], "if_exists \"replace\"", faults);
+        spec.layout = object.field("layout").choice(&LAYOUTS, faults).unwrap_or_default();
+        spec.if_exists = object.field("if_exists").choice(&IF_EXISTS, faults).unwrap_or_default();
         object.field("table").not_supported("a table as a second destination", faults);
         object.field("review").not_supported("a review queue", faults);
     }
     uri.is_some().then_some(spec)
-}
-
-/// A choice of which only one is there yet.
-fn only(field: &Field<'_>, supported: &str, known: &[&str], what: &str, faults: &mut Faults) {
-    let choices: Vec<(&str, &str)> = known.iter().map(|k| (*k, *k)).collect();
-    if field.choice(&choices, faults).is_some_and(|chosen| chosen != supported) {
-        faults.add(field, "not_supported", format!("{what} is not supported yet"), "leave this field out");
-    }
 }
 
 fn include_input(field: &Field<'_>, faults: &mut Faults) -> IncludeInput {

@@ -15,7 +15,7 @@ use super::{
     types::{ModelBody, dtype_and_shape},
 };
 use crate::{
-    domain::{Fault, ObjectSlice, Problem, Uri},
+    domain::{Fault, ObjectSlice, Problem, spec::OutputSpec},
     objects,
     plan::{self, Estimate, Preview},
     runner::protocol::Sample,
@@ -116,7 +116,7 @@ struct EstimateBody {
 /// Does everything that a job would do first, and writes nothing.
 pub(super) async fn dry_run(state: &ApiState, definition: &Value, records: u64) -> Result<Json<DryRun>, ApiProblem> {
     let (spec, resolved) = submit::resolve(state, definition).await?;
-    let mut problems: Vec<JobProblem> = output_problem(state, &spec.output.uri).await?.into_iter().collect();
+    let mut problems: Vec<JobProblem> = output_problem(state, &spec.output).await?.into_iter().collect();
     let preview = match plan::preview(&state.stores, &spec, &state.planning).await {
         Ok(preview) => preview,
         Err(error) if error.retryable() => return Err(error.into()),
@@ -171,8 +171,8 @@ fn shown(sample: &Sample) -> Result<Shown, ApiProblem> {
 }
 
 /// Why a job would not get its output prefix; faults and stores that do not answer are answers of their own.
-async fn output_problem(state: &ApiState, output: &Uri) -> Result<Option<JobProblem>, ApiProblem> {
-    if let Some((by, uri)) = state.store.output_claim(output).await? {
+async fn output_problem(state: &ApiState, output: &OutputSpec) -> Result<Option<JobProblem>, ApiProblem> {
+    if let Some((by, uri)) = state.store.output_claim(&output.uri).await? {
         return Ok(Some(ApiProblem::output_claimed(&by, &uri).into()));
     }
     match submit::check_output(state, output).await {

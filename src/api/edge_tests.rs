@@ -93,7 +93,7 @@ impl Edge {
         for name in ["model.onnx", "nightshift.json"] {
             std::fs::copy(format!("{fixture}{name}"), root.join("model").join(name)).unwrap();
         }
-        let stores = Stores::new(Options { file_roots: vec![root] });
+        let stores = Stores::new(Options { file_roots: vec![root], ..Options::default() }).unwrap();
         let limits = Limits { max_bytes: 1 << 30, max_nesting: 64 };
         let models = Arc::new(Models::new(folder.path().join("cache"), stores.clone(), limits));
         let allowed_providers = vec!["cpu".to_owned()];
@@ -102,7 +102,7 @@ impl Edge {
             program: "no program".into(),
             library: "no library".into(),
             workers: 1,
-            file_roots: Vec::new(),
+            stores: Options::default(),
             load_timeout: Duration::from_secs(1),
             batch_timeout: Duration::from_secs(1),
             log_format: LogFormat::Text,

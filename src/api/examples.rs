@@ -12,8 +12,8 @@ use crate::domain::{
     job::{Breaks, PinnedModel, PlanCursor},
     pipeline::ClassifierOutputs,
     spec::{
-        CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputSpec, OutputCompression,
-        OutputFormat, OutputSpec,
+        CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputKind, InputSpec, Layout,
+        OutputCompression, OutputFormat, OutputSpec,
     },
 };
 
@@ -86,6 +86,7 @@ pub(super) fn chunks() -> ChunkPage {
     let chunk = Chunk {
         id: ChunkId { job: id(), seq: 0 },
         inputs: vec![ObjectSlice {
+            bucket: None,
             key: "tx/2026-11-23/0.csv".to_owned(),
             size: 8_388_608,
             etag: None,
@@ -180,6 +181,7 @@ fn job(state: JobState) -> Job {
             model: model.clone(),
             input: InputSpec {
                 uri: uri("s3://lake/tx/2026-11-23/"),
+                kind: InputKind::Objects,
                 format: InputFormat::Auto,
                 compression: InputCompression::Auto,
                 include: Vec::new(),
@@ -192,6 +194,7 @@ fn job(state: JobState) -> Job {
                 compression: OutputCompression::None,
                 include_input: IncludeInput::Columns(vec!["id".to_owned(), "amount".to_owned()]),
                 prediction_prefix: String::new(),
+                layout: Layout::Parts,
                 if_exists: IfExists::Fail,
             },
             pipeline: PipelineSpec::default(),

@@ -317,7 +317,7 @@ impl<'v> Field<'v> {
                     self,
                     "invalid_uri",
                     error.to_string(),
-                    format!("write s3://bucket/prefix/ or file:///path/, for example {example:?}"),
+                    format!("write s3://bucket/prefix/, gs://…, az://… or file:///path/, for example {example:?}"),
                 );
                 None
             }

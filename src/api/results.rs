@@ -19,7 +19,10 @@ use super::{
     types::{PartBody, Results},
 };
 use crate::{
-    domain::{ChunkId, Job, Timestamp, names::MANIFEST},
+    domain::{
+        Chunk, ChunkId, Job, JobState, Timestamp,
+        names::{self, MANIFEST},
+    },
     execute::manifest::Manifest,
     objects,
 };
@@ -60,9 +63,12 @@ pub(super) async fn list(State(state): State<ApiState>, PathOf(id): PathOf<Strin
     let mut items = Vec::new();
     for chunk in &chunks {
         let Some(part) = chunk.result.as_ref().and_then(|r| r.part.as_ref()) else { continue };
-        let uri = job.spec.output.uri.join(&part.key);
+        let keys = part_keys(&job, chunk);
+        let uri = job.spec.output.uri.join(&keys[0]);
         let through_api = || format!("/v1/jobs/{}/results/{}", job.id, chunk.id.seq);
-        let signed = bucket.presign(uri.path(), URL_LIFE).await?;
+        // While names change, only this API finds the part at every moment.
+        let moving = keys.len() > 1 && matches!(job.state, JobState::Finalizing | JobState::Cancelling);
+        let signed = if moving { None } else { bucket.presign(uri.path(), URL_LIFE).await };
         let expires = signed.is_some().then(|| Timestamp(Timestamp::now().0 + URL_LIFE.as_micros() as i64).to_string());
         items.push(PartBody {
             part: chunk.id.seq,
@@ -106,15 +112,21 @@ pub(super) async fn download(
 ) -> Result<Response, ApiProblem> {
     query.only(&[])?;
     let job = jobs::find(&state, &id).await?;
-    let name = match part.as_str() {
+    let mut names = match part.as_str() {
         // What the bucket holds of a job that runs is the end of an earlier try, if anything.
         "manifest" if !job.state.is_final() => return live_manifest(&state, &job).await,
-        "manifest" => MANIFEST.to_owned(),
-        number => part_name(&state, &job, number).await?,
+        "manifest" => vec![MANIFEST.to_owned()],
+        number => part_names(&state, &job, number).await?,
     };
     let bucket = state.stores.open(&job.spec.output.uri)?;
+    let mut name = names.remove(0);
+    let mut found = bucket.head(job.spec.output.uri.join(&name).path()).await;
+    if let (Err(objects::Error::NotFound { .. }), Some(other)) = (&found, names.pop()) {
+        name = other;
+        found = bucket.head(job.spec.output.uri.join(&name).path()).await;
+    }
     let uri = job.spec.output.uri.join(&name);
-    let object = match bucket.head(uri.path()).await {
+    let object = match found {
         // A job that wrote nothing before it ended left none.
         Err(objects::Error::NotFound { .. }) if name == MANIFEST && job.counts.chunks_done == 0 => {
             return live_manifest(&state, &job).await;
@@ -163,16 +175,28 @@ async fn live_manifest(state: &ApiState, job: &Job) -> Result<Response, ApiProbl
         let chunks = state.store.chunks(&job.id, from, MANIFEST_PAGE).await?;
         let Some(last) = chunks.last() else { break };
         from = last.id.seq + 1;
-        chunks.iter().for_each(|chunk| manifest.push(chunk));
+        chunks.iter().for_each(|chunk| manifest.push(&job.spec, chunk));
     }
     Ok(([(header::CONTENT_TYPE, "application/json")], manifest.to_json()).into_response())
 }
 
-async fn part_name(state: &ApiState, job: &Job, number: &str) -> Result<String, ApiProblem> {
+/// Where a chunk's part may be, below the output prefix, the likelier first: layout `mirror` gives it another name when the job ends.
+fn part_keys(job: &Job, chunk: &Chunk) -> Vec<String> {
+    let attempt = chunk.result.iter().filter_map(|result| result.part.as_ref()).map(|part| part.key.clone());
+    let mut keys: Vec<String> = attempt.chain(names::final_part(&job.spec, chunk)).collect();
+    keys.dedup();
+    if job.state.is_final() {
+        keys.reverse();
+    }
+    keys
+}
+
+async fn part_names(state: &ApiState, job: &Job, number: &str) -> Result<Vec<String>, ApiProblem> {
     let missing = || ApiProblem::not_found(format!("{} has no part {number:?}, or not yet", job.id));
     let seq = number.parse().map_err(|_| missing())?;
     let chunk = state.store.chunk(&ChunkId { job: job.id.clone(), seq }).await?.ok_or_else(missing)?;
-    chunk.result.and_then(|r| r.part).map(|part| part.key).ok_or_else(missing)
+    let keys = part_keys(job, &chunk);
+    if keys.is_empty() { Err(missing()) } else { Ok(keys) }
 }
 
 /// The one range of a `Range` header; `None` for none and for forms that may be ignored (RFC 9110, section 14.2).

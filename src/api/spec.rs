@@ -9,12 +9,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    definition::{COMPRESSIONS, FORMATS, OUTPUT_COMPRESSIONS, OUTPUT_FORMATS},
+    definition::{COMPRESSIONS, FORMATS, IF_EXISTS, LAYOUTS, OUTPUT_COMPRESSIONS, OUTPUT_FORMATS},
     read::write_seconds,
 };
 use crate::domain::{
     EventKind, WebhookSecret, WebhookSpec,
-    spec::{CsvOptions, ErrorPolicy, ExecutionSpec, IncludeInput, InputSpec, OutputSpec},
+    spec::{CsvOptions, ErrorPolicy, ExecutionSpec, IncludeInput, InputKind, InputSpec, OutputSpec},
 };
 
 /// A job to be run: a model, an input and an output; everything else is optional.
@@ -83,7 +83,7 @@ pub(super) enum OutputChoice {
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "as above")]
 pub(super) struct ModelDefinition {
-    /// `s3://bucket/folder/`, `file:///folder/`, or one `.onnx` object.
+    /// `s3://bucket/folder/` (or `gs://`, `az://`, `file:///`), or one `.onnx` object.
     uri: String,
 }
 
@@ -91,8 +91,13 @@ pub(super) struct ModelDefinition {
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct InputDefinition {
-    /// A prefix (ending in `/`) or one object.
-    uri: String,
+    /// A prefix (ending in `/`) or one object; this or `manifest`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uri: Option<String>,
+    /// An object of JSON Lines, each `{"uri": "s3://…"}` (other fields do not count), plain, gzip or Zstandard, that names the objects to
+    /// read, each once and in any store; `_source` is the whole location then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manifest: Option<String>,
     /// Of every object; `auto` goes by extension, then by content, object by object.
     #[schema(default = "auto")]
     format: Option<&'static str>,
@@ -123,7 +128,7 @@ pub(super) struct CsvDefinition {
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OutputDefinition {
-    /// A prefix that holds no other job's output.
+    /// A prefix that holds no other job's output, unless `if_exists` says otherwise.
     uri: String,
     /// Of the parts.
     #[schema(default = "jsonl")]
@@ -136,6 +141,12 @@ pub(super) struct OutputDefinition {
     /// Put before the name of each prediction column.
     #[schema(default = "")]
     prediction_prefix: Option<String>,
+    /// `parts`: large objects are cut, small ones gathered. `mirror`: an output an input object, named like it below the prefix.
+    #[schema(default = "parts")]
+    layout: Option<&'static str>,
+    /// What to do when the prefix holds a job's output already: `fail` refuses the job, `replace` removes it once this job's own is there.
+    #[schema(default = "fail")]
+    if_exists: Option<&'static str>,
 }
 
 /// All input columns or none, or these in this order.
@@ -247,8 +258,10 @@ impl From<&WebhookSpec> for WebhookDefinition {
 
 impl From<&InputSpec> for InputDefinition {
     fn from(spec: &InputSpec) -> Self {
+        let location = |kind| (spec.kind == kind).then(|| spec.uri.to_string());
         Self {
-            uri: spec.uri.to_string(),
+            uri: location(InputKind::Objects),
+            manifest: location(InputKind::Manifest),
             format: word(&FORMATS, spec.format),
             compression: word(&COMPRESSIONS, spec.compression),
             include: Some(spec.include.clone()),
@@ -277,6 +290,8 @@ impl From<&OutputSpec> for OutputDefinition {
             compression: word(&OUTPUT_COMPRESSIONS, spec.compression),
             include_input: Some(include),
             prediction_prefix: Some(spec.prediction_prefix.clone()),
+            layout: word(&LAYOUTS, spec.layout),
+            if_exists: word(&IF_EXISTS, spec.if_exists),
         }
     }
 }

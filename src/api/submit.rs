@@ -12,7 +12,9 @@ use crate::{
     domain::{
         Fault, Job, JobId, JobSpec, PartNames, Uri, WebhookUrl,
         names::{MANIFEST, SUCCESS},
+        spec::{IfExists, Layout, OutputSpec},
     },
+    execute::earlier::{self, Found},
     model::Resolved,
     objects,
 };
@@ -66,7 +68,7 @@ fn answered(state: &ApiState, created: Created, key: Option<&IdempotencyKey>) ->
 
 async fn accept(state: &ApiState, definition: &Value, key: Option<IdempotencyKey>) -> Result<Submitted, ApiProblem> {
     let (spec, resolved) = resolve(state, definition).await?;
-    check_output(state, &spec.output.uri).await?;
+    check_output(state, &spec.output).await?;
     let new = NewJob { id: JobId::generate(), spec, model: resolved.model, pipeline: resolved.pipeline, key: key.clone() };
     answered(state, state.store.create_job(new).await?, key.as_ref())
 }
@@ -107,8 +109,10 @@ fn check_receiver(state: &ApiState, url: &WebhookUrl) -> Option<Fault> {
     Some(Fault::new("/webhook/url", "forbidden_address", refused.to_string()).hint(hint))
 }
 
-/// Refuses a prefix that already holds a job's output, and one that cannot be listed.
-pub(super) async fn check_output(state: &ApiState, output: &Uri) -> Result<(), ApiProblem> {
+/// Refuses a prefix that already holds a job's output, unless that is to be replaced; one that holds what the job would write over
+/// without its being a job's; and one that cannot be listed.
+pub(super) async fn check_output(state: &ApiState, spec: &OutputSpec) -> Result<(), ApiProblem> {
+    let output = &spec.uri;
     let fault = |error: objects::Error| match error.retryable() {
         true => ApiProblem::unavailable(error.to_string()),
         false => ApiProblem::faults(vec![
@@ -117,6 +121,37 @@ pub(super) async fn check_output(state: &ApiState, output: &Uri) -> Result<(), A
         ]),
     };
     let bucket = state.stores.open(output).map_err(fault)?;
+    let replaces = spec.if_exists == IfExists::Replace;
+    let mut earlier = None;
+    if replaces {
+        earlier = match earlier::read(&bucket, output).await.map_err(fault)? {
+            Found::Foreign => return Err(foreign(output, MANIFEST)),
+            Found::Manifest(manifest) => Some(earlier::named(&manifest, output)),
+            // A job removes its marker before its manifest, so a marker alone is another program's.
+            Found::Nothing => match bucket.head(output.join(SUCCESS).path()).await {
+                Ok(_) => return Err(foreign(output, SUCCESS)),
+                Err(objects::Error::NotFound { .. }) => None,
+                Err(error) => return Err(fault(error)),
+            },
+        };
+    }
+    if spec.layout == Layout::Mirror {
+        // Names like the input's may be anybody's: nothing may lie there that is not a job's.
+        let mut objects = bucket.list(output.as_prefix().path(), None);
+        while let Some(object) = objects.try_next().await.map_err(fault)? {
+            let name = object.key.strip_prefix(output.as_prefix().path()).unwrap_or_default();
+            let replaced = match &earlier {
+                Some(named) => named.contains(name) || PartNames::is_part(name) || matches!(name, MANIFEST | SUCCESS),
+                None => replaces && PartNames::is_part(name),
+            };
+            if !replaced {
+                return Err(foreign(output, name));
+            }
+        }
+    }
+    if replaces {
+        return Ok(());
+    }
     for marker in [SUCCESS, MANIFEST] {
         match bucket.head(output.join(marker).path()).await {
             Ok(_) => return Err(occupied(output, marker)),
@@ -141,7 +176,14 @@ pub(super) async fn check_output(state: &ApiState, output: &Uri) -> Result<(), A
     Ok(())
 }
 
+fn foreign(output: &Uri, name: &str) -> ApiProblem {
+    let detail = format!("{output} holds {name:?}, which this job might write over; choose another prefix, or remove what is there");
+    ApiProblem::conflict("output_not_empty", "The output prefix is in use", detail)
+}
+
 pub(super) fn occupied(output: &Uri, name: &str) -> ApiProblem {
-    let detail = format!("{output} already holds a job's output ({name}); choose another prefix, or remove what is there");
+    let detail = format!(
+        "{output} already holds a job's output ({name}); choose another prefix, set output.if_exists to \"replace\", or remove what is there"
+    );
     ApiProblem::conflict("output_not_empty", "The output prefix is in use", detail)
 }

@@ -237,7 +237,7 @@ pub(super) struct ChunkBody {
 /// An object, or a slice of one.
 #[derive(Debug, Serialize, ToSchema)]
 struct SliceBody {
-    /// The object's key in the bucket, or its absolute path without the leading slash.
+    /// The object's key in the bucket, or its absolute path without the leading slash; its whole location where a manifest named it.
     key: String,
     /// Size of the whole object, bytes.
     size: u64,
@@ -257,7 +257,8 @@ impl ChunkBody {
                 Slice::Bytes { start, end } => ("bytes", Some((start, end))),
                 Slice::Rows { start, end } => ("rows", Some((start, end))),
             };
-            SliceBody { key: input.key.clone(), size: input.size, slice, start: range.map(|r| r.0), end: range.map(|r| r.1) }
+            let key = input.bucket.as_ref().map_or(input.key.clone(), |bucket| bucket.with_path(&input.key).to_string());
+            SliceBody { key, size: input.size, slice, start: range.map(|r| r.0), end: range.map(|r| r.1) }
         });
         let result = chunk.result.as_ref();
         Self {

@@ -14,10 +14,10 @@ use super::{
     stop::{Outcome, Stop},
 };
 use crate::{
-    config::{self, Form, Serve},
+    config::{self, BucketSections, Form, Serve},
     db,
     domain::Uri,
-    objects::{CLOCK_TOLERANCE, Condition},
+    objects::{CLOCK_TOLERANCE, Condition, Stores},
 };
 
 /// How long a provider may take to say that it is there; CUDA takes a few seconds the first time.
@@ -45,14 +45,15 @@ fn check(name: impl Into<String>, status: Status, detail: impl Into<String>) -> 
     Check { name: name.into(), status, detail: detail.into() }
 }
 
-pub(super) fn run(settings: config::Doctor) -> Outcome {
+pub(super) fn run(settings: config::Doctor, buckets: BucketSections) -> Outcome {
     super::block_on(async move {
+        let stores = super::stores(buckets)?;
         let mut checks = runtime(&settings.serve).await;
         checks.push(database(&settings.serve).await);
         checks.push(data_folder(&settings.serve.data_dir));
         checks.extend(settings.serve.file_root.iter().map(|root| file_root(root.as_path())));
         for location in &settings.check {
-            checks.extend(store(&super::location(location)?.as_prefix()).await);
+            checks.extend(store(&stores, &super::location(location)?.as_prefix()).await);
         }
         match settings.output {
             Form::Json => show::print_json(&checks)?,
@@ -198,8 +199,7 @@ fn file_root(root: &Path) -> Check {
 }
 
 /// A prefix, tried out.
-async fn store(location: &Uri) -> Vec<Check> {
-    let stores = super::stores();
+async fn store(stores: &Stores, location: &Uri) -> Vec<Check> {
     let probed = match stores.open(location) {
         Ok(bucket) => bucket.probe(location.path()).await,
         Err(error) => Err(error),

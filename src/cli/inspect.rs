@@ -7,18 +7,18 @@ use super::{
     stop::{Outcome, Stop},
 };
 use crate::{
-    config::{self, Form, Models as Subcommand},
+    config::{self, BucketSections, Form, Models as Subcommand},
     domain::{Dim, Fault, PipelineSpec, Uri, ValueInfo, ValueType},
     model::{self, Inspection, Limits, Models},
 };
 
-pub(super) fn run(settings: config::ModelsArgs) -> Outcome {
+pub(super) fn run(settings: config::ModelsArgs, buckets: BucketSections) -> Outcome {
     let Subcommand::Inspect(settings) = settings.command;
     let location = super::location(&settings.location)?;
     let overrides = overrides(&settings.set)?;
     let temporary = tempfile_cache(&settings)?;
     let cache = settings.cache.clone().unwrap_or_else(|| temporary.0.clone());
-    let stores = super::stores();
+    let stores = super::stores(buckets)?;
     let models = Models::new(cache, stores, Limits { max_bytes: settings.max_model_bytes, ..Limits::default() });
     super::block_on(async {
         match models.inspect(&location, &overrides).await {

@@ -19,7 +19,7 @@ mod watch;
 use std::process::ExitCode;
 
 use crate::{
-    config::{self, Command},
+    config::{self, BucketSections, Command},
     domain::Uri,
     objects::{self, Stores},
     telemetry,
@@ -40,9 +40,9 @@ pub fn run() -> ExitCode {
         Command::Demo(settings) => demo::run(&settings).map_err(Stop::from),
         Command::Submit(settings) => submit::run(&settings),
         Command::Jobs(settings) => jobs::run(settings),
-        Command::Models(settings) => inspect::run(settings),
-        Command::Verify(settings) => verify::run(&settings),
-        Command::Doctor(settings) => doctor::run(*settings),
+        Command::Models(settings) => inspect::run(settings, cli.sections.buckets),
+        Command::Verify(settings) => verify::run(&settings, cli.sections.buckets),
+        Command::Doctor(settings) => doctor::run(*settings, cli.sections.buckets),
         Command::Config(settings) => config_show::run(&settings, &cli.settings),
         Command::Openapi => openapi(),
         Command::Completions(settings) => pages::completions(&settings),
@@ -59,9 +59,10 @@ fn openapi() -> stop::Outcome {
     show::print(&crate::api::openapi().to_pretty_json().map_err(|e| e.to_string())?)
 }
 
-/// Stores as whoever runs the command may reach them: S3 by the AWS environment names, and every file of this machine.
-fn stores() -> Stores {
-    Stores::new(objects::Options { file_roots: vec!["/".into()] })
+/// Stores as whoever runs the command may reach them: buckets by their sections and the environment's names, and every file of this
+/// machine.
+fn stores(buckets: BucketSections) -> Result<Stores, Stop> {
+    Stores::new(objects::Options { file_roots: vec!["/".into()], buckets }).map_err(Stop::from)
 }
 
 /// A location as the command line gives it: a URI, or a path of this machine.

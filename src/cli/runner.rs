@@ -1,7 +1,7 @@
 //! `nightshift runner`: the data plane, started by the service; or, for the doctor, a process that only asks for a provider.
 
 use crate::{
-    config,
+    config, objects,
     runner::{self, infer},
 };
 
@@ -12,6 +12,7 @@ pub(super) fn run(settings: config::Runner) -> Result<(), String> {
         println!("{version}");
         return Ok(());
     }
-    let options = runner::Options { library: settings.library, workers: settings.workers, file_roots: settings.file_root };
+    let stores = objects::Options { file_roots: settings.file_root, buckets: settings.buckets.unwrap_or_default() };
+    let options = runner::Options { library: settings.library, workers: settings.workers, stores };
     runner::run(options).map_err(|e| format!("the runner cannot start: {e}"))
 }

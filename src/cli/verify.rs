@@ -5,18 +5,18 @@ use super::{
     stop::{Outcome, Stop},
 };
 use crate::{
-    config::{self, Form},
+    config::{self, BucketSections, Form},
     domain::job::Ending,
     verify::{Depth, Report, verify},
 };
 
-pub(super) fn run(settings: &config::Verify) -> Outcome {
+pub(super) fn run(settings: &config::Verify, buckets: BucketSections) -> Outcome {
     let location = super::location(&settings.location)?.as_prefix();
     let depth = if settings.input { Depth::Input } else { Depth::Output };
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let side_by_side = settings.parallel.unwrap_or_else(cores);
     super::block_on(async move {
-        let stores = super::stores();
+        let stores = super::stores(buckets)?;
         let report = verify(&stores, &location, depth, side_by_side).await.map_err(|e| e.to_string())?;
         match settings.output {
             Form::Json => show::print_json(&report)?,

@@ -9,7 +9,7 @@ use std::{
 use clap::FromArgMatches;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{BucketSection, Cli, WebhookSection, settings, webhooks};
+use super::{BucketSection, Cli, WebhookSection, buckets, settings, webhooks};
 
 /// What only the file can say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -83,7 +83,8 @@ fn read_sections(table: &toml::Table, path: &Path) -> Result<Sections, String> {
         let Some(value) = table.get(name) else { return Ok(T::default()) };
         value.clone().try_into().map_err(|e: toml::de::Error| format!("{}: [{name}]: {}", path.display(), nearest_key(&e.to_string())))
     }
-    Ok(Sections { webhooks: section(table, "webhooks", path)?, buckets: section(table, "buckets", path)? })
+    let buckets = table.get("buckets").map(buckets::read_all).transpose().map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(Sections { webhooks: section(table, "webhooks", path)?, buckets: buckets.unwrap_or_default() })
 }
 
 /// serde lists all keys that a section has; whoever mistyped one wants the nearest.

@@ -10,7 +10,7 @@ mod library;
 mod settings;
 mod webhooks;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -232,9 +232,20 @@ pub struct Runner {
     /// Folders that file:// locations may lie in
     #[arg(long)]
     pub file_root: Vec<PathBuf>,
+    /// The service's bucket sections, as JSON
+    #[arg(long, value_parser = read_bucket_sections)]
+    pub buckets: Option<BucketSections>,
     /// Say whether this provider can be had, and end
     #[arg(long)]
     pub probe: Option<String>,
+}
+
+/// Bucket sections on a runner's command line. They hold no secret, only the names of the variables and files that do, and a runner
+/// inherits its environment from the service: so they may be seen in a list of processes, and need no channel of their own.
+pub type BucketSections = BTreeMap<String, BucketSection>;
+
+fn read_bucket_sections(json: &str) -> Result<BucketSections, String> {
+    serde_json::from_str(json).map_err(|e| e.to_string())
 }
 
 /// The whole command line. Where every setting of the service can be given beside flags of its own, help shows the latter alone.

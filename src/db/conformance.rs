@@ -17,8 +17,8 @@ use crate::domain::{
     Activation, ChunkState, Dim, Dtype, Missing, PartFile, PipelineSpec, Signature, Slice, Task, ValueInfo, ValueType,
     chunk::Usage,
     spec::{
-        CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputSpec, OutputCompression,
-        OutputFormat, OutputSpec,
+        CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputKind, InputSpec, Layout,
+        OutputCompression, OutputFormat, OutputSpec,
     },
 };
 
@@ -39,6 +39,7 @@ fn new_job(output: &str) -> NewJob {
         model: uri("s3://m/x/"),
         input: InputSpec {
             uri: uri("s3://lake/in/"),
+            kind: InputKind::Objects,
             format: InputFormat::Auto,
             compression: InputCompression::Auto,
             include: Vec::new(),
@@ -51,6 +52,7 @@ fn new_job(output: &str) -> NewJob {
             compression: OutputCompression::None,
             include_input: IncludeInput::None,
             prediction_prefix: String::new(),
+            layout: Layout::Parts,
             if_exists: IfExists::Fail,
         },
         pipeline: PipelineSpec::default(),
@@ -76,6 +78,7 @@ fn new_job(output: &str) -> NewJob {
 
 fn slice(key: &str) -> Vec<ObjectSlice> {
     vec![ObjectSlice {
+        bucket: None,
         key: key.to_owned(),
         size: 1,
         etag: Some("e".to_owned()),

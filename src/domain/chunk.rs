@@ -9,6 +9,7 @@ use super::{
     job::JobId,
     spec::{InputCompression, InputFormat},
     time::Timestamp,
+    uri::{Scheme, Uri},
 };
 
 /// Which chunk.
@@ -52,9 +53,12 @@ pub enum Slice {
 /// An object, or a slice of one, as pinned by the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectSlice {
+    /// The bucket that it lies in (a location without a key), where a manifest named it; `None` for that of the job's input.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bucket: Option<Uri>,
     /// Key in the bucket, or absolute path without its leading slash.
     pub key: String,
-    /// Size of the whole object, bytes.
+    /// Size of the whole object, bytes. Zero, together with no etag, for one that was not there when it was planned.
     pub size: u64,
     /// As the store gave it; every read must see the same.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -65,6 +69,22 @@ pub struct ObjectSlice {
     pub compression: InputCompression,
     /// Which part of it.
     pub slice: Slice,
+}
+
+impl ObjectSlice {
+    /// Whether the object could not be reached when it was planned: what it holds, if anything, is not known.
+    pub fn is_unknown(&self) -> bool {
+        self.size == 0 && self.etag.is_none()
+    }
+
+    /// How `_source` shows it: its whole location where a manifest named it, else its key in the job's own store `input`.
+    pub fn source(&self, input: &Uri) -> String {
+        match &self.bucket {
+            Some(bucket) => bucket.with_path(&self.key).to_string(),
+            None if input.scheme() == Scheme::File => format!("/{}", self.key),
+            None => self.key.clone(),
+        }
+    }
 }
 
 /// Where a chunk is in its life.

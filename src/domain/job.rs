@@ -28,6 +28,11 @@ impl JobId {
         Self(format!("job_{milliseconds:012x}{:020}", 0))
     }
 
+    /// Its last eight digits, which are random: enough to tell the jobs apart that write below one prefix.
+    pub fn tag(&self) -> &str {
+        &self.0[self.0.len() - 8..]
+    }
+
     /// The whole id.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -258,13 +263,27 @@ pub struct PlanCursor {
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Running SHA-256 over `key \0 size \0 etag \n` of every object, lower-case hex: the snapshot's digest once done.
+    /// Running SHA-256 over `key \0 size \0 etag \n` of every object (the whole location where a manifest named it), lower-case hex: the snapshot's digest once done.
     pub digest: String,
+    /// Of an input that is a manifest: how far it has been read.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub manifest: Option<ManifestCursor>,
     /// A large object after `after_key`, some of whose chunks are written already.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub partial: Option<PartialObject>,
     /// Nothing more to list.
     pub done: bool,
+}
+
+/// How far a manifest has been read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestCursor {
+    /// The manifest as pinned when it was first read.
+    pub etag: Option<String>,
+    /// Its size, bytes.
+    pub size: u64,
+    /// Lines done, blank ones included.
+    pub lines: u64,
 }
 
 /// How far the cutting of one large object has come: cutting it again gives the same chunks, of which these are written.

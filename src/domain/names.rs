@@ -2,7 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::{OutputCompression, OutputFormat};
+use super::{
+    chunk::Chunk,
+    job::JobId,
+    spec::{JobSpec, Layout, OutputCompression, OutputFormat, OutputSpec},
+    uri::Uri,
+};
 
 /// Written last but one: what the job wrote, in input order.
 pub const MANIFEST: &str = "_manifest.json";
@@ -19,19 +24,22 @@ pub struct PartNames {
 }
 
 impl PartNames {
-    /// Names for chunk `seq`; `token` is random for each attempt, lower-case letters and digits.
+    /// Names for chunk `seq`; `token` is of [`PartNames::token`].
     pub fn new(seq: u64, token: &str, format: OutputFormat, compression: OutputCompression) -> Self {
-        let extension = match format {
-            OutputFormat::Jsonl => "jsonl",
-            OutputFormat::Csv => "csv",
-            OutputFormat::Parquet => "parquet",
-        };
-        let suffix = match (format, compression) {
-            (OutputFormat::Parquet, _) | (_, OutputCompression::None) => "",
-            (_, OutputCompression::Gzip) => ".gz",
-            (_, OutputCompression::Zstd) => ".zst",
-        };
-        Self { part: format!("part-{seq:06}-{token}.{extension}{suffix}"), errors: format!("errors/part-{seq:06}-{token}.jsonl") }
+        let suffix = suffix(format, compression);
+        Self { part: format!("part-{seq:06}-{token}{suffix}"), errors: format!("errors/part-{seq:06}-{token}.jsonl") }
+    }
+
+    /// What tells an attempt's names from those of every other: the job's tag, so that a job knows its own leftovers beside another's
+    /// output, and a random number.
+    pub fn token(job: &JobId, random: u64) -> String {
+        format!("{}{random:016x}", job.tag())
+    }
+
+    /// Whether `name` is a part or an errors file of an attempt of this job.
+    pub fn is_part_of(name: &str, job: &JobId) -> bool {
+        let token = name.rsplit('/').next().and_then(|name| name.strip_prefix("part-")?.split_once('-'));
+        Self::is_part(name) && token.is_some_and(|(_, token)| token.starts_with(job.tag()))
     }
 
     /// Whether `name` (relative to the output prefix) has the form of a part or an errors file of some attempt.
@@ -47,9 +55,53 @@ impl PartNames {
     }
 }
 
+/// The extension of an output, dot included: `.jsonl.gz`.
+fn suffix(format: OutputFormat, compression: OutputCompression) -> String {
+    let extension = match format {
+        OutputFormat::Jsonl => "jsonl",
+        OutputFormat::Csv => "csv",
+        OutputFormat::Parquet => "parquet",
+    };
+    let compression = match (format, compression) {
+        (OutputFormat::Parquet, _) | (_, OutputCompression::None) => "",
+        (_, OutputCompression::Gzip) => ".gz",
+        (_, OutputCompression::Zstd) => ".zst",
+    };
+    format!(".{extension}{compression}")
+}
+
+/// The name of the one output of an input object in the layout `mirror`: its key below the input prefix, and the output's extension.
+fn mirrored(input: &Uri, output: &OutputSpec, key: &str) -> String {
+    let below = match input.is_prefix() {
+        true => key.strip_prefix(input.path()).unwrap_or(key),
+        false => key.rsplit('/').next().unwrap_or(key),
+    };
+    format!("{below}{}", suffix(output.format, output.compression))
+}
+
+/// The name that a chunk's part has once its job has ended; `None` where the chunk has no part.
+pub fn final_part(spec: &JobSpec, chunk: &Chunk) -> Option<String> {
+    let part = chunk.result.as_ref()?.part.as_ref()?;
+    match (spec.output.layout, chunk.inputs.as_slice()) {
+        (Layout::Mirror, [input]) => Some(mirrored(&spec.input.uri, &spec.output, &input.key)),
+        _ => Some(part.key.clone()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_knows_its_own_parts() {
+        let (job, other) = (JobId::parse("job_0199e8c0a0b07c3d8e4f5a6b7c8d9e0f").unwrap(), JobId::generate());
+        let token = PartNames::token(&job, 7);
+        let names = PartNames::new(3, &token, OutputFormat::Csv, OutputCompression::None);
+        assert_eq!(names.part, "part-000003-7c8d9e0f0000000000000007.csv");
+        for name in [&names.part, &names.errors] {
+            assert!(PartNames::is_part_of(name, &job) && !PartNames::is_part_of(name, &other), "{name}");
+        }
+    }
 
     #[test]
     fn only_names_of_our_own_making_count_as_parts() {

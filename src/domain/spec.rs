@@ -19,6 +19,8 @@ pub enum InputFormat {
     Csv,
     /// One JSON object a line.
     Jsonl,
+    /// Arrow IPC, stream or file (Feather version 2).
+    Arrow,
 }
 
 /// Compression of text input. Parquet compresses inside itself.
@@ -67,11 +69,25 @@ impl Default for CsvOptions {
     }
 }
 
+/// What the input's location is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum InputKind {
+    /// A prefix of objects to read, or one such object.
+    #[default]
+    Objects,
+    /// An object that names the objects to read, one a line; they may lie in any store.
+    Manifest,
+}
+
 /// What to read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputSpec {
-    /// A prefix (ending in `/`) or one object.
+    /// A prefix (ending in `/`) or one object; or a manifest.
     pub uri: Uri,
+    /// Which of these.
+    #[serde(default)]
+    pub kind: InputKind,
     /// Format of every object, or `auto`.
     pub format: InputFormat,
     /// Compression of every object, or `auto`.
@@ -129,6 +145,19 @@ pub enum IfExists {
     /// Refuse the job.
     #[default]
     Fail,
+    /// Keep it until this job's own is there, then remove it.
+    Replace,
+}
+
+/// How outputs relate to inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// A part a chunk: large objects are cut, small ones gathered.
+    #[default]
+    Parts,
+    /// An output an input object, named like it.
+    Mirror,
 }
 
 /// Where and how to write.
@@ -144,6 +173,9 @@ pub struct OutputSpec {
     pub include_input: IncludeInput,
     /// Put before the name of each prediction column.
     pub prediction_prefix: String,
+    /// How outputs relate to inputs.
+    #[serde(default)]
+    pub layout: Layout,
     /// What an occupied prefix means.
     pub if_exists: IfExists,
 }

@@ -1,4 +1,4 @@
-//! Locations of models, inputs and outputs: `s3://bucket/key` and `file:///path`.
+//! Locations of models, inputs and outputs: `s3://bucket/key`, `gs://bucket/key`, `az://container/key` and `file:///path`.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,8 +7,24 @@ use serde::{Deserialize, Serialize};
 pub enum Scheme {
     /// Amazon S3 or a server that speaks its protocol.
     S3,
+    /// Google Cloud Storage.
+    Gs,
+    /// Azure Blob Storage; its containers are buckets here.
+    Az,
     /// A folder of this machine, under a configured root.
     File,
+}
+
+impl Scheme {
+    /// As locations write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::S3 => "s3",
+            Self::Gs => "gs",
+            Self::Az => "az",
+            Self::File => "file",
+        }
+    }
 }
 
 /// A location, parsed. The path is kept decoded and without `.`, `..` or empty segments; it is a prefix when it ends in `/`.
@@ -29,9 +45,9 @@ pub enum Error {
     #[error("{0:?} is not a URI: it has no scheme")]
     NoScheme(String),
     /// A scheme that no store is registered for.
-    #[error("scheme {0:?} is not supported")]
+    #[error("scheme {0:?} is none of s3, gs, az and file")]
     Scheme(String),
-    /// `s3://` without a bucket, or a bucket with characters that no bucket has.
+    /// `s3://`, `gs://` or `az://` without a bucket, or a bucket with characters that no bucket has.
     #[error("{0:?} names no valid bucket")]
     Bucket(String),
     /// `.`, `..`, empty segments, control characters, query or fragment.
@@ -53,13 +69,18 @@ impl Uri {
         let (scheme, rest) = text.split_once("://").ok_or_else(|| Error::NoScheme(text.into()))?;
         let path_error = |reason| Error::Path { uri: text.into(), reason };
         let (scheme, bucket, path) = match scheme {
-            "s3" => {
+            "s3" | "gs" | "az" => {
+                let scheme = match scheme {
+                    "s3" => Scheme::S3,
+                    "gs" => Scheme::Gs,
+                    _ => Scheme::Az,
+                };
                 let (bucket, path) = rest.split_once('/').unwrap_or((rest, ""));
                 let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
                 if bucket.is_empty() || !bucket.chars().all(legal) {
                     return Err(Error::Bucket(text.into()));
                 }
-                (Scheme::S3, bucket, path)
+                (scheme, bucket, path)
             }
             "file" => {
                 let path = rest.strip_prefix('/').ok_or(path_error("write three slashes and an absolute path"))?;
@@ -136,8 +157,8 @@ impl Uri {
 impl std::fmt::Display for Uri {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.scheme {
-            Scheme::S3 => write!(f, "s3://{}/{}", self.bucket, self.path),
             Scheme::File => write!(f, "file:///{}", self.path),
+            remote => write!(f, "{}://{}/{}", remote.name(), self.bucket, self.path),
         }
     }
 }
@@ -162,7 +183,8 @@ mod tests {
 
     #[test]
     fn locations_survive_a_round_trip() {
-        for text in ["s3://b/", "s3://b/a/x.csv", "file:///data/in/", "file:///x", "s3://my.bucket-1/ä €/%20/"] {
+        for text in ["s3://b/", "s3://b/a/x.csv", "file:///data/in/", "file:///x", "s3://my.bucket-1/ä €/%20/", "gs://b/x", "az://c/x/"]
+        {
             assert_eq!(Uri::parse(text).unwrap().to_string(), text);
         }
         assert_eq!(Uri::parse("s3://b").unwrap().to_string(), "s3://b/");
@@ -182,5 +204,6 @@ mod tests {
         assert!(!uri("s3://b/a").contains(&uri("s3://b/ab/")));
         assert!(uri("s3://b/a/b/").overlaps(&uri("s3://b/a/")));
         assert!(!uri("s3://c/a/").overlaps(&uri("s3://b/a/")));
+        assert!(!uri("gs://b/a/").overlaps(&uri("s3://b/a/")));
     }
 }

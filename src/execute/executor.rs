@@ -133,7 +133,7 @@ impl Executor {
             None => return,
         };
         let output = job.spec.output.clone();
-        let token = format!("{:x}", rand::random::<u64>());
+        let token = PartNames::token(&lease.chunk.job, rand::random());
         let names = PartNames::new(lease.chunk.seq, &token, output.format, output.compression);
         let attempt = next_attempt();
         held.insert(attempt, lease.clone());

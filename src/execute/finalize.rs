@@ -1,25 +1,32 @@
 //! Ends jobs: manifest, clean-up, marker, final state. Every step can be repeated after a crash.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::manifest::Manifest;
+use super::{
+    earlier::{self, Found},
+    manifest::Manifest,
+};
 use crate::{
     db::{self, JobLease, Store, Written},
     domain::{
         ChunkState, Job, JobState, PartNames, Problem, Uri,
         job::Ending,
-        names::{MANIFEST, SUCCESS},
+        names::{self, MANIFEST, SUCCESS},
+        spec::IfExists,
     },
     objects::{self, Bucket, Stores},
 };
 
 /// Chunks read at a time.
 const PAGE: u32 = 1000;
+
+/// Objects copied or deleted side by side.
+const SIDE_BY_SIDE: usize = 16;
 
 /// Finalises jobs, one after the other.
 #[derive(Debug)]
@@ -48,6 +55,14 @@ enum Error {
     Objects(#[from] objects::Error),
     #[error("the manifest cannot be written")]
     Manifest(#[from] serde_json::Error),
+}
+
+/// A committed part that is to have the name of its input.
+struct Copy {
+    part: String,
+    name: String,
+    sha256: String,
+    bytes: u64,
 }
 
 impl Finalizer {
@@ -118,36 +133,61 @@ impl Finalizer {
         }
     }
 
-    /// Manifest, then clean-up, then marker. A job that failed before it wrote anything leaves nothing, so that its prefix can be
-    /// used again. Of a job that was retried, what it wrote when it ended before is good until the new manifest stands; a marker that
-    /// is not true any more goes first.
+    /// An earlier job's output goes, outputs get their final names, then manifest, clean-up, marker. A job that failed before it wrote
+    /// anything leaves nothing, so that its prefix can be used again, and an earlier output as it was. Of a job that was retried, what it
+    /// wrote when it ended before is good until the new manifest stands; a marker that is not true any more goes first.
     async fn write(&self, lease: &JobLease, job: &Job, ending: Ending) -> Result<(), Error> {
         let output = &job.spec.output.uri;
         let bucket = self.stores.open(output)?;
         let mut manifest = Manifest::new(job);
         let mut named = HashSet::new();
+        let mut copies = Vec::new();
         let mut from = 0;
         loop {
             let page = self.store.chunks(&job.id, from, PAGE).await?;
             let Some(last) = page.last() else { break };
             from = last.id.seq + 1;
             for chunk in page.iter().filter(|c| c.state == ChunkState::Done) {
-                manifest.push(chunk);
-                let files = chunk.result.iter().flat_map(|r| r.part.iter().chain(&r.errors));
-                named.extend(files.map(|f| f.key.clone()));
+                manifest.push(&job.spec, chunk);
+                let Some(result) = &chunk.result else { continue };
+                named.extend(result.errors.iter().map(|errors| errors.key.clone()));
+                if let (Some(part), Some(name)) = (&result.part, names::final_part(&job.spec, chunk)) {
+                    if name != part.key {
+                        let (part, sha256, bytes) = (part.key.clone(), part.sha256.clone(), part.bytes);
+                        copies.push(Copy { part, name: name.clone(), sha256, bytes });
+                    }
+                    named.insert(name);
+                }
             }
             self.renew(lease).await?;
         }
-        if ending != Ending::Completed && job.breaks.retries > 0 {
-            bucket.delete(output.join(SUCCESS).path()).await?;
-            if named.is_empty() {
-                bucket.delete(output.join(MANIFEST).path()).await?;
+        let found = earlier::read(&bucket, output).await?;
+        let nothing = ending != Ending::Completed && named.is_empty();
+        match found {
+            // Its own manifest: it was interrupted after it had put it, or it is tried again.
+            Found::Manifest(own) if own.job == job.id => {
+                copies.retain(|copy| {
+                    !own.parts.iter().any(|part| part.key.as_ref() == Some(&copy.name) && part.sha256.as_ref() == Some(&copy.sha256))
+                });
+                if ending != Ending::Completed || !copies.is_empty() {
+                    bucket.delete(output.join(SUCCESS).path()).await?;
+                }
+                if nothing {
+                    bucket.delete(output.join(MANIFEST).path()).await?;
+                }
             }
+            Found::Manifest(earlier) if !nothing => self.replace(lease, job, &bucket, &earlier).await?,
+            Found::Manifest(_) | Found::Nothing | Found::Foreign => {}
         }
-        if ending == Ending::Completed || !named.is_empty() {
-            bucket.put(output.join(MANIFEST).path(), Bytes::from(manifest.to_json())).await?;
+        if nothing {
+            // Beside an earlier output only this job's own attempts are its to remove.
+            let replaces = job.spec.output.if_exists == IfExists::Replace;
+            let ours = |name: &str| if replaces { PartNames::is_part_of(name, &job.id) } else { PartNames::is_part(name) };
+            return self.remove_unnamed(lease, &bucket, output, ours).await;
         }
-        self.remove_unnamed(lease, &bucket, output, &named).await?;
+        self.copy(lease, &bucket, output, &copies).await?;
+        bucket.put(output.join(MANIFEST).path(), Bytes::from(manifest.to_json())).await?;
+        self.remove_unnamed(lease, &bucket, output, |name| PartNames::is_part(name) && !named.contains(name)).await?;
         if ending == Ending::Completed {
             let marker = format!("{}\n", job.id);
             bucket.put(output.join(SUCCESS).path(), Bytes::from(marker)).await?;
@@ -155,11 +195,53 @@ impl Finalizer {
         Ok(())
     }
 
-    /// Removes parts of attempts that were not committed.
-    async fn remove_unnamed(&self, lease: &JobLease, bucket: &Bucket, output: &Uri, named: &HashSet<String>) -> Result<(), Error> {
+    /// Removes what an earlier job left below the prefix, its marker first.
+    async fn replace(&self, lease: &JobLease, job: &Job, bucket: &Bucket, earlier: &Manifest) -> Result<(), Error> {
+        let output = &job.spec.output.uri;
+        tracing::info!(job.id = %job.id, "{} takes the place of {} at {output}", job.id, earlier.job);
+        bucket.delete(output.join(SUCCESS).path()).await?;
+        let paths = earlier::named(earlier, output).into_iter().map(|name| output.join(&name).path().to_owned());
+        let deletes = stream::iter(paths.collect::<Vec<_>>()).map(|path| {
+            let bucket = bucket.clone();
+            async move { bucket.delete(&path).await }
+        });
+        self.all_of(lease, deletes).await
+    }
+
+    /// Gives outputs their final names. The attempts' own names stay until the manifest is there, so that this can be repeated.
+    async fn copy(&self, lease: &JobLease, bucket: &Bucket, output: &Uri, copies: &[Copy]) -> Result<(), Error> {
+        let paths = copies.iter().map(|copy| (output.join(&copy.part), output.join(&copy.name), copy.bytes));
+        let copied = stream::iter(paths.collect::<Vec<_>>()).map(|(part, name, bytes)| {
+            let bucket = bucket.clone();
+            async move { bucket.copy(part.path(), name.path(), bytes).await }
+        });
+        self.all_of(lease, copied).await
+    }
+
+    /// Waits for every request, some of them side by side, with the lease renewed in between.
+    async fn all_of<R>(&self, lease: &JobLease, requests: impl Stream<Item = R> + Send) -> Result<(), Error>
+    where
+        R: Future<Output = objects::Result<()>> + Send,
+    {
+        let mut done = pin!(requests.buffer_unordered(SIDE_BY_SIDE).chunks(SIDE_BY_SIDE));
+        while let Some(some) = done.next().await {
+            some.into_iter().collect::<Result<(), _>>()?;
+            self.renew(lease).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes parts of attempts that were not committed, and those that were copied: all that `removed` says of their names.
+    async fn remove_unnamed(
+        &self,
+        lease: &JobLease,
+        bucket: &Bucket,
+        output: &Uri,
+        removed: impl Fn(&str) -> bool + Send + Sync,
+    ) -> Result<(), Error> {
         let prefix = output.as_prefix();
         for folder in ["", "errors/"] {
-            bucket.remove_unfinished(prefix.join(folder).path(), PartNames::is_part).await?;
+            bucket.remove_unfinished(prefix.join(folder).path(), &removed).await?;
         }
         let mut objects = bucket.list(prefix.path(), None);
         let mut listed = 0u64;
@@ -169,7 +251,7 @@ impl Finalizer {
                 self.renew(lease).await?;
             }
             let name = object.key.strip_prefix(prefix.path()).unwrap_or_default();
-            if PartNames::is_part(name) && !named.contains(name) {
+            if removed(name) {
                 tracing::debug!("removing {}, which no committed chunk names", bucket.uri(&object.key));
                 bucket.delete(&object.key).await?;
             }

@@ -10,9 +10,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Chunk, Job, JobId, ObjectSlice, PartFile, Pipeline, Slice, Uri,
+    Chunk, Job, JobId, JobSpec, ObjectSlice, PartFile, Pipeline, Slice, Uri,
     job::Ending,
-    spec::{CsvOptions, InputCompression, InputFormat, OutputCompression, OutputFormat},
+    names,
+    spec::{CsvOptions, InputCompression, InputFormat, InputKind, Layout, OutputCompression, OutputFormat},
 };
 
 /// The whole document.
@@ -60,8 +61,11 @@ pub struct Model {
 /// The input as the snapshot saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
-    /// The prefix or object.
+    /// The prefix or object; or the manifest that named the objects.
     pub uri: Uri,
+    /// Which of these.
+    #[serde(default)]
+    pub kind: InputKind,
     /// Format of every object, as the job said.
     #[serde(default)]
     pub format: InputFormat,
@@ -88,6 +92,9 @@ pub struct Output {
     pub format: OutputFormat,
     /// Compression of the parts; error rows have none.
     pub compression: OutputCompression,
+    /// How parts relate to inputs.
+    #[serde(default)]
+    pub layout: Layout,
 }
 
 /// Sums over `parts`, but for `objects` and `chunks`, which count what was planned.
@@ -129,7 +136,10 @@ pub struct Part {
 /// An object, or a slice of one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartInput {
-    /// Key in the input's store.
+    /// The bucket that it lies in, where a manifest named it; that of the input otherwise.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bucket: Option<Uri>,
+    /// Key in that store.
     pub key: String,
     /// As the store gave it.
     pub etag: Option<String>,
@@ -155,6 +165,7 @@ impl Manifest {
             provider: job.usage.provider.clone(),
             input: Input {
                 uri: input.uri.clone(),
+                kind: input.kind,
                 format: input.format,
                 compression: input.compression,
                 csv: input.csv.clone(),
@@ -162,7 +173,7 @@ impl Manifest {
                 objects: job.plan.objects,
                 bytes: job.plan.bytes,
             },
-            output: Output { uri: output.uri.clone(), format: output.format, compression: output.compression },
+            output: Output { uri: output.uri.clone(), format: output.format, compression: output.compression, layout: output.layout },
             counts: Counts { objects: job.plan.objects, chunks: job.counts.chunks, records: 0, succeeded: 0, failed: 0 },
             error_codes: BTreeMap::new(),
             parts: Vec::new(),
@@ -171,7 +182,9 @@ impl Manifest {
 
     /// Adds a committed chunk at its place, whatever the order of calls. A chunk without a result has written nothing that counts and
     /// is left out; one that is there already is not counted twice.
-    pub fn push(&mut self, chunk: &Chunk) {
+    ///
+    /// `spec` is the job's: by its layout a part has another name in the end than its attempt gave it.
+    pub fn push(&mut self, spec: &JobSpec, chunk: &Chunk) {
         let Some(result) = &chunk.result else { return };
         let place = self.parts.partition_point(|part| part.part < chunk.id.seq);
         if self.parts.get(place).is_some_and(|part| part.part == chunk.id.seq) {
@@ -186,7 +199,7 @@ impl Manifest {
         let file = result.part.as_ref();
         let part = Part {
             part: chunk.id.seq,
-            key: file.map(|file| file.key.clone()),
+            key: names::final_part(spec, chunk),
             records: result.succeeded,
             failed: result.failed,
             bytes: file.map_or(0, |file| file.bytes),
@@ -214,8 +227,29 @@ impl Manifest {
 }
 
 impl PartInput {
+    /// What tells it from every other object of the job: as the snapshot's digest has it.
+    pub fn name(&self) -> String {
+        match &self.bucket {
+            Some(bucket) => bucket.with_path(&self.key).to_string(),
+            None => self.key.clone(),
+        }
+    }
+
+    /// As a runner was given it by a job with this input.
+    pub fn to_slice(&self, said: &Input) -> ObjectSlice {
+        ObjectSlice {
+            bucket: self.bucket.clone(),
+            key: self.key.clone(),
+            size: self.size,
+            etag: self.etag.clone(),
+            format: said.format,
+            compression: said.compression,
+            slice: self.slice,
+        }
+    }
+
     fn of(slice: &ObjectSlice) -> Self {
-        Self { key: slice.key.clone(), etag: slice.etag.clone(), size: slice.size, slice: slice.slice }
+        Self { bucket: slice.bucket.clone(), key: slice.key.clone(), etag: slice.etag.clone(), size: slice.size, slice: slice.slice }
     }
 }
 
@@ -280,6 +314,7 @@ mod tests {
             ..ChunkResult::default()
         };
         let input = ObjectSlice {
+            bucket: None,
             key: "in/a.csv".into(),
             size: 30,
             etag: Some("e".into()),
@@ -305,7 +340,7 @@ mod tests {
 
     fn manifest(chunks: &[Chunk]) -> Manifest {
         let mut manifest = Manifest::new(&job(Ending::Completed));
-        chunks.iter().for_each(|chunk| manifest.push(chunk));
+        chunks.iter().for_each(|chunk| manifest.push(&job(Ending::Completed).spec, chunk));
         manifest
     }
 
@@ -325,9 +360,9 @@ mod tests {
                 "pipeline": serde_json::to_value(job(Ending::Completed).pipeline).unwrap(),
                 "runtime": "1.31.1",
                 "provider": "cpu",
-                "input": {"uri": "s3://lake/in/", "format": "auto", "compression": "auto", "csv": {"delimiter": ",", "header": true},
-                          "snapshot_digest": "d2", "objects": 2, "bytes": 30},
-                "output": {"uri": "s3://lake/out/", "format": "jsonl", "compression": "gzip"},
+                "input": {"uri": "s3://lake/in/", "kind": "objects", "format": "auto", "compression": "auto",
+                          "csv": {"delimiter": ",", "header": true}, "snapshot_digest": "d2", "objects": 2, "bytes": 30},
+                "output": {"uri": "s3://lake/out/", "format": "jsonl", "compression": "gzip", "layout": "parts"},
                 "counts": {"objects": 2, "chunks": 3, "records": 8, "succeeded": 5, "failed": 3},
                 "error_codes": {"missing_value": 3},
                 "parts": [
@@ -360,8 +395,8 @@ mod tests {
         let unfinished = Chunk { state: ChunkState::Cancelled, result: None, ..chunk(1, 1, 0) };
         for ending in [Ending::Failed, Ending::Cancelled, Ending::Expired] {
             let mut manifest = Manifest::new(&job(ending));
-            manifest.push(&chunk(0, 5, 0));
-            manifest.push(&unfinished);
+            manifest.push(&job(Ending::Completed).spec, &chunk(0, 5, 0));
+            manifest.push(&job(Ending::Completed).spec, &unfinished);
             assert!(!manifest.complete);
             assert_eq!(manifest.parts.len(), 1);
             assert_eq!(manifest.counts.records, 5);

@@ -7,6 +7,7 @@
 //! two executors that run the same chunk do harm to nobody but the electricity bill.
 
 mod commit;
+pub mod earlier;
 mod executor;
 mod finalize;
 mod lease;

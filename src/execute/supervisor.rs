@@ -25,6 +25,7 @@ use tokio::{
 
 use crate::{
     domain::{ChunkResult, Problem},
+    objects,
     runner::protocol::{Busy, ChunkTask, FromRunner, MAX_FRAME_BYTES, ToRunner},
     telemetry::LogFormat,
 };
@@ -47,8 +48,8 @@ pub struct RunnerOptions {
     pub library: PathBuf,
     /// Sessions, one thread each.
     pub workers: usize,
-    /// Folders that `file://` locations may lie in.
-    pub file_roots: Vec<PathBuf>,
+    /// How the runner reaches the stores.
+    pub stores: objects::Options,
     /// How long a model may take to load.
     pub load_timeout: Duration,
     /// How long one batch may stay in the runtime.
@@ -364,8 +365,11 @@ pub(super) fn spawn(options: &RunnerOptions) -> io::Result<Process> {
     let format = if options.log_format == LogFormat::Json { "json" } else { format };
     command.args(["--log-format", format, "--log", &options.log]);
     command.arg("runner").arg("--library").arg(&options.library).arg("--workers").arg(options.workers.to_string());
-    for root in &options.file_roots {
+    for root in &options.stores.file_roots {
         command.arg("--file-root").arg(root);
+    }
+    if !options.stores.buckets.is_empty() {
+        command.arg("--buckets").arg(serde_json::to_string(&options.stores.buckets)?);
     }
     command.stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs))).stdout(Stdio::null()).kill_on_drop(true);
     let child = command.spawn()?;

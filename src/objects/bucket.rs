@@ -3,26 +3,47 @@
 use std::{
     ops::Range,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
-use object_store::{
-    GetOptions, GetResult, ObjectStore, ObjectStoreExt, aws::AmazonS3, local::LocalFileSystem, path::Path as StorePath, signer::Signer,
-};
+use object_store::{GetOptions, GetResult, ObjectStore, ObjectStoreExt, local::LocalFileSystem, path::Path as StorePath, signer::Signer};
 
 use super::{Error, ObjectMeta, Result, Upload, stores::resolve_existing, walk};
-use crate::domain::Uri;
+use crate::domain::{Scheme, Uri};
 
 /// Objects whose size and etag are asked for side by side, where listing does not give them.
 const HEADS: usize = 16;
 
+/// S3 copies objects up to 5 GB in one request.
+const MOST_COPIED: u64 = 5_000_000_000;
+/// How long one signature may take: where the service has no key of its own, another service is asked for it.
+const SIGN_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long nothing is signed after a failure: an identity that may not sign is not asked object by object.
+const SIGN_PAUSE: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Clone)]
 pub(super) enum Backend {
-    S3(Arc<AmazonS3>),
+    Remote(Remote),
     File(Arc<LocalFileSystem>),
+}
+
+/// A bucket behind a network.
+#[derive(Debug, Clone)]
+pub(super) struct Remote {
+    store: Arc<dyn ObjectStore>,
+    signer: Arc<dyn Signer>,
+    /// When signing last failed.
+    unsigned: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Remote {
+    pub(super) fn new(store: impl ObjectStore + Signer) -> Self {
+        let store = Arc::new(store);
+        Self { store: store.clone(), signer: store, unsigned: Arc::default() }
+    }
 }
 
 /// One bucket (or the file system below the roots); cheap to clone.
@@ -41,7 +62,7 @@ impl Bucket {
 
     pub(super) fn store(&self) -> Arc<dyn ObjectStore> {
         match &self.backend {
-            Backend::S3(store) => store.clone(),
+            Backend::Remote(remote) => remote.store.clone(),
             Backend::File(store) => store.clone(),
         }
     }
@@ -49,14 +70,6 @@ impl Bucket {
     /// The location of a key of this bucket.
     pub fn uri(&self, key: &str) -> Uri {
         self.base.with_path(key)
-    }
-
-    /// How `_source` shows a key of this bucket: the key itself; for files the absolute path.
-    pub fn display_key(&self, key: &str) -> String {
-        match self.backend {
-            Backend::S3(_) => key.to_owned(),
-            Backend::File(_) => format!("/{key}"),
-        }
     }
 
     /// The store's form of a key. For files also the check that no link leads out of the roots.
@@ -86,12 +99,19 @@ impl Bucket {
     /// The stream ends after its first error.
     pub fn list(&self, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<ObjectMeta>> {
         let listed = match &self.backend {
-            Backend::S3(store) => self.list_s3(store, prefix, after),
+            Backend::Remote(remote) => self.list_remote(&remote.store, prefix, after),
             Backend::File(store) => self.list_files(store.clone(), prefix, after),
         };
         let bucket = self.clone();
-        let mut last: Option<String> = after.map(str::to_owned);
+        let start: Option<String> = after.map(str::to_owned);
+        let mut last = start.clone();
+        let mut passed = after.is_none();
         listed
+            // Not every server knows how to begin a listing in its middle: then what was listed before comes first.
+            .filter(move |object| {
+                passed = passed || object.as_ref().map_or(true, |object| start.as_ref().is_none_or(|start| object.key > *start));
+                futures::future::ready(passed)
+            })
             .map(move |object| {
                 let object = object?;
                 if last.as_ref().is_some_and(|last| *last >= object.key) {
@@ -108,7 +128,7 @@ impl Bucket {
             .boxed()
     }
 
-    fn list_s3(&self, store: &Arc<AmazonS3>, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<ObjectMeta>> {
+    fn list_remote(&self, store: &Arc<dyn ObjectStore>, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<ObjectMeta>> {
         let trimmed = prefix.trim_end_matches('/');
         let parsed = (!trimmed.is_empty()).then(|| StorePath::parse(trimmed)).transpose();
         let uri = self.uri(prefix);
@@ -123,7 +143,7 @@ impl Bucket {
         };
         let bucket = self.clone();
         listed
-            .map_ok(|meta| ObjectMeta { key: meta.location.to_string(), size: meta.size, etag: meta.e_tag })
+            .map_ok(|meta| ObjectMeta { key: meta.location.to_string(), size: meta.size, etag: meta.e_tag.map(quoted) })
             .map_err(move |e| translate("LIST", &uri, None, e))
             .map(move |object| {
                 let bucket = bucket.clone();
@@ -212,6 +232,19 @@ impl Bucket {
         Ok(got.into_stream().map_err(move |e| translate("GET", &uri, etag.as_deref(), e)).boxed())
     }
 
+    /// All of a small object in one request: it is `size` bytes long and has this etag, or it is [`Error::Changed`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn read_whole(&self, key: &str, etag: Option<&str>, size: u64) -> Result<Bytes> {
+        let got = self.get(key, etag, None).await?;
+        // Looked at before the body: an object that grew must not fill the memory.
+        if got.meta.size != size {
+            return Err(Error::Changed { uri: self.uri(key), etag: etag.unwrap_or("the one planned").to_owned() });
+        }
+        got.bytes().await.map_err(|e| translate("GET", &self.uri(key), etag, e))
+    }
+
     /// All of it, whatever its etag.
     ///
     /// # Errors
@@ -242,6 +275,24 @@ impl Bucket {
         Ok(())
     }
 
+    /// Writes an object of `size` bytes under another name, by the store itself where it can.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn copy(&self, from: &str, to: &str, size: u64) -> Result<()> {
+        // Azure may answer before it has copied, and then the original must stay: object_store does not tell.
+        if self.base.scheme() == Scheme::Az || matches!(self.backend, Backend::Remote(_)) && size > MOST_COPIED {
+            let mut upload = self.upload(to)?;
+            let mut blocks = self.stream(from, None, 0..size).await?;
+            while let Some(block) = blocks.try_next().await? {
+                upload.write(block).await?;
+            }
+            return upload.finish().await;
+        }
+        let (source, target) = (self.path(from)?, self.path(to)?);
+        self.store().copy(&source, &target).await.map_err(|e| translate("COPY", &self.uri(from), None, e))
+    }
+
     /// Begins an object that is written as its bytes come.
     ///
     /// # Errors
@@ -263,12 +314,12 @@ impl Bucket {
     }
 
     /// Removes what killed uploads left behind directly below `prefix` and whose final name `ours` recognises. Only files leave
-    /// such a thing under a name of its own; on S3 it is the bucket's lifecycle rule that ends an upload nobody completes.
+    /// such a thing under a name of its own; in a bucket it is a lifecycle rule that ends an upload nobody completes.
     ///
     /// # Errors
     /// [`Error`].
     pub async fn remove_unfinished(&self, prefix: &str, ours: impl Fn(&str) -> bool + Send) -> Result<()> {
-        if matches!(self.backend, Backend::S3(_)) {
+        if matches!(self.backend, Backend::Remote(_)) {
             return Ok(());
         }
         self.path(prefix)?;
@@ -288,16 +339,30 @@ impl Bucket {
         Ok(())
     }
 
-    /// A URL that reads the object for `ttl` without credentials, where the store can make one (S3 can, files cannot).
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn presign(&self, key: &str, ttl: Duration) -> Result<Option<url::Url>> {
-        let Backend::S3(store) = &self.backend else { return Ok(None) };
-        let path = self.path(key)?;
-        let signed = store.signed_url(reqwest::Method::GET, &path, ttl).await;
-        signed.map(Some).map_err(|e| translate("SIGN", &self.uri(key), None, e))
+    /// A URL that reads the object for `ttl` without credentials; `None` where none can be made: for files, and where the service's
+    /// identity may use the store but not sign for it.
+    pub async fn presign(&self, key: &str, ttl: Duration) -> Option<url::Url> {
+        let Backend::Remote(remote) = &self.backend else { return None };
+        let path = self.path(key).ok()?;
+        let unsigned = || remote.unsigned.lock().unwrap_or_else(PoisonError::into_inner);
+        if unsigned().is_some_and(|since| since.elapsed() < SIGN_PAUSE) {
+            return None;
+        }
+        let signed = tokio::time::timeout(SIGN_TIMEOUT, remote.signer.signed_url(reqwest::Method::GET, &path, ttl)).await;
+        let why = match signed {
+            Ok(Ok(url)) => return Some(url),
+            Ok(Err(error)) => reason(&error),
+            Err(_) => format!("no answer within {} s", SIGN_TIMEOUT.as_secs()),
+        };
+        tracing::info!(uri = %self.base, "no URLs can be presigned for {}: {why}", self.base);
+        *unsigned() = Some(Instant::now());
+        None
     }
+}
+
+/// An etag as headers write it: Azure's listings leave the quotes out.
+fn quoted(etag: String) -> String {
+    if etag.ends_with('"') { etag } else { format!("\"{etag}\"") }
 }
 
 /// An object_store error in our words.
@@ -305,7 +370,9 @@ pub(super) fn translate(operation: &'static str, uri: &Uri, etag: Option<&str>, 
     use object_store::Error as E;
     let (uri, reason) = (uri.clone(), reason(&error));
     match error {
-        E::NotFound { .. } | E::Generic { .. } if reason.contains("NoSuchBucket") => Error::NoBucket { uri },
+        E::NotFound { .. } | E::Generic { .. } if ["NoSuchBucket", "ContainerNotFound"].iter().any(|code| reason.contains(code)) => {
+            Error::NoBucket { uri }
+        }
         E::NotFound { .. } => Error::NotFound { uri },
         E::Precondition { .. } => Error::Changed { uri, etag: etag.unwrap_or_default().to_owned() },
         E::PermissionDenied { .. } | E::Unauthenticated { .. } | E::UnknownConfigurationKey { .. } => Error::Denied { uri, reason },

@@ -4,7 +4,10 @@
 //! Retries and credentials are settled here; callers see one failure, the last.
 
 mod bucket;
+mod connect;
+mod credentials;
 mod probe;
+mod settings;
 mod stores;
 mod upload;
 mod walk;
@@ -13,6 +16,7 @@ use crate::domain::Uri;
 
 pub use bucket::Bucket;
 pub use probe::{CLOCK_TOLERANCE, Condition, Probe};
+pub use settings::{BucketKind, BucketSettings};
 pub use stores::{Options, Stores};
 pub use upload::Upload;
 
@@ -58,6 +62,12 @@ pub enum Error {
         /// What was pinned.
         etag: String,
     },
+    /// The object could not be read when the job was planned, and can be now: what it holds was never pinned.
+    #[error("{uri} could not be read when the job was planned; it can be now, so run a job for it")]
+    Unplanned {
+        /// Which.
+        uri: Uri,
+    },
     /// A `file://` location outside the configured roots.
     #[error("{uri} is not below any configured file root; start the service with --file-root for a folder above it")]
     OutsideRoots {
@@ -97,7 +107,7 @@ impl Error {
             Self::NotFound { .. } => "object_not_found",
             Self::NoBucket { .. } => "bucket_not_found",
             Self::Denied { .. } => "access_denied",
-            Self::Changed { .. } => "input_changed",
+            Self::Changed { .. } | Self::Unplanned { .. } => "input_changed",
             Self::OutsideRoots { .. } => "outside_file_roots",
             Self::BadKey { .. } => "invalid_key",
             Self::Unordered { .. } => "unordered_listing",

@@ -1,17 +1,16 @@
 //! Opens the store of a location.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
-    time::Duration,
 };
-
-use object_store::{BackoffConfig, ClientOptions, RetryConfig, aws::AmazonS3Builder, local::LocalFileSystem};
 
 use super::{
     Error, Result,
     bucket::{Backend, Bucket},
+    connect::connect,
+    settings::BucketSettings,
 };
 use crate::domain::{Scheme, Uri};
 
@@ -20,9 +19,11 @@ use crate::domain::{Scheme, Uri};
 pub struct Options {
     /// Folders that `file://` locations may lie in, absolute.
     pub file_roots: Vec<PathBuf>,
+    /// Settings of single buckets, by name; all others are reached by the environment's settings.
+    pub buckets: BTreeMap<String, BucketSettings>,
 }
 
-/// Opens the store of a location; cheap to clone. S3 settings come from the AWS environment names.
+/// Opens the store of a location; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Stores {
     roots: Arc<Vec<PathBuf>>,
@@ -30,10 +31,20 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Roots are resolved now, so that a link put in their place later leads nowhere else.
-    pub fn new(options: Options) -> Self {
+    /// Roots are resolved now, so that a link put in their place later leads nowhere else; and the stores that have settings of their
+    /// own are opened now, so that a variable or a file that is missing is told at start.
+    ///
+    /// # Errors
+    /// One sentence that names the bucket and what is wrong with its settings.
+    pub fn new(options: Options) -> std::result::Result<Self, String> {
         let roots = options.file_roots.iter().map(|r| std::fs::canonicalize(r).unwrap_or_else(|_| r.clone())).collect();
-        Self { roots: Arc::new(roots), open: Arc::default() }
+        let mut open = HashMap::new();
+        for (name, settings) in &options.buckets {
+            let told = |why: String| format!("[buckets.{name}]: {why}");
+            let uri = Uri::parse(&format!("{}://{name}/", settings.kind.name())).map_err(|e| told(e.to_string()))?;
+            open.insert((uri.scheme(), name.clone()), connect(&uri, Some(settings)).map_err(told)?);
+        }
+        Ok(Self { roots: Arc::new(roots), open: Arc::new(Mutex::new(open)) })
     }
 
     /// The store of this location. Connects to nothing yet.
@@ -50,7 +61,7 @@ impl Stores {
         let backend = match open.get(&key) {
             Some(backend) => backend.clone(),
             None => {
-                let backend = connect(uri)?;
+                let backend = connect(uri, None).map_err(|reason| Error::Denied { uri: uri.clone(), reason })?;
                 open.insert(key, backend.clone());
                 backend
             }
@@ -72,33 +83,4 @@ pub(super) fn resolve_existing(path: &Path) -> Option<PathBuf> {
     let existing = path.ancestors().find(|a| a.exists())?;
     let rest = path.strip_prefix(existing).ok()?;
     Some(std::fs::canonicalize(existing).ok()?.join(rest))
-}
-
-fn connect(uri: &Uri) -> Result<Backend> {
-    match uri.scheme() {
-        Scheme::File => Ok(Backend::File(Arc::new(LocalFileSystem::new().with_fsync(true)))),
-        Scheme::S3 => {
-            // The default request timeout includes the body, which for a large object is no measure of health.
-            let client = ClientOptions::new()
-                .with_timeout_disabled()
-                .with_connect_timeout(Duration::from_secs(5))
-                .with_read_timeout(Duration::from_secs(30));
-            let client = match std::env::var("AWS_ALLOW_HTTP") {
-                Ok(value) if matches!(value.as_str(), "1" | "true" | "TRUE") => client.with_allow_http(true),
-                _ => client,
-            };
-            let retry = RetryConfig {
-                backoff: BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(5), base: 2.0 },
-                max_retries: 8,
-                retry_timeout: Duration::from_secs(60),
-            };
-            AmazonS3Builder::from_env()
-                .with_bucket_name(uri.bucket())
-                .with_client_options(client)
-                .with_retry(retry)
-                .build()
-                .map(|store| Backend::S3(Arc::new(store)))
-                .map_err(|e| Error::Denied { uri: uri.clone(), reason: super::bucket::reason(&e) })
-        }
-    }
 }

@@ -9,13 +9,13 @@ use std::sync::{Arc, atomic::AtomicU64};
 use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use tokio::runtime::Handle;
 
-use super::Error;
+use super::{Error, list::Found};
 use crate::{
     domain::{
         JobSpec, ObjectSlice, Slice,
-        spec::{InputCompression, InputFormat, InputSpec},
+        spec::{InputCompression, InputFormat, InputSpec, Layout},
     },
-    objects::{Bucket, ObjectMeta},
+    objects::Bucket,
     runner::{
         decode::{self, RecordBorders, RowGroupInfo, sniff},
         source::StoreObject,
@@ -40,25 +40,28 @@ pub(super) enum Cut<'c> {
 
 /// Cuts the objects of one job.
 pub(super) struct Cutter {
-    bucket: Bucket,
     input: InputSpec,
+    layout: Layout,
     chunk_bytes: u64,
     chunk_records: Option<u64>,
 }
 
 impl Cutter {
-    pub(super) fn new(bucket: Bucket, spec: &JobSpec, chunk_bytes: u64) -> Self {
-        Self { bucket, input: spec.input.clone(), chunk_bytes, chunk_records: spec.execution.chunk_records }
+    pub(super) fn new(spec: &JobSpec, chunk_bytes: u64) -> Self {
+        let (input, layout) = (spec.input.clone(), spec.output.layout);
+        Self { input, layout, chunk_bytes, chunk_records: spec.execution.chunk_records }
     }
 
-    /// Decides on one object; reads nothing of it when it is small and the job does not limit a chunk's records.
-    pub(super) async fn cut(&self, object: &ObjectMeta) -> Result<Cut<'_>, Error> {
+    /// Decides on one object; reads nothing of it when it is small and the job does not limit a chunk's records, or when each object is
+    /// to have an output of its own.
+    pub(super) async fn cut<'c>(&'c self, found: &'c Found) -> Result<Cut<'c>, Error> {
+        let object = &found.meta;
         let (mut format, mut compression) = self.kind_by_name(&object.key);
         let large = object.size > self.chunk_bytes.saturating_mul(3) / 2;
-        if !large && self.chunk_records.is_none() {
-            return Ok(Cut::Whole { slice: slice_of(object, format, compression, Slice::Whole), records: 0 });
+        if !large && self.chunk_records.is_none() || self.layout == Layout::Mirror {
+            return Ok(Cut::Whole { slice: slice_of(found, format, compression, Slice::Whole), records: 0 });
         }
-        let head = self.head(object).await?;
+        let head = head(found).await?;
         if format != InputFormat::Parquet && compression == InputCompression::Auto {
             compression = sniff::compression_of(&head);
         }
@@ -66,12 +69,11 @@ impl Cutter {
             // What no format is left as it is: the decoder says so, in an error row.
             format = sniff::format_of(&head[..head.len().min(sniff::HEAD_BYTES)]).unwrap_or_default();
         }
-        let object = object.clone();
-        let of = move |slice| slice_of(&object, format, compression, slice);
+        let of = move |slice| slice_of(found, format, compression, slice);
         match (format, compression) {
             (InputFormat::Parquet, _) => {
                 let slice = of(Slice::Whole);
-                let Some(groups) = self.row_groups(&slice).await else { return Ok(Cut::Whole { slice, records: 0 }) };
+                let Some(groups) = self.row_groups(&found.bucket, &slice).await else { return Ok(Cut::Whole { slice, records: 0 }) };
                 let records: u64 = groups.iter().map(|g| g.rows).sum();
                 let most = self.chunk_records.unwrap_or(u64::MAX);
                 if !large && records <= most {
@@ -88,7 +90,7 @@ impl Cutter {
                 }
                 let slices = match format {
                     InputFormat::Jsonl => stream::iter(byte_slices(slice.size, target)).map(Ok).boxed(),
-                    _ => self.csv_slices(&slice, target).await?,
+                    _ => self.csv_slices(&found.bucket, &slice, target).await?,
                 };
                 Ok(Cut::Slices(slices.map_ok(of).boxed()))
             }
@@ -106,11 +108,6 @@ impl Cutter {
         )
     }
 
-    pub(super) async fn head(&self, object: &ObjectMeta) -> Result<Vec<u8>, Error> {
-        let range = 0..object.size.min(HEAD_BYTES);
-        Ok(self.bucket.read(&object.key, object.etag.as_deref(), range).await?.to_vec())
-    }
-
     /// About how many bytes a slice of a text should hold.
     fn target_bytes(&self, head: &[u8]) -> u64 {
         match self.chunk_records {
@@ -120,10 +117,10 @@ impl Cutter {
     }
 
     /// The row groups of a Parquet object; `None` when its footer cannot be read, which the runner will report, whole.
-    pub(super) async fn row_groups(&self, slice: &ObjectSlice) -> Option<Vec<RowGroupInfo>> {
-        let source: Arc<str> = self.bucket.display_key(&slice.key).into();
+    pub(super) async fn row_groups(&self, bucket: &Bucket, slice: &ObjectSlice) -> Option<Vec<RowGroupInfo>> {
+        let source: Arc<str> = slice.source(&self.input.uri).into();
         let object = StoreObject {
-            bucket: self.bucket.clone(),
+            bucket: bucket.clone(),
             object: slice.clone(),
             handle: Handle::current(),
             bytes_read: Arc::new(AtomicU64::new(0)),
@@ -140,9 +137,14 @@ impl Cutter {
     }
 
     /// Ranges that end at the first record border at or after each multiple of `target`, found as the object streams by.
-    async fn csv_slices(&self, slice: &ObjectSlice, target: u64) -> Result<BoxStream<'static, Result<Slice, Error>>, Error> {
+    async fn csv_slices(
+        &self,
+        bucket: &Bucket,
+        slice: &ObjectSlice,
+        target: u64,
+    ) -> Result<BoxStream<'static, Result<Slice, Error>>, Error> {
         let size = slice.size;
-        let blocks = self.bucket.stream(&slice.key, slice.etag.as_deref(), 0..size).await?;
+        let blocks = bucket.stream(&slice.key, slice.etag.as_deref(), 0..size).await?;
         let mut borders = RecordBorders::new(sniff::delimiter(&slice.key, &self.input.csv));
         let mut start = 0;
         let found = blocks.map_ok(move |block| {
@@ -170,8 +172,14 @@ impl Cutter {
     }
 }
 
-pub(super) fn slice_of(object: &ObjectMeta, format: InputFormat, compression: InputCompression, slice: Slice) -> ObjectSlice {
-    ObjectSlice { key: object.key.clone(), size: object.size, etag: object.etag.clone(), format, compression, slice }
+pub(super) fn slice_of(found: &Found, format: InputFormat, compression: InputCompression, slice: Slice) -> ObjectSlice {
+    let (bucket, object) = (found.named_in.clone(), found.meta.clone());
+    ObjectSlice { bucket, key: object.key, size: object.size, etag: object.etag, format, compression, slice }
+}
+
+pub(super) async fn head(found: &Found) -> Result<Vec<u8>, Error> {
+    let object = &found.meta;
+    Ok(found.bucket.read(&object.key, object.etag.as_deref(), 0..object.size.min(HEAD_BYTES)).await?.to_vec())
 }
 
 /// Mean length of the lines in the head of a text, at least 1.

@@ -58,6 +58,7 @@ mod tests {
             let mut chunks = Vec::new();
             for (i, size) in sizes.iter().enumerate() {
                 let object = ObjectSlice {
+                    bucket: None,
                     key: format!("{i:03}"), size: *size, etag: None,
                     format: InputFormat::Csv, compression: InputCompression::None, slice: Slice::Whole,
                 };

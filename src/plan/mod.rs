@@ -1,4 +1,4 @@
-//! Lists the input prefix, pins its objects and cuts them into chunks.
+//! Lists the input prefix, or reads the manifest of objects, pins the objects and cuts them into chunks.
 //!
 //! In: a job under a planning lease. Out: chunks in input order, appended to the store while the listing goes on, so that
 //! execution starts before planning ends. Reads no records: of large objects the Parquet footer, or the record borders of CSV.
@@ -8,6 +8,8 @@
 
 mod cut;
 mod gather;
+mod list;
+mod manifest;
 mod preview;
 mod snapshot;
 

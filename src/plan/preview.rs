@@ -3,27 +3,30 @@
 //! In: a definition. Out: its first objects, and how many objects, bytes, records and chunks there are, as far as a few requests tell.
 //! Reads footers and heads of a few objects only; scans none, and writes nothing.
 
-use futures::{StreamExt, TryStreamExt, stream};
+use std::time::Duration;
+
+use futures::TryStreamExt;
 
 use super::{
-    Options,
-    cut::{Cutter, record_bytes, slice_of},
+    Error, Options,
+    cut::{Cutter, head, record_bytes, slice_of},
     gather::Gatherer,
-    snapshot::{Filter, nothing_found},
+    list::{self, Found},
+    manifest::Manifest,
 };
 use crate::{
     domain::{
         JobSpec, ObjectSlice, Problem, Slice,
-        spec::{InputCompression, InputFormat},
+        spec::{InputCompression, InputFormat, InputKind, Layout},
     },
-    objects::{ObjectMeta, Result, Stores},
+    objects::{self, Stores},
     runner::decode::sniff,
 };
 
 /// Input objects in the first page.
 const PAGE: usize = 1000;
-/// Objects looked at to find them: globs may pass over many.
-const MOST_LISTED: usize = 10 * PAGE;
+/// How long they are looked for: globs may pass over very many.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Objects whose records are counted or estimated; the others are taken to be like them.
 const PROBED: usize = 8;
 
@@ -61,47 +64,58 @@ pub struct Estimate {
 ///
 /// # Errors
 /// Those of the store.
-pub async fn preview(stores: &Stores, spec: &JobSpec, options: &Options) -> Result<Preview> {
-    let input = &spec.input;
-    let bucket = stores.open(&input.uri)?;
-    let filter = Filter::new(input);
-    let cutter = Cutter::new(bucket.clone(), spec, options.chunk_bytes);
-    let mut listing = if input.uri.is_prefix() {
-        bucket.list(input.uri.path(), None)
-    } else {
-        stream::iter([bucket.head(input.uri.path()).await]).boxed()
-    };
-    let (mut found, mut listed, mut all) = (Vec::<ObjectMeta>::new(), 0, false);
-    while found.len() < PAGE && listed < MOST_LISTED {
-        let Some(object) = listing.try_next().await? else {
-            all = true;
-            break;
-        };
-        listed += 1;
-        if filter.takes(&object) {
-            found.push(object);
-        }
+pub async fn preview(stores: &Stores, spec: &JobSpec, options: &Options) -> objects::Result<Preview> {
+    let (mut found, mut all, mut problem) = (Vec::new(), false, None);
+    // Out of time: what was found by then is the first page.
+    match tokio::time::timeout(PATIENCE, first_page(stores, spec, &mut found)).await {
+        Ok(Ok(ended)) => all = ended,
+        Ok(Err(Error::Objects(error))) => return Err(error),
+        Ok(Err(Error::Job(why))) => problem = Some(why),
+        Ok(Err(Error::Fenced | Error::Stopping | Error::Database(_))) | Err(_) => {}
     }
-    let problem = if found.is_empty() && all { Some(nothing_found(input, &bucket).await) } else { None };
+    if found.is_empty() && all {
+        let bucket = stores.open(&spec.input.uri)?;
+        problem = problem.or(Some(list::nothing_found(&spec.input, &bucket).await));
+    }
+    let cutter = Cutter::new(spec, options.chunk_bytes);
     let objects: Vec<ObjectSlice> = found
         .iter()
         .map(|object| {
-            let (format, compression) = cutter.kind_by_name(&object.key);
+            let (format, compression) = cutter.kind_by_name(&object.meta.key);
             slice_of(object, format, compression, Slice::Whole)
         })
         .collect();
-    let estimate = estimate(&cutter, &found, &objects, spec.execution.chunk_records, options).await;
+    let estimate = estimate(&cutter, &found, &objects, spec, options).await;
     Ok(Preview { objects, all, estimate, problem })
 }
 
-async fn estimate(cutter: &Cutter, found: &[ObjectMeta], objects: &[ObjectSlice], most: Option<u64>, options: &Options) -> Estimate {
+/// Finds the first objects; whether there are no others.
+async fn first_page(stores: &Stores, spec: &JobSpec, found: &mut Vec<Found>) -> Result<bool, Error> {
+    let input = &spec.input;
+    let mut objects = match input.kind {
+        InputKind::Objects => list::objects(&stores.open(&input.uri)?, input, None).await,
+        InputKind::Manifest => Manifest::open(stores, spec, None).await?.objects().await?,
+    };
+    while found.len() < PAGE {
+        match objects.try_next().await? {
+            Some(object) => found.push(object),
+            None => return Ok(true),
+        }
+    }
+    Ok(false)
+}
+
+async fn estimate(cutter: &Cutter, found: &[Found], objects: &[ObjectSlice], spec: &JobSpec, options: &Options) -> Estimate {
+    let mirrored = spec.output.layout == Layout::Mirror;
+    let most = spec.execution.chunk_records.filter(|_| !mirrored);
     let bytes: u64 = objects.iter().map(|o| o.size).sum();
     let mut probed = Probed { bytes: 0, records: 0, counted: true };
-    for (meta, object) in found.iter().zip(objects).take(PROBED) {
-        probed.add(cutter, meta, object).await;
+    for (found, object) in found.iter().zip(objects).take(PROBED) {
+        probed.add(cutter, found, object).await;
     }
     let records = (probed.bytes > 0).then(|| (u128::from(probed.records) * u128::from(bytes) / u128::from(probed.bytes)) as u64);
-    let (chunks, uncut) = chunks(objects, most, &probed, options);
+    // Mirrored, each object is a chunk.
+    let (chunks, uncut) = if mirrored { (objects.len() as u64, true) } else { chunks(objects, most, &probed, options) };
     Estimate {
         objects: objects.len() as u64,
         bytes,
@@ -122,13 +136,13 @@ struct Probed {
 
 impl Probed {
     /// Parquet says how many rows it has; of a text the length of the first lines is known. What cannot be read tells nothing.
-    async fn add(&mut self, cutter: &Cutter, meta: &ObjectMeta, object: &ObjectSlice) {
-        let head = cutter.head(meta).await.unwrap_or_default();
+    async fn add(&mut self, cutter: &Cutter, found: &Found, object: &ObjectSlice) {
+        let head = head(found).await.unwrap_or_default();
         let format = match object.format {
             InputFormat::Auto => sniff::format_of(&head[..head.len().min(sniff::HEAD_BYTES)]).unwrap_or_default(),
             known => known,
         };
-        let counted = if format == InputFormat::Parquet { cutter.row_groups(object).await } else { None };
+        let counted = if format == InputFormat::Parquet { cutter.row_groups(&found.bucket, object).await } else { None };
         self.counted &= counted.is_some();
         let plain = format != InputFormat::Parquet && sniff::compression_of(&head) == InputCompression::None;
         if let Some(groups) = counted {

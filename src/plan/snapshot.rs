@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use futures::{StreamExt, TryStreamExt, stream};
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
@@ -11,15 +10,16 @@ use super::{
     Error, Planner,
     cut::{Cut, Cutter},
     gather::Gatherer,
+    list::{self, Found},
+    manifest::Manifest,
 };
 use crate::{
     db::{JobLease, Written},
     domain::{
         Job, ObjectSlice, Problem,
         job::{PartialObject, PlanCursor},
-        spec::InputSpec,
+        spec::{InputKind, Layout},
     },
-    objects::{Bucket, ObjectMeta},
 };
 
 /// Chunks appended in one transaction at most.
@@ -31,27 +31,35 @@ const APPEND_SECONDS: f64 = 0.5;
 pub(super) async fn plan(planner: &Planner, lease: &JobLease, job: &Job, stop: &CancellationToken) -> Result<(), Error> {
     let input = &job.spec.input;
     let bucket = planner.stores.open(&input.uri)?;
-    let filter = Filter::new(input);
-    let cutter = Cutter::new(bucket.clone(), &job.spec, planner.options.chunk_bytes);
+    let cutter = Cutter::new(&job.spec, planner.options.chunk_bytes);
     let mut appender = Appender::new(planner, lease, job.plan.clone());
-    let mut gatherer = Gatherer::new(planner.options.chunk_bytes, planner.options.chunk_objects, job.spec.execution.chunk_records);
+    let most_objects = if job.spec.output.layout == Layout::Mirror { 1 } else { planner.options.chunk_objects };
+    let mut gatherer = Gatherer::new(planner.options.chunk_bytes, most_objects, job.spec.execution.chunk_records);
     let mut seen = job.plan.clone();
 
-    let mut objects = if input.uri.is_prefix() {
-        bucket.list(input.uri.path(), job.plan.after_key.as_deref())
-    } else if job.plan.after_key.is_some() {
-        stream::empty().boxed()
-    } else {
-        stream::iter([bucket.head(input.uri.path()).await]).boxed()
+    let mut objects = match input.kind {
+        InputKind::Objects => list::objects(&bucket, input, job.plan.after_key.as_deref()).await,
+        InputKind::Manifest => {
+            let manifest = Manifest::open(&planner.stores, &job.spec, job.plan.manifest.as_ref()).await?;
+            // Whole before any of it is planned: a manifest with a fault is the caller's to mend, and costs no work.
+            if job.plan.manifest.is_none() {
+                let mut lines = manifest.check().await?;
+                while lines.next_step().await? {
+                    if stop.is_cancelled() {
+                        return Err(Error::Stopping);
+                    }
+                    appender.keep_lease().await?;
+                }
+            }
+            seen.manifest = Some(manifest.cursor().clone());
+            manifest.objects().await?
+        }
     };
     while let Some(object) = objects.try_next().await? {
         if stop.is_cancelled() {
             return Err(Error::Stopping);
         }
         appender.keep_lease().await?;
-        if !filter.takes(&object) {
-            continue;
-        }
         let before = seen.clone();
         pin(&mut seen, &object);
         match cutter.cut(&object).await? {
@@ -73,20 +81,24 @@ pub(super) async fn plan(planner: &Planner, lease: &JobLease, job: &Job, stop: &
         appender.push(chunk, seen.clone()).await?;
     }
     if seen.objects == 0 {
-        return Err(Error::Job(nothing_found(input, &bucket).await));
+        return Err(Error::Job(list::nothing_found(input, &bucket).await));
     }
     seen.done = true;
     appender.finish(seen).await
 }
 
 /// Adds an object to the snapshot: its digest is a chain, so that it can be carried in the cursor.
-fn pin(seen: &mut PlanCursor, object: &ObjectMeta) {
+fn pin(seen: &mut PlanCursor, found: &Found) {
+    let object = &found.meta;
     let mut digest = Sha256::new();
     digest.update(&seen.digest);
-    digest.update(&object.key);
+    digest.update(found.name());
     digest.update(format!("\0{}\0{}\n", object.size, object.etag.as_deref().unwrap_or_default()));
     seen.digest = digest.finalize().iter().map(|b| format!("{b:02x}")).collect();
-    seen.after_key = Some(object.key.clone());
+    match &mut seen.manifest {
+        Some(manifest) => manifest.lines = found.line,
+        None => seen.after_key = Some(object.key.clone()),
+    }
     seen.objects += 1;
     seen.bytes += object.size;
     seen.partial = None;
@@ -96,83 +108,27 @@ fn pin(seen: &mut PlanCursor, object: &ObjectMeta) {
 async fn append_slices(
     appender: &mut Appender<'_>,
     before: &PlanCursor,
-    object: &ObjectMeta,
+    found: &Found,
     mut slices: futures::stream::BoxStream<'_, Result<ObjectSlice, Error>>,
 ) -> Result<(), Error> {
+    let (name, etag) = (found.name(), &found.meta.etag);
     let written = match &before.partial {
-        Some(partial) if partial.key == object.key && partial.etag != object.etag => {
-            let detail = format!("{} was overwritten while its chunks were being cut", object.key);
+        Some(partial) if partial.key == name && partial.etag != *etag => {
+            let detail = format!("{name} was overwritten while its chunks were being cut");
             return Err(Error::Job(Problem::new("input_changed", "The input changed while the job ran", detail)));
         }
-        Some(partial) if partial.key == object.key => partial.chunks,
+        Some(partial) if partial.key == name => partial.chunks,
         _ => 0,
     };
     let mut cut = 0;
     while let Some(slice) = slices.try_next().await? {
         cut += 1;
         if cut > written {
-            let partial = PartialObject { key: object.key.clone(), etag: object.etag.clone(), chunks: cut };
+            let partial = PartialObject { key: name.clone(), etag: etag.clone(), chunks: cut };
             appender.push(vec![slice], PlanCursor { partial: Some(partial), ..before.clone() }).await?;
         }
     }
     Ok(())
-}
-
-/// Which objects below the prefix are input.
-pub(super) struct Filter {
-    prefix: String,
-    include: Option<GlobSet>,
-    exclude: GlobSet,
-}
-
-impl Filter {
-    pub(super) fn new(input: &InputSpec) -> Self {
-        let prefix = if input.uri.is_prefix() { input.uri.path().to_owned() } else { String::new() };
-        Self { prefix, include: (!input.include.is_empty()).then(|| globs(&input.include)), exclude: globs(&input.exclude) }
-    }
-
-    /// Names that begin with `_` or `.` (`_SUCCESS`, `.crc`) are markers by the convention of Hadoop and Spark, and no input unless
-    /// `include` names them; so are empty objects without a known extension, which stand for folders.
-    pub(super) fn takes(&self, object: &ObjectMeta) -> bool {
-        let name = object.key.strip_prefix(&self.prefix).unwrap_or(&object.key);
-        if self.exclude.is_match(name) {
-            return false;
-        }
-        match &self.include {
-            Some(include) => include.is_match(name),
-            None if self.prefix.is_empty() => true,
-            None => {
-                let marker = name.split('/').any(|segment| segment.starts_with(['_', '.']));
-                let folder = object.size == 0 && !name.rsplit('/').next().unwrap_or(name).contains('.');
-                !marker && !folder
-            }
-        }
-    }
-}
-
-/// Globs were compiled once at acceptance already; one that does not compile now matches nothing.
-fn globs(patterns: &[String]) -> GlobSet {
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        if let Ok(glob) = GlobBuilder::new(pattern).literal_separator(true).build() {
-            set.add(glob);
-        }
-    }
-    set.build().unwrap_or_default()
-}
-
-/// Says what to do about a prefix in which nothing is input.
-pub(super) async fn nothing_found(input: &InputSpec, bucket: &Bucket) -> Problem {
-    let title = "The input prefix holds no object";
-    let below = bucket.list(input.uri.path(), None).take(1).try_next().await;
-    let detail = match below {
-        Ok(Some(object)) => format!(
-            "{} holds objects (the first is {:?}), but input.include and input.exclude leave none of them; names that begin with '_' or '.' count only when input.include names them",
-            input.uri, object.key
-        ),
-        _ => format!("nothing lies below {}; check the bucket, the prefix and its letter case", input.uri),
-    };
-    Problem::new("input_empty", title, detail)
 }
 
 /// Appends chunks together with the cursor that stands for them.

@@ -13,6 +13,7 @@ use crossbeam_channel::{Sender, bounded, unbounded};
 use tokio::runtime::Handle;
 
 use super::{
+    ahead::Ahead,
     attempt::{Attempt, Failure, Work},
     infer,
     models::{Loaded, Models, lock},
@@ -98,9 +99,7 @@ impl Engine {
         let engine = self.clone();
         let id = task.attempt;
         // Registered before the thread starts, so that a cancel that comes at once finds it.
-        let bucket = engine.stores.open(&task.input);
-        let sources =
-            task.inputs.iter().map(|i| bucket.as_ref().map_or(i.key.clone(), |b| b.display_key(&i.key)).into()).collect::<Vec<_>>();
+        let sources = task.inputs.iter().map(|i| i.source(&task.input).into()).collect::<Vec<_>>();
         let attempt = Arc::new(Attempt::new(task, &sources, 2 * self.workers + 2));
         lock(&self.running).insert(id, attempt.clone());
         let spawned = thread::Builder::new().name(format!("chunk-{id}")).spawn(move || {
@@ -130,13 +129,13 @@ impl Engine {
     fn execute(&self, attempt: &Arc<Attempt>) -> Result<ChunkResult, Failure> {
         let started = Instant::now();
         let task = &attempt.task;
-        let input = self.stores.open(&task.input).map_err(|e| Failure::of_store(&e))?;
         let output = self.stores.open(&task.output).map_err(|e| Failure::of_store(&e))?;
         let loaded = self.load(task)?;
         // Bounded by the permits: no more outcomes exist than batches that entered.
         let (done, outcomes) = unbounded();
         thread::scope(|scope| {
-            let reader = Reader::new(attempt.clone(), loaded.clone(), input, self.handle.clone(), self.work.clone(), done);
+            let objects = Ahead::start(&self.stores, attempt, &self.handle);
+            let reader = Reader::new(attempt.clone(), loaded.clone(), objects, self.work.clone(), done);
             let reading = thread::Builder::new().name(format!("read-{}", task.attempt)).spawn_scoped(scope, || {
                 if let Err(failure) = reader.run() {
                     attempt.fail(failure);
@@ -153,10 +152,10 @@ impl Engine {
 impl Engine {
     fn execute_sample(&self, attempt: &Arc<Attempt>, records: u64) -> Result<Sample, Failure> {
         let task = &attempt.task;
-        let input = self.stores.open(&task.input).map_err(|e| Failure::of_store(&e))?;
         let loaded = self.load(task)?;
         let (done, outcomes) = unbounded();
-        let reader = Reader::new(attempt.clone(), loaded.clone(), input, self.handle.clone(), self.work.clone(), done);
+        let objects = Ahead::start(&self.stores, attempt, &self.handle);
+        let reader = Reader::new(attempt.clone(), loaded.clone(), objects, self.work.clone(), done);
         thread::scope(|scope| {
             let reading = thread::Builder::new().name(format!("read-{}", task.attempt)).spawn_scoped(scope, || {
                 reader.sample(records).unwrap_or_else(|failure| {

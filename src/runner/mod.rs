@@ -24,6 +24,7 @@ pub mod protocol;
 pub mod source;
 pub mod tensor;
 
+mod ahead;
 mod attempt;
 mod engine;
 mod models;

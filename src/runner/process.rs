@@ -29,8 +29,8 @@ pub struct Options {
     pub library: PathBuf,
     /// Sessions, one thread each.
     pub workers: usize,
-    /// Folders that `file://` locations may lie in.
-    pub file_roots: Vec<PathBuf>,
+    /// How to reach the stores: as the service does.
+    pub stores: objects::Options,
 }
 
 /// Runs until the supervisor closes the socket or says `Drain`.
@@ -41,7 +41,7 @@ pub fn run(options: Options) -> io::Result<()> {
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let runtime = infer::init_runtime(&options.library).map_err(io::Error::other)?;
     let io_threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("store").enable_all().build()?;
-    let stores = Stores::new(objects::Options { file_roots: options.file_roots });
+    let stores = Stores::new(options.stores).map_err(io::Error::other)?;
     let engine = Engine::start(stores, io_threads.handle().clone(), runtime.clone(), options.workers.max(1))?;
 
     let out = Arc::new(Mutex::new(socket.try_clone()?));

@@ -4,20 +4,19 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use arrow::datatypes::SchemaRef;
 use crossbeam_channel::Sender;
-use tokio::runtime::Handle;
 
 use super::{
+    ahead::Ahead,
     attempt::{Attempt, Failure, Outcome, Work, timed},
     batch::Batch,
     decode::{self, DecodeError, Decoded, Projection},
     featurize::{BindError, Binding, wanted_columns},
     models::Loaded,
     pack::Packer,
-    source::StoreObject,
 };
 use crate::{
     domain::{ObjectSlice, RecordError, Stage, spec::IncludeInput},
-    objects::{self, Bucket},
+    objects,
 };
 
 /// Fewest rows in a batch handed on, where the batch size is smaller: the cost of a hand-over is spread over them.
@@ -31,8 +30,7 @@ pub(crate) const MAX_RECORD_BYTES: usize = 16 * 1024 * 1024;
 pub(super) struct Reader {
     attempt: Arc<Attempt>,
     loaded: Arc<Loaded>,
-    bucket: Bucket,
-    handle: Handle,
+    objects: Ahead,
     work: Sender<Work>,
     done: Sender<Outcome>,
     next_seq: u64,
@@ -49,15 +47,8 @@ pub(super) struct Reader {
 pub(super) type Bound = (SchemaRef, Result<Arc<Binding>, BindError>);
 
 impl Reader {
-    pub(super) fn new(
-        attempt: Arc<Attempt>,
-        loaded: Arc<Loaded>,
-        bucket: Bucket,
-        handle: Handle,
-        work: Sender<Work>,
-        done: Sender<Outcome>,
-    ) -> Self {
-        Self { attempt, loaded, bucket, handle, work, done, next_seq: 0, errors: Vec::new(), bound: None, first: None, left: None }
+    pub(super) fn new(attempt: Arc<Attempt>, loaded: Arc<Loaded>, objects: Ahead, work: Sender<Work>, done: Sender<Outcome>) -> Self {
+        Self { attempt, loaded, objects, work, done, next_seq: 0, errors: Vec::new(), bound: None, first: None, left: None }
     }
 
     /// Reads to the end of the chunk, or until the attempt ends.
@@ -108,12 +99,11 @@ impl Reader {
 
     fn read(&mut self, slice: &ObjectSlice, projection: &Projection, rows: usize, packer: &mut Packer) -> Result<(), Failure> {
         let attempt = self.attempt.clone();
-        let source: Arc<str> = self.bucket.display_key(&slice.key).into();
-        let object = StoreObject {
-            bucket: self.bucket.clone(),
-            object: slice.clone(),
-            handle: self.handle.clone(),
-            bytes_read: attempt.bytes_read.clone(),
+        let source: Arc<str> = slice.source(&attempt.task.input).into();
+        let object = match self.objects.next() {
+            Some(Ok(object)) => object,
+            Some(Err(error)) => return self.lose_object(source, error.into()),
+            None => return Err(Failure::fatal("internal_error", "The runner met a fault of its own", "the objects' task is gone")),
         };
         let request = decode::Request {
             source: source.clone(),
@@ -124,7 +114,7 @@ impl Reader {
             batch_bytes: BATCH_BYTES,
             max_record_bytes: MAX_RECORD_BYTES,
         };
-        let mut decoder = match timed(&attempt.times.decode, || decode::open(Arc::new(object), request)) {
+        let mut decoder = match timed(&attempt.times.decode, || decode::open(object, request)) {
             Ok(decoder) => decoder,
             Err(error) => return self.lose_object(source, error),
         };

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::findings::{Finding, Findings};
 use crate::{
-    domain::Slice,
+    domain::{Slice, Uri},
     execute::manifest::{Manifest, PartInput},
 };
 
@@ -21,16 +21,18 @@ struct Open<'m> {
 
 /// Walks through the inputs of all parts in order.
 pub(super) fn check(manifest: &Manifest, findings: &mut Findings) {
-    let mut seen: HashSet<&str> = HashSet::new();
+    let mut seen: HashSet<(Option<&Uri>, &str)> = HashSet::new();
     let mut open: Option<Open<'_>> = None;
     let (mut objects, mut bytes, mut digest) = (0u64, 0u64, String::new());
     for input in manifest.parts.iter().flat_map(|part| &part.inputs) {
         match &mut open {
-            Some(open) if open.input.key == input.key => next_slice(open, input, manifest.complete, findings),
+            Some(open) if (&open.input.bucket, &open.input.key) == (&input.bucket, &input.key) => {
+                next_slice(open, input, manifest.complete, findings)
+            }
             _ => {
                 close(open.take(), manifest.complete, findings);
-                if !seen.insert(&input.key) {
-                    findings.add(Finding::of_output("covered_twice", format!("parts cover {} more than once, not in order", input.key)));
+                if !seen.insert((input.bucket.as_ref(), &input.key)) {
+                    findings.add(Finding::of_output("covered_twice", format!("parts cover {} more than once, not in order", input.name())));
                 }
                 objects += 1;
                 bytes += input.size;
@@ -58,7 +60,7 @@ pub(super) fn check(manifest: &Manifest, findings: &mut Findings) {
 fn pin(before: &str, input: &PartInput) -> String {
     let mut digest = Sha256::new();
     digest.update(before);
-    digest.update(&input.key);
+    digest.update(input.name());
     digest.update(format!("\0{}\0{}\n", input.size, input.etag.as_deref().unwrap_or_default()));
     digest.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }

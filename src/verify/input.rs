@@ -11,7 +11,6 @@ use super::{
     rows,
 };
 use crate::{
-    domain::ObjectSlice,
     execute::manifest::{Input, Part, PartInput},
     runner::{
         MAX_RECORD_BYTES,
@@ -29,16 +28,10 @@ pub(super) fn records<'a>(part: &'a Part, said: &'a Input, access: &'a Access, l
 }
 
 fn open(input: &PartInput, said: &Input, access: &Access, projection: Projection) -> Result<Box<dyn Decoder>, DecodeError> {
-    let slice = ObjectSlice {
-        key: input.key.clone(),
-        size: input.size,
-        etag: input.etag.clone(),
-        format: said.format,
-        compression: said.compression,
-        slice: input.slice,
-    };
-    let source: Arc<str> = access.input.display_key(&input.key).into();
-    let object = Arc::new(rows::object(&access.input, slice.clone(), &access.handle));
+    let slice = input.to_slice(said);
+    let bucket = access.stores.open(slice.bucket.as_ref().unwrap_or(&said.uri))?;
+    let source: Arc<str> = slice.source(&said.uri).into();
+    let object = Arc::new(rows::object(&bucket, slice.clone(), &access.handle));
     let request = rows::request(source, slice, said.csv.clone(), projection);
     decode::open(object, decode::Request { max_record_bytes: MAX_RECORD_BYTES, ..request })
 }

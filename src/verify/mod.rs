@@ -115,8 +115,9 @@ pub async fn verify(stores: &Stores, output: &Uri, depth: Depth, side_by_side: u
     let access = Access {
         output: bucket,
         prefix: output.clone(),
-        input: stores.open(&manifest.input.uri)?,
-        reread: (depth == Depth::Input).then(|| manifest.input.clone()),
+        stores: stores.clone(),
+        input: manifest.input.clone(),
+        depth,
         handle: Handle::current(),
     };
     let manifest = Arc::new(manifest);

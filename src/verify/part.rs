@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use super::{
+    Depth,
     findings::{Finding, Findings},
     input,
     outcomes::{Comparison, ErrorRows, Inputs, LOST, Place},
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     domain::{Slice, Uri},
     execute::manifest::{Input, Part},
-    objects::{self, Bucket, ObjectMeta},
+    objects::{self, Bucket, ObjectMeta, Stores},
     runner::{decode::DecodeError, source::ObjectBytes},
 };
 
@@ -34,10 +35,10 @@ const BLOCK: usize = 256 * 1024;
 pub(super) struct Access {
     pub(super) output: Bucket,
     pub(super) prefix: Uri,
-    /// The input's store, which also knows how `_source` shows its keys.
-    pub(super) input: Bucket,
-    /// What the manifest says of the input, where it is to be read again.
-    pub(super) reread: Option<Input>,
+    pub(super) stores: Stores,
+    /// What the manifest says of the input.
+    pub(super) input: Input,
+    pub(super) depth: Depth,
     pub(super) handle: Handle,
 }
 
@@ -67,7 +68,7 @@ struct Said<'a> {
 /// # Errors
 /// When the store fails, so that nothing can be said.
 pub(super) fn check(part: &Part, access: &Access) -> Result<Checked, objects::Error> {
-    let keys: Vec<Arc<str>> = part.inputs.iter().map(|input| access.input.display_key(&input.key).into()).collect();
+    let keys: Vec<Arc<str>> = part.inputs.iter().map(|input| input.to_slice(&access.input).source(&access.input.uri).into()).collect();
     let inputs = Inputs::new(keys, part.inputs.iter().map(|input| input.slice).collect());
     let mut checked = Checked {
         findings: Findings::at_most(MOST_FINDINGS),
@@ -93,8 +94,8 @@ pub(super) fn check(part: &Part, access: &Access) -> Result<Checked, objects::Er
         None => {}
     }
     let file = part.key.as_deref().or(part.errors.as_ref().map(|e| e.key.as_str())).unwrap_or("_manifest.json");
-    let reread = access.reread.as_ref().map(|said| {
-        let expected = input::records(part, said, access, errors.decode_errors.clone());
+    let reread = (access.depth == Depth::Input).then(|| {
+        let expected = input::records(part, &access.input, access, errors.decode_errors.clone());
         Comparison::new(expected, &inputs, file)
     });
     let mut walk = Walk { inputs: &inputs, errors: &errors.rows, comparison: reread, last: None, out_of_order: Vec::new(), next_error: 0 };

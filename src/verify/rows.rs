@@ -69,6 +69,7 @@ pub(super) fn object(bucket: &Bucket, object: ObjectSlice, handle: &Handle) -> S
 /// The whole of an object, its format by its name.
 pub(super) fn whole(meta: &ObjectMeta) -> ObjectSlice {
     ObjectSlice {
+        bucket: None,
         key: meta.key.clone(),
         size: meta.size,
         etag: meta.etag.clone(),

@@ -5,12 +5,15 @@
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 #![allow(unreachable_pub, missing_docs, missing_debug_implementations, reason = "a library for the tests alone")]
 
+pub mod azure;
 pub mod command;
 mod faults;
+pub mod gcs;
 pub mod golden;
 pub mod receiver;
 mod s3;
 mod service;
+pub mod sts;
 
 use std::path::{Path, PathBuf};
 

@@ -32,12 +32,18 @@ impl Endpoint for S3Server {
 
 impl S3Server {
     pub async fn start() -> Self {
+        Self::start_for(Some((ACCESS_KEY, SECRET_KEY))).await
+    }
+
+    /// A server that takes this key alone; or, with none, requests without any signature.
+    pub async fn start_for(key: Option<(&str, &str)>) -> Self {
+        let auth = key.map(|(id, secret)| SimpleAuth::from_single(id, secret));
         let folder = tempfile::tempdir().expect("a temporary folder");
         let root = folder.path().to_owned();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-        runtime.spawn(serve(root, listener));
+        runtime.spawn(serve(root, listener, auth));
         Self { folder: Arc::new(folder), address, runtime: Some(runtime) }
     }
 
@@ -99,11 +105,13 @@ impl S3Server {
     }
 }
 
-async fn serve(root: PathBuf, listener: std::net::TcpListener) {
+async fn serve(root: PathBuf, listener: std::net::TcpListener, auth: Option<SimpleAuth>) {
     listener.set_nonblocking(true).expect("non-blocking");
     let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
     let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).expect("a folder"));
-    builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+    if let Some(auth) = auth {
+        builder.set_auth(auth);
+    }
     let service = builder.build();
     let server = Builder::new(TokioExecutor::new());
     while let Ok((socket, _)) = listener.accept().await {

@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct ServiceOptions {
     args: Vec<String>,
     env: Vec<(String, String)>,
+    unset: Vec<String>,
 }
 
 impl ServiceOptions {
@@ -33,6 +34,12 @@ impl ServiceOptions {
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Without a variable that the harness sets otherwise.
+    pub fn unset(mut self, name: &str) -> Self {
+        self.unset.push(name.to_owned());
         self
     }
 }
@@ -86,6 +93,9 @@ impl Service {
         command.env("AWS_ENDPOINT_URL_S3", &self.endpoint).env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
         command.env("AWS_REGION", "us-east-1").env("AWS_ALLOW_HTTP", "true").env("NIGHTSHIFT_LOG", "info,nightshift=debug");
         command.env_remove("NIGHTSHIFT_CONFIG").env_remove("DATABASE_URL").envs(self.options.env.iter().cloned());
+        for name in &self.options.unset {
+            command.env_remove(name);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).process_group(0);
         let mut child = command.spawn().expect("the binary starts");
         let output = child.stdout.take().expect("standard output");

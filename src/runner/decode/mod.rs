@@ -6,8 +6,10 @@
 //! Text formats keep their cells as text (see [`super::batch::ENCODING`]): what a cell means is decided by the model input
 //! it is bound to, and what is carried to the output is what was found.
 
+mod arrow;
 mod batches;
 mod borders;
+mod caught;
 mod column;
 mod csv;
 mod jsonl;
@@ -85,7 +87,7 @@ pub enum DecodeError {
     Corrupt {
         /// The object.
         source_name: Arc<str>,
-        /// Stable code: `invalid_parquet`, `invalid_gzip`, `invalid_zstd`, `unknown_format`, `duplicate_column` …
+        /// Stable code: `invalid_parquet`, `invalid_arrow`, `invalid_gzip`, `invalid_zstd`, `unknown_format`, `duplicate_column` …
         code: &'static str,
         /// What is wrong, where.
         detail: String,
@@ -114,13 +116,14 @@ pub fn open(bytes: Arc<dyn ObjectBytes>, request: Request) -> Result<Box<dyn Dec
     let compression = if object.compression == InputCompression::Auto { named_compression } else { object.compression };
     match (format, object.slice) {
         (InputFormat::Parquet, Slice::Whole | Slice::Rows { .. }) => parquet::open(bytes, request),
+        (InputFormat::Arrow, Slice::Whole) => arrow::open(bytes, request),
         (_, Slice::Whole) => open_text(bytes, format, compression, request),
         (_, Slice::Bytes { start, end }) => open_text_slice(bytes, format, compression, start..end, &request),
         (_, Slice::Rows { .. }) => Err(invalid_slice(&request, "rows can be cut from Parquet only")),
     }
 }
 
-/// Opens a whole object that is not known to be Parquet. What name and settings leave open is read from the stream's head, so
+/// Opens a whole object that is not known to be Parquet or Arrow IPC. What name and settings leave open is read from the stream's head, so
 /// that looking costs no request.
 fn open_text(
     bytes: Arc<dyn ObjectBytes>,
@@ -143,6 +146,8 @@ fn open_text(
     let (head, input) = text::peek(input, sniff::HEAD_BYTES).map_err(unreadable(compression))?;
     match format_of(&head, &request)? {
         InputFormat::Parquet if compression == InputCompression::None => parquet::open(bytes, request),
+        InputFormat::Arrow if compression == InputCompression::None => arrow::open(bytes, request),
+        InputFormat::Arrow => Err(unknown_format(&request, "Arrow IPC inside a compressed file; it compresses its own buffers")),
         InputFormat::Parquet => Err(unknown_format(&request, "Parquet inside a compressed file; Parquet compresses its own pages")),
         format => open_records(input, format, compression, &request),
     }
@@ -180,6 +185,7 @@ fn open_text_slice(
     };
     match format {
         InputFormat::Parquet => Err(invalid_slice(request, "Parquet is cut by rows, not by bytes")),
+        InputFormat::Arrow => Err(invalid_slice(request, "Arrow IPC is not cut")),
         InputFormat::Jsonl => jsonl::open_slice(bytes, (range.start, range.end), request),
         InputFormat::Csv | InputFormat::Auto => csv::open_slice(bytes, (range.start, range.end), delimiter(request)?, request),
     }

@@ -9,7 +9,6 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     ops::Range,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
@@ -27,7 +26,7 @@ use ::parquet::{
 use arrow::array::RecordBatch;
 use bytes::{Buf, Bytes};
 
-use super::{DecodeError, Decoded, Decoder, Projection, Request, pages};
+use super::{DecodeError, Decoded, Decoder, Projection, Request, caught::caught, pages};
 use crate::{
     domain::Slice,
     runner::{
@@ -95,7 +94,7 @@ pub(super) fn open(bytes: Arc<dyn ObjectBytes>, request: Request) -> Result<Box<
         }
         Slice::Whole | Slice::Bytes { .. } => 0..total,
     };
-    let (metadata, mask) = caught(|| {
+    let (metadata, mask) = caught(|| -> ParquetResult<_> {
         let metadata = ArrowReaderMetadata::try_new(Arc::new(footer), ArrowReaderOptions::new())?;
         let mask = mask(&metadata, &request.projection)?;
         Ok((metadata, mask))
@@ -182,7 +181,7 @@ impl ParquetDecoder {
             let data = fetched.get_bytes(chunk.start, length).map_err(|error| fault(error.to_string()))?;
             pages::check_sizes(&data, MAX_PAGE_BYTES).map_err(fault)?;
         }
-        let reader = caught(|| {
+        let reader = caught(|| -> ParquetResult<_> {
             ParquetRecordBatchReaderBuilder::new_with_metadata(fetched, self.metadata.clone())
                 .with_row_groups(vec![index])
                 .with_projection(self.mask.clone())
@@ -377,18 +376,6 @@ fn rows_by_group(footer: &ParquetMetaData) -> Result<Vec<Range<u64>>, String> {
         .collect()
 }
 
-/// Runs a part of the Parquet library, and makes errors and panics into sentences.
-fn caught<T>(work: impl FnOnce() -> ParquetResult<T>) -> Result<T, String> {
-    // What `work` borrows is dropped after a failure and never looked at again.
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(panic) => {
-            let message = panic.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
-            Err(format!("the data make no sense: {}", message.unwrap_or_else(|| "the reader gave up".into())))
-        }
-    }
-}
-
 fn invalid(source: &Arc<str>, position: Option<u64>, why: String) -> DecodeError {
     DecodeError::Corrupt { source_name: source.clone(), code: "invalid_parquet", detail: why, position }
 }
@@ -396,13 +383,6 @@ fn invalid(source: &Arc<str>, position: Option<u64>, why: String) -> DecodeError
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_panic_is_a_fault_of_the_file() {
-        let work = |fails: bool| if fails { panic!("index 7 out of 3") } else { Ok(5) };
-        assert_eq!(caught(|| work(false)), Ok(5));
-        assert_eq!(caught(|| work(true)), Err("the data make no sense: index 7 out of 3".to_owned()));
-    }
 
     #[test]
     fn neighbouring_column_chunks_are_read_together_but_not_without_end() {

@@ -3,6 +3,7 @@
 //! In: a key, or the first bytes of an object. Out: what they say, `Auto` where they say nothing.
 //! Reads nothing itself. The planner asks the same functions, so that plan and decoder never disagree.
 
+use super::arrow;
 use crate::domain::spec::{CsvOptions, InputCompression, InputFormat};
 
 /// How many bytes of an object's start are enough for [`compression_of`] and [`format_of`].
@@ -12,13 +13,14 @@ pub const HEAD_BYTES: usize = 4096;
 pub(super) const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// What the extensions of `key` say, upper or lower case: `.gz`, `.gzip`, `.zst`, `.zstd` after `.parquet`, `.pq`, `.csv`,
-/// `.tsv`, `.jsonl`, `.ndjson`, `.json`. `Auto` where they say nothing.
+/// `.tsv`, `.jsonl`, `.ndjson`, `.json`, `.arrow`, `.arrows`, `.feather`, `.ipc`. `Auto` where they say nothing.
 pub fn by_name(key: &str) -> (InputFormat, InputCompression) {
     let (stem, compression) = compression_by_name(key);
     let format = match extension(stem).as_deref() {
         Some("parquet" | "pq") => InputFormat::Parquet,
         Some("csv" | "tsv") => InputFormat::Csv,
         Some("jsonl" | "ndjson" | "json") => InputFormat::Jsonl,
+        Some("arrow" | "arrows" | "feather" | "ipc") => InputFormat::Arrow,
         _ => InputFormat::Auto,
     };
     (format, compression)
@@ -48,9 +50,13 @@ pub fn format_of(head: &[u8]) -> Result<InputFormat, &'static str> {
     if head.starts_with(b"PAR1") {
         return Ok(InputFormat::Parquet);
     }
+    // No UTF-8 text begins with four bytes of ones.
+    if head.starts_with(arrow::FILE_MAGIC) || head.starts_with(&arrow::CONTINUATION) {
+        return Ok(InputFormat::Arrow);
+    }
     let text = head.strip_prefix(BOM).unwrap_or(head);
     if text.contains(&0) || !is_utf8_so_far(text) {
-        return Err("neither Parquet nor UTF-8 text; name the format in input.format");
+        return Err("neither Parquet nor Arrow IPC nor UTF-8 text; name the format in input.format");
     }
     match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'{') => Ok(InputFormat::Jsonl),
@@ -96,6 +102,8 @@ mod tests {
             ("a/b.jsonl.zst", F::Jsonl, C::Zstd),
             ("a/b.ndjson.ZSTD", F::Jsonl, C::Zstd),
             ("a/b.json", F::Jsonl, C::Auto),
+            ("a/b.feather", F::Arrow, C::Auto),
+            ("a/b.arrows", F::Arrow, C::Auto),
             ("a/b.gz", F::Auto, C::Gzip),
             ("a.csv/b", F::Auto, C::Auto),
             ("part-00000", F::Auto, C::Auto),
@@ -119,6 +127,8 @@ mod tests {
         assert_eq!(compression_of(b"\x28\xb5\x2f\xfd"), InputCompression::Zstd);
         assert_eq!(compression_of(b"a,b"), InputCompression::None);
         assert_eq!(format_of(b"PAR1.."), Ok(InputFormat::Parquet));
+        assert_eq!(format_of(b"ARROW1\0\0"), Ok(InputFormat::Arrow));
+        assert_eq!(format_of(b"\xff\xff\xff\xff\x10\x01\0\0"), Ok(InputFormat::Arrow));
         assert_eq!(format_of(b"\xEF\xBB\xBF \n{\"a\":1}"), Ok(InputFormat::Jsonl));
         assert_eq!(format_of("a;ä".as_bytes().split_last().map_or(&[], |(_, head)| head)), Ok(InputFormat::Csv));
         assert_eq!(format_of(b""), Ok(InputFormat::Csv));

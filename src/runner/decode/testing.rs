@@ -68,6 +68,7 @@ pub(crate) fn request(key: &str) -> Request {
     Request {
         source: key.into(),
         slice: ObjectSlice {
+            bucket: None,
             key: key.into(),
             size: 0,
             etag: None,

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::{super::testing::decode, *};
 use crate::domain::Slice;
 
-const KEYS: [&str; 8] = ["a.csv", "a.tsv.gz", "a.csv.zst", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a"];
+const KEYS: [&str; 9] = ["a.csv", "a.tsv.gz", "a.csv.zst", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.arrow", "a"];
 
 fn small_parquet() -> Vec<u8> {
     let x: ArrayRef = Arc::new(Float32Array::from_iter((0..60).map(|row| (row % 5 > 0).then_some(row as f32))));

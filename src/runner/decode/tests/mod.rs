@@ -3,6 +3,7 @@
 mod compression;
 mod csv;
 mod hostile;
+mod ipc;
 mod jsonl;
 mod parquet;
 mod slices;
