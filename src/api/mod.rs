@@ -3,6 +3,7 @@
 //! In: HTTP requests. Out: calls of `db/`, `model/` and `objects/`, and their answers as JSON. A request is read whole and every fault
 //! in it is listed at once; what passes is a value of `domain/` that nobody checks again.
 
+mod body;
 mod definition;
 mod dry_run;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod examples;
 mod health;
 mod idempotency;
 mod jobs;
+mod meant;
 mod openapi;
 mod problem;
 mod query;
