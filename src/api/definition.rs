@@ -4,6 +4,7 @@ use globset::GlobBuilder;
 use serde_json::Value;
 
 use super::{
+    meant,
     read::{Faults, Field, Object, did_you_mean},
     webhook,
 };
@@ -64,6 +65,9 @@ pub(super) const IF_EXISTS: [(&str, IfExists); 2] = [("fail", IfExists::Fail), (
 pub(super) const MISSING: [(&str, Missing); 2] = [("error", Missing::Error), ("nan", Missing::Nan)];
 pub(super) const ACTIVATIONS: [(&str, Activation); 4] =
     [("auto", Activation::Auto), ("softmax", Activation::Softmax), ("sigmoid", Activation::Sigmoid), ("none", Activation::None)];
+/// Fields by the object that they stand in.
+const BELOW: [(&str, &[&str]); 5] =
+    [("input", &INPUT), ("output", &OUTPUT), ("pipeline", &PIPELINE), ("execution", &EXECUTION), ("error_policy", &ERROR_POLICY)];
 const MOST_LABELS: usize = 32;
 const LONGEST_LABEL: usize = 256;
 
@@ -84,6 +88,14 @@ fn job(root: &Field<'_>, providers: &[String], faults: &mut Faults) -> Option<Jo
     let job = root.object(&JOB, faults);
     if !job.is_present() {
         return None;
+    }
+    // A field that is known one level below has slipped.
+    for fault in faults.0.iter_mut().filter(|fault| fault.code == "unknown_field") {
+        let name = fault.pointer.trim_start_matches('/');
+        let homes: Vec<&str> = BELOW.iter().filter(|(_, fields)| fields.contains(&name)).map(|(home, _)| *home).collect();
+        if !homes.is_empty() {
+            fault.hint = Some(format!("{name} is a field of {}: write {:?}: {{…, {name:?}: …}}", homes.join(" and of "), homes[0]));
+        }
     }
     let name = job.field("name").text("write a text in quotes", faults).map(str::to_owned);
     if name.as_ref().is_some_and(|n| n.len() > LONGEST_LABEL) {
@@ -132,6 +144,10 @@ fn labels(field: &Field<'_>, faults: &mut Faults) -> std::collections::BTreeMap<
         if key.is_empty() {
             faults.add(&label, "empty_key", "a label needs a name", "write {\"team\": \"risk\"}");
         }
+        if meant::is_secret(key, value) {
+            const DETAIL: &str = "this looks like a credential, and labels are kept and shown in lists";
+            faults.add(&label, "secret_in_label", DETAIL, "leave it out, and replace the credential if it is a real one");
+        }
         if key.len() > LONGEST_LABEL || value.len() > LONGEST_LABEL {
             faults.add(&label, "too_long", format!("keys and values of labels have at most {LONGEST_LABEL} bytes"), "shorten it");
         }
@@ -173,6 +189,10 @@ fn model(field: &Field<'_>, faults: &mut Faults) -> Option<Uri> {
         field.child("version").not_supported("a model's version", faults);
     }
     let uri = location(field, &MODEL, EXAMPLE, faults)?;
+    if let Some(what) = meant::other_model(&uri) {
+        faults.add(field, "unsupported_model", format!("by its name {uri} is {what}, and only ONNX models are run"), meant::EXPORT);
+        return None;
+    }
     let folder = uri.is_prefix() || uri.path().ends_with(".onnx");
     Some(if folder { uri } else { uri.as_prefix() })
 }
@@ -290,13 +310,12 @@ fn include_input(field: &Field<'_>, faults: &mut Faults) -> IncludeInput {
         None | Some(Value::Bool(false)) => IncludeInput::None,
         Some(Value::Bool(true)) => IncludeInput::All,
         Some(Value::Array(_)) => IncludeInput::Columns(field.texts(faults).unwrap_or_default()),
-        Some(_) => {
-            faults.add(
-                field,
-                "wrong_type",
-                "true, false or a list of column names is wanted",
-                "write true, false, or [\"id\", \"amount\"]",
-            );
+        Some(found) => {
+            let hint = match found {
+                Value::String(name) => format!("write [{name:?}] for one column, or true for all"),
+                _ => "write true, false, or [\"id\", \"amount\"]".to_owned(),
+            };
+            faults.wrong_type(field, "true, false or a list of column names", &hint);
             IncludeInput::None
         }
     }
@@ -352,7 +371,9 @@ fn execution(field: &Field<'_>, providers: &[String], faults: &mut Faults) -> Ex
     for (at, provider) in chosen.iter().enumerate() {
         let item = named.child(&at.to_string());
         if !known.contains(&provider.as_str()) {
-            faults.add(&item, "unknown_value", format!("{provider:?} is none of {}", known.join(", ")), did_you_mean(provider, &known));
+            let everyday = ["gpu", "nvidia"].contains(&provider.to_lowercase().as_str());
+            let hint = if everyday { "write \"cuda\" for an NVIDIA GPU".to_owned() } else { did_you_mean(provider, &known) };
+            faults.add(&item, "unknown_value", format!("{provider:?} is none of {}", known.join(", ")), hint);
         } else if chosen[..at].contains(provider) {
             faults.add(&item, "repeated", format!("{provider:?} stands twice"), "name each provider once, in order of preference");
         }

@@ -12,7 +12,7 @@ use axum::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    ApiState,
+    ApiState, body,
     dry_run::{self, DryRun},
     examples, idempotency,
     problem::ApiProblem,
@@ -84,7 +84,7 @@ pub(super) async fn submit(
     State(state): State<ApiState>,
     headers: HeaderMap,
     query: Query,
-    body: Result<Bytes, BytesRejection>,
+    sent: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiProblem> {
     query.only(&["dry_run", "records"])?;
     let dry = query.parsed("dry_run", "give true or false", |text| text.parse().ok())?;
@@ -98,12 +98,11 @@ pub(super) async fn submit(
     if !is_json && !kind.starts_with("application/x-www-form-urlencoded") {
         return Err(ApiProblem::unsupported_media_type(format!("the body is {kind}; send application/json")));
     }
-    let body = body.map_err(|e| match e.status() {
+    let sent = sent.map_err(|e| match e.status() {
         StatusCode::PAYLOAD_TOO_LARGE => ApiProblem::too_large("a job definition has at most 1 MiB"),
         _ => ApiProblem::malformed(e.to_string()),
     })?;
-    let definition =
-        read::parse(&body).map_err(|e| ApiProblem::malformed(format!("the body is not JSON as a job definition must be: {e}")))?;
+    let definition = body::parse(&sent)?;
     if let Some(records) = dry {
         return Ok(dry_run::dry_run(&state, &definition, records).await?.into_response());
     }

@@ -3,6 +3,7 @@
 //! In: HTTP requests. Out: calls of `db/`, `model/`, `objects/` and the guard of `notify/`, and their answers as JSON. A request is read
 //! whole and every fault in it is listed at once; what passes is a value of `domain/` that nobody checks again.
 
+mod body;
 mod definition;
 mod deliveries;
 mod dry_run;
@@ -13,6 +14,7 @@ mod examples;
 mod health;
 mod idempotency;
 mod jobs;
+mod meant;
 mod openapi;
 mod problem;
 mod query;

@@ -58,6 +58,12 @@ pub(super) struct FaultBody {
     hint: Option<String>,
 }
 
+impl From<Fault> for FaultBody {
+    fn from(fault: Fault) -> Self {
+        Self { pointer: fault.pointer, code: fault.code, detail: fault.detail, hint: fault.hint }
+    }
+}
+
 impl ApiProblem {
     fn new(status: StatusCode, code: &str, title: &'static str, detail: impl Into<String>) -> Self {
         Self {
@@ -79,12 +85,17 @@ impl ApiProblem {
         Self::new(StatusCode::BAD_REQUEST, "malformed_request", "The request cannot be read", detail)
     }
 
+    /// A body that is no JSON.
+    pub(super) fn malformed_body(fault: Fault) -> Self {
+        let detail = fault.detail.clone();
+        Self { errors: vec![FaultBody::from(fault)], ..Self::malformed(detail) }
+    }
+
     pub(super) fn faults(faults: Vec<Fault>) -> Self {
         let count = faults.len();
         let detail = if count == 1 { "1 fault, see errors".to_owned() } else { format!("{count} faults, see errors") };
-        let body = |f: Fault| FaultBody { pointer: f.pointer, code: f.code, detail: f.detail, hint: f.hint };
         let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", "The request has faults", detail);
-        Self { errors: faults.into_iter().map(body).collect(), ..problem }
+        Self { errors: faults.into_iter().map(FaultBody::from).collect(), ..problem }
     }
 
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
@@ -175,8 +186,16 @@ pub(super) fn of_model(error: model::Error) -> Result<Vec<Fault>, ApiProblem> {
         model::Error::Refused(faults) => Ok(faults),
         model::Error::Store(error) if error.retryable() => Err(ApiProblem::unavailable(error.to_string())),
         model::Error::Store(error) => {
-            let fault = Fault::new("/model", error.code(), error.to_string());
-            Ok(vec![fault.hint("model is a folder such as s3://bucket/models/fraud/ or one .onnx object, which the service can read")])
+            let hint = match error {
+                objects::Error::NoBucket { .. } => {
+                    "look at the bucket's name, and whether it lies in the store that the service is set up for"
+                }
+                objects::Error::NotFound { .. } => {
+                    "look at its letters and its case; a model is a folder that holds model.onnx, or one .onnx object"
+                }
+                _ => "model is a folder such as s3://bucket/models/fraud/ or one .onnx object, which the service can read",
+            };
+            Ok(vec![Fault::new("/model", error.code(), error.to_string()).hint(hint)])
         }
         error @ model::Error::Cache { .. } => {
             tracing::error!(error = &error as &dyn std::error::Error, "the model cache failed");

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::meant;
 use crate::domain::{Fault, Uri};
 
 /// Parses JSON in which no object has a key twice: which of the two counts would be a guess.
@@ -74,10 +75,13 @@ impl<'de> Deserialize<'de> for Strict {
 /// The known text nearest to one that is not known, if any is near.
 pub(super) fn nearest<'k>(text: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let text = text.to_lowercase();
-    let scored = known.into_iter().map(|k| (strsim::damerau_levenshtein(&text, &k.to_lowercase()), k));
+    let known: Vec<&str> = known.into_iter().collect();
+    let scored = known.iter().copied().map(|k| (strsim::damerau_levenshtein(&text, &k.to_lowercase()), k));
     let (distance, near) = scored.min_by_key(|(distance, _)| *distance)?;
     let prefix = near.len() >= 3 && text.starts_with(near) || text.len() >= 3 && near.starts_with(&text);
-    (distance <= 1 + near.len() / 4 || prefix).then_some(near)
+    // "regression" is much nearer to "raw" by letters than to what it stands for.
+    let part = known.iter().copied().find(|k| text.len() >= 4 && k.to_lowercase().split('-').any(|part| part == text));
+    part.or((distance <= 1 + near.len() / 4 || prefix).then_some(near))
 }
 
 pub(super) fn did_you_mean(text: &str, known: &[&str]) -> String {
@@ -118,7 +122,7 @@ impl Faults {
         self.0.push(Fault::new(field.pointer.clone(), code, detail).hint(hint));
     }
 
-    fn wrong_type(&mut self, field: &Field<'_>, wanted: &str, hint: &str) {
+    pub(super) fn wrong_type(&mut self, field: &Field<'_>, wanted: &str, hint: &str) {
         let found = field.value.map(kind).unwrap_or_default();
         self.add(field, "wrong_type", format!("{wanted} is wanted, and this is {found}"), hint);
     }
@@ -195,7 +199,8 @@ impl<'v> Field<'v> {
             Some(Value::Object(fields)) => Some(fields),
             None => None,
             Some(_) => {
-                faults.wrong_type(self, "an object", "write {…}");
+                let whole = "send one job as {\"model\": …, \"input\": …, \"output\": …}; each job is a request of its own";
+                faults.wrong_type(self, "an object", if self.pointer.is_empty() { whole } else { "write {…}" });
                 None
             }
         };
@@ -281,7 +286,8 @@ impl<'v> Field<'v> {
     /// A list of texts.
     pub(super) fn texts(&self, faults: &mut Faults) -> Option<Vec<String>> {
         let Value::Array(items) = self.value? else {
-            faults.wrong_type(self, "a list of texts", "write [\"…\"]");
+            let hint = self.value.filter(|v| v.is_string()).map_or_else(|| "write [\"…\"]".to_owned(), |text| format!("write [{text}]"));
+            faults.wrong_type(self, "a list of texts", &hint);
             return None;
         };
         let texts = items.iter().enumerate().map(|(at, item)| {
@@ -310,15 +316,15 @@ impl<'v> Field<'v> {
     /// A location.
     pub(super) fn uri(&self, example: &str, faults: &mut Faults) -> Option<Uri> {
         let text = self.text(&format!("write a location such as {example:?}"), faults)?;
+        if meant::has_credentials(text) {
+            const HINT: &str = "leave out what stands before the @ : the service has credentials of its own, in its settings; replace these, as they were sent";
+            faults.add(self, "credentials_in_uri", "the location carries credentials, and definitions are kept and shown", HINT);
+            return None;
+        }
         match Uri::parse(text) {
             Ok(uri) => Some(uri),
             Err(error) => {
-                faults.add(
-                    self,
-                    "invalid_uri",
-                    error.to_string(),
-                    format!("write s3://bucket/prefix/, gs://…, az://… or file:///path/, for example {example:?}"),
-                );
+                faults.add(self, "invalid_uri", error.to_string(), meant::location(text, example));
                 None
             }
         }

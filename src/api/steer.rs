@@ -64,7 +64,8 @@ pub(super) async fn resume(State(state): State<ApiState>, PathOf(id): PathOf<Str
 ///
 /// Runs again, in the same job, what came to nothing: of a failed, cancelled or expired job the chunks that are not done; of a completed
 /// job, and of one that failed because too many records did, the chunks with error rows as well. Until the job ends, the manifest
-/// and the parts that it names stay as they are. A deadline that has passed counts anew.
+/// and the parts that it names stay as they are. A deadline that has passed counts anew. While the job runs, another retry is refused:
+/// it needs no `Idempotency-Key`.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/retry", tag = "jobs",
     params(("id" = String, Path, description = "The job", example = "job_019ac2f7b0f47e0f8a1b2c3d4e5f6071")),

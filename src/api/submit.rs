@@ -99,7 +99,11 @@ pub(super) async fn resolve(state: &ApiState, definition: &Value) -> Result<(Job
 /// What can be said of a location without a request to its store: a folder outside the roots, settings that make no client.
 fn check_store(state: &ApiState, pointer: &str, uri: &Uri) -> Option<Fault> {
     let error = state.stores.open(uri).err()?;
-    Some(Fault::new(pointer, error.code(), error.to_string()))
+    let hint = match error {
+        objects::Error::OutsideRoots { .. } => "name a folder that the service may use, or a bucket",
+        _ => "look at the service's settings for this store",
+    };
+    Some(Fault::new(pointer, error.code(), error.to_string()).hint(hint))
 }
 
 /// A courtesy: a literal address that no attempt would be allowed to call. What names resolve to is looked at with each attempt.

@@ -85,7 +85,7 @@ pub(super) fn derive(
             };
             if roles.scores.is_none() && (spec.top_k.is_some_and(|k| k > 1) || spec.probabilities == Some(true)) {
                 let detail = "top_k and probabilities need an output with one number a class, and the model has none".to_owned();
-                faults.push(Fault::new(said.at("top_k", |j| j.top_k.is_some()), "no_scores_output", detail));
+                faults.push(Fault::new(said.at("top_k", |j| j.top_k.is_some()), "no_scores_output", detail).hint("leave both out"));
             }
             classifier = Some(roles);
         }
@@ -130,7 +130,10 @@ fn select_outputs(signature: &mut Signature, spec: &PipelineSpec, said: &Said, f
             Some(output) => chosen.push(output.clone()),
             None => {
                 let detail = format!("the model has no output {name:?}; its outputs are {}", names(&signature.outputs));
-                faults.push(Fault::new(said.at("outputs", |j| j.outputs.is_some()), "unknown_output", detail));
+                faults.push(
+                    Fault::new(said.at("outputs", |j| j.outputs.is_some()), "unknown_output", detail)
+                        .hint("name outputs of the model, or leave the field out to use all"),
+                );
             }
         }
     }
@@ -140,25 +143,38 @@ fn select_outputs(signature: &mut Signature, spec: &PipelineSpec, said: &Said, f
                 .hint("leave the field out to use all outputs"),
         );
     }
-    signature.outputs = chosen;
+    // With a name that is unknown the choice is not: what else is checked goes by all outputs.
+    if !chosen.is_empty() && chosen.len() == wanted.len() {
+        signature.outputs = chosen;
+    }
 }
 
 fn check_features(signature: &Signature, spec: &PipelineSpec, said: &Said, faults: &mut Vec<Fault>) {
     let Some(features) = &spec.features else { return };
-    let mut fault = |code: &str, detail: String| faults.push(Fault::new(said.at("features", |j| j.features.is_some()), code, detail));
+    const NO_MATRIX: &str = "leave features out: each input takes the column of its name, and pipeline.columns says where the names differ";
+    let mut fault = |code: &str, detail: String, hint: &str| {
+        faults.push(Fault::new(said.at("features", |j| j.features.is_some()), code, detail).hint(hint));
+    };
     match signature.inputs.as_slice() {
         [only] => match only.tensor() {
             Some((_, [_, width])) => {
                 if let Some(width) = width.fixed().filter(|w| *w != features.len() as u64) {
                     fault(
                         "wrong_feature_count",
-                        format!("the model's input {:?} takes {width} features, and {} are named", only.name, features.len()),
+                        format!(
+                            "the model's input {:?} takes {width} features, and the number of named ones is {}",
+                            only.name,
+                            features.len()
+                        ),
+                        "name as many columns, in the order in which the model was trained on them",
                     );
                 }
             }
-            _ => fault("no_feature_matrix", format!("features need one input [N, F], and {:?} is none", only.name)),
+            _ => fault("no_feature_matrix", format!("features need one input [N, F], and {:?} is none", only.name), NO_MATRIX),
         },
-        several => fault("no_feature_matrix", format!("features need one input [N, F], and the model has {} inputs", several.len())),
+        several => {
+            fault("no_feature_matrix", format!("features need one input [N, F], and the model has {} inputs", several.len()), NO_MATRIX)
+        }
     }
 }
 
@@ -207,8 +223,11 @@ fn check_labels(signature: &Signature, roles: &ClassifierOutputs, spec: &Pipelin
         _ => return,
     };
     if classes != labels.len() as u64 {
-        let detail = format!("output {scores:?} has {classes} classes, and {} labels are named", labels.len());
-        faults.push(Fault::new(said.at("labels", |j| j.labels.is_some()), "wrong_label_count", detail));
+        let detail = format!("output {scores:?} has {classes} classes, and the number of labels is {}", labels.len());
+        faults.push(
+            Fault::new(said.at("labels", |j| j.labels.is_some()), "wrong_label_count", detail)
+                .hint("name one label for each class, in the order of the classes"),
+        );
     }
 }
 

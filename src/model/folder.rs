@@ -68,11 +68,10 @@ pub(super) async fn find(bucket: &Bucket, uri: &Uri) -> Result<Found, Error> {
                 [only] => (*only).clone(),
                 [] if objects.is_empty() => return Err(Error::Store(objects::Error::NotFound { uri: uri.clone() })),
                 [] => {
-                    return Err(refused(
-                        "no_onnx_file",
-                        format!("{uri} holds {} objects, but no .onnx file", objects.len()),
-                        "put model.onnx there",
-                    ));
+                    let names: Vec<&str> = objects.iter().take(5).map(|o| o.key.strip_prefix(&prefix).unwrap_or(&o.key)).collect();
+                    let more = if objects.len() > names.len() { " …" } else { "" };
+                    let detail = format!("{uri} holds no .onnx file, but {}{more}", names.join(", "));
+                    return Err(refused("no_onnx_file", detail, "export the model as ONNX and put it there as model.onnx"));
                 }
                 several => {
                     let names: Vec<&str> = several.iter().take(10).map(|o| o.key.strip_prefix(&prefix).unwrap_or(&o.key)).collect();

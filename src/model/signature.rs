@@ -62,7 +62,9 @@ fn value(value: &onnx::Value, what: &str, faults: &mut Vec<Fault>) -> Option<Val
     match value.kind.as_ref().map_or(Err("it declares no type".to_owned()), value_type) {
         Ok(kind) => Some(ValueInfo { name: value.name.clone(), value: kind }),
         Err(why) => {
-            faults.push(Fault::new("/model", "unsupported_type", format!("{what} {:?} cannot be used: {why}", value.name)));
+            let detail = format!("{what} {:?} cannot be used: {why}", value.name);
+            faults
+                .push(Fault::new("/model", "unsupported_type", detail).hint("export the model with tensors of numbers, booleans or texts"));
             None
         }
     }
