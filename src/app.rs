@@ -13,7 +13,7 @@ use crate::{
     model::{self, Models},
     objects::{self, Stores},
     plan::{self, Planner},
-    telemetry::LogFormat,
+    telemetry::{LogFormat, Metrics},
 };
 
 /// How often each room looks for work that nobody announced.
@@ -50,11 +50,12 @@ impl App {
         store.release_all().await.map_err(|e| describe(&e))?;
         let store: Arc<dyn Store> = Arc::new(store);
 
-        let stores = Stores::new(objects::Options { file_roots: file_roots.clone() });
+        let metrics = Metrics::new();
+        let stores = Stores::new(objects::Options { file_roots: file_roots.clone() }).counted(metrics.tally());
         let limits = model::Limits { max_bytes: settings.max_model_bytes, max_nesting: 64 };
         let models = Arc::new(Models::new(settings.data_dir.join("models"), stores.clone(), limits));
         let program = std::env::current_exe().map_err(|e| format!("cannot find this program's own file: {e}"))?;
-        let (supervisor, _task) = Supervisor::start(RunnerOptions {
+        let runner = RunnerOptions {
             program,
             library: std::path::absolute(&library).unwrap_or(library),
             workers: settings.workers(),
@@ -63,7 +64,8 @@ impl App {
             batch_timeout: seconds(settings.batch_timeout),
             log_format,
             log: log.to_owned(),
-        });
+        };
+        let (supervisor, _task) = Supervisor::start(runner, metrics.clone());
         let listener = TcpListener::bind(settings.listen).await.map_err(|e| format!("--listen {}: {e}", settings.listen))?;
         let address = listener.local_addr().map_err(|e| format!("--listen {}: {e}", settings.listen))?;
 
@@ -78,6 +80,8 @@ impl App {
                 stores: stores.clone(),
                 models: models.clone(),
                 wake: wake.clone(),
+                runner: supervisor.status(),
+                metrics: metrics.clone(),
                 allowed_providers: ["cpu", "cuda", "tensorrt"].map(str::to_owned).to_vec(),
             },
             planner: Planner {
@@ -99,6 +103,7 @@ impl App {
                 supervisor,
                 worker: worker.clone(),
                 wake: wake.clone(),
+                metrics: metrics.clone(),
                 options: execute::Options {
                     slots: settings.chunk_slots.max(1),
                     lease_ttl,
@@ -107,7 +112,7 @@ impl App {
                     providers: settings.providers,
                 },
             },
-            finalizer: Finalizer { store, stores, worker, wake, lease_ttl, poll: POLL },
+            finalizer: Finalizer { store, stores, worker, wake, metrics, lease_ttl, poll: POLL },
         })
     }
 

@@ -25,5 +25,5 @@ pub mod objects;
 pub mod plan;
 /// The data plane, in a process of its own: source → decode → featurize → infer → interpret → encode.
 pub mod runner;
-/// Logs.
+/// Logs, metrics, traces; any room may use it.
 pub mod telemetry;

@@ -15,11 +15,13 @@ use super::{ApiState, router};
 use crate::{
     db::{Changed, ChunkLease, ClaimedChunk, Created, Error, JobFilter, JobLease, NewJob, Result, Store, Written},
     domain::{
-        Chunk, ChunkId, ChunkResult, Job, JobId, ObjectSlice, Problem,
+        Backlog, Chunk, ChunkId, ChunkResult, Job, JobId, ObjectSlice, Problem,
         job::{Ending, PlanCursor},
     },
+    execute::RunnerStatus,
     model::{Limits, Models},
     objects::{Options, Stores},
+    telemetry::Metrics,
 };
 
 /// A database that is down.
@@ -34,6 +36,7 @@ fn down<T>() -> Result<T> {
 #[rustfmt::skip]
 impl Store for Down {
     async fn ping(&self) -> Result<()> { down() }
+    async fn backlog(&self) -> Result<Backlog> { down() }
     async fn create_job(&self, _: NewJob) -> Result<Created> { down() }
     async fn job(&self, _: &JobId) -> Result<Option<Job>> { down() }
     async fn jobs(&self, _: &JobFilter) -> Result<Vec<Job>> { down() }
@@ -78,7 +81,16 @@ impl Edge {
         let limits = Limits { max_bytes: 1 << 30, max_nesting: 64 };
         let models = Arc::new(Models::new(folder.path().join("cache"), stores.clone(), limits));
         let allowed_providers = vec!["cpu".to_owned()];
-        Self { state: ApiState { store: Arc::new(Down), stores, models, wake: Arc::new(Notify::new()), allowed_providers }, folder }
+        let state = ApiState {
+            store: Arc::new(Down),
+            stores,
+            models,
+            wake: Arc::new(Notify::new()),
+            runner: RunnerStatus::new(folder.path().join("libonnxruntime.so")),
+            metrics: Metrics::new(),
+            allowed_providers,
+        };
+        Self { state, folder }
     }
 
     /// A location below the root.

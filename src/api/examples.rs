@@ -128,6 +128,7 @@ fn job(state: JobState) -> Job {
         created_at: ACCEPTED,
         started_at: None,
         finished_at: None,
+        trace: None,
     }
 }
 

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     db::{Changed, JobFilter},
-    domain::{Fault, Job, JobId, JobState},
+    domain::{Fault, Job, JobId, JobState, TraceParent},
 };
 
 /// Longest wait of one request.
@@ -37,6 +37,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// fault is listed at once.
 #[utoipa::path(
     post, path = "/v1/jobs", tag = "jobs",
+    params(("traceparent" = Option<String>, Header, description = "W3C trace context: the job becomes part of that trace", example = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")),
     request_body(content = JobDefinition, examples(
         ("shortest" = (summary = "Three fields", value = json!({"model": "s3://models/fraud/", "input": "s3://lake/tx/2026-11-23/", "output": "s3://lake/scores/2026-11-23/"}))),
         ("full" = (summary = "Everything", value = json!({
@@ -83,7 +84,14 @@ pub(super) async fn submit(
     })?;
     let definition =
         read::parse(&body).map_err(|e| ApiProblem::malformed(format!("the body is not JSON as a job definition must be: {e}")))?;
-    let job = submit::submit(&state, &definition).await?;
+    let trace = headers.get("traceparent").map(|header| {
+        let parsed = header.to_str().ok().and_then(TraceParent::parse);
+        if parsed.is_none() {
+            tracing::debug!(?header, "traceparent is invalid and counts as one that is not there");
+        }
+        parsed
+    });
+    let job = submit::submit(&state, &definition, trace.flatten()).await?;
     let location = format!("/v1/jobs/{}", job.id);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobBody::new(&job))).into_response())
 }

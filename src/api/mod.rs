@@ -10,6 +10,7 @@ mod errors;
 mod examples;
 mod health;
 mod jobs;
+mod metrics;
 mod openapi;
 mod problem;
 mod query;
@@ -35,7 +36,7 @@ use tokio::sync::Notify;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::{db::Store, model::Models, objects::Stores};
+use crate::{db::Store, execute::RunnerStatus, model::Models, objects::Stores, telemetry::Metrics};
 use problem::ApiProblem;
 
 pub use openapi::document as openapi;
@@ -54,6 +55,10 @@ pub struct ApiState {
     pub models: Arc<Models>,
     /// Rung when a job was accepted or cancelled.
     pub wake: Arc<Notify>,
+    /// Whether a runner can be had.
+    pub runner: RunnerStatus,
+    /// Counts requests, and is what `/metrics` shows.
+    pub metrics: Metrics,
     /// Execution providers that a job may name.
     pub allowed_providers: Vec<String>,
 }
@@ -61,6 +66,7 @@ pub struct ApiState {
 /// All routes.
 pub fn router(state: ApiState) -> Router {
     let (routes, _) = openapi::router().split_for_parts();
+    let metrics = state.metrics.clone();
     let docs = SwaggerUi::new("/docs").url("/openapi.json", openapi::document()).config(Config::default().validator_url("none"));
     routes
         .with_state(state)
@@ -75,5 +81,6 @@ pub fn router(state: ApiState) -> Router {
             let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
             ApiProblem::internal(&text.unwrap_or("a panic without a message")).into_response()
         }))
+        .layer(middleware::from_fn_with_state(metrics, metrics::count))
         .layer(middleware::from_fn(request::identified))
 }

@@ -7,7 +7,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ApiState, definition, errors, health, jobs, results};
+use super::{ApiState, definition, errors, health, jobs, metrics, results};
 use crate::domain::{ChunkState, JobState, Task};
 
 #[derive(OpenApi)]
@@ -37,6 +37,7 @@ pub(super) fn router() -> OpenApiRouter<ApiState> {
         .routes(routes!(errors::list))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
+        .routes(routes!(metrics::scrape))
 }
 
 /// The document.

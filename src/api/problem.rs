@@ -58,6 +58,12 @@ pub(super) struct FaultBody {
     hint: Option<String>,
 }
 
+impl FaultBody {
+    fn of(fault: Fault) -> Self {
+        Self { pointer: fault.pointer, code: fault.code, detail: fault.detail, hint: fault.hint }
+    }
+}
+
 impl ApiProblem {
     fn new(status: StatusCode, code: &str, title: &'static str, detail: impl Into<String>) -> Self {
         Self {
@@ -82,9 +88,8 @@ impl ApiProblem {
     pub(super) fn faults(faults: Vec<Fault>) -> Self {
         let count = faults.len();
         let detail = if count == 1 { "1 fault, see errors".to_owned() } else { format!("{count} faults, see errors") };
-        let body = |f: Fault| FaultBody { pointer: f.pointer, code: f.code, detail: f.detail, hint: f.hint };
         let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", "The request has faults", detail);
-        Self { errors: faults.into_iter().map(body).collect(), ..problem }
+        Self { errors: faults.into_iter().map(FaultBody::of).collect(), ..problem }
     }
 
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
@@ -118,6 +123,12 @@ impl ApiProblem {
 
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The service cannot do this at the moment", detail)
+    }
+
+    /// Why the service cannot do its work, reason by reason.
+    pub(super) fn not_ready(reasons: Vec<Fault>) -> Self {
+        let detail = reasons.iter().map(|reason| reason.detail.as_str()).collect::<Vec<_>>().join("; ");
+        Self { errors: reasons.into_iter().map(FaultBody::of).collect(), ..Self::unavailable(detail) }
     }
 
     /// A fault of the service: the caller gets an id, the log the reason.

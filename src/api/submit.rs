@@ -2,6 +2,7 @@
 
 use futures::TryStreamExt;
 use serde_json::Value;
+use tracing::{Instrument, field::Empty};
 
 use super::{
     ApiState, definition,
@@ -10,14 +11,23 @@ use super::{
 use crate::{
     db::{Created, NewJob},
     domain::{
-        Fault, Job, JobId, PartNames, Uri,
+        Fault, Job, JobId, PartNames, TraceParent, Uri,
         names::{MANIFEST, SUCCESS},
     },
     objects,
+    telemetry::traces,
 };
 
-/// Accepts a job.
-pub(super) async fn submit(state: &ApiState, definition: &Value) -> Result<Job, ApiProblem> {
+/// Accepts a job, as part of the caller's trace if there is one.
+pub(super) async fn submit(state: &ApiState, definition: &Value, caller: Option<TraceParent>) -> Result<Job, ApiProblem> {
+    let span = tracing::info_span!(target: traces::TARGET, "accept job", job.id = Empty, otel.kind = "server");
+    traces::adopt(&span, caller.as_ref());
+    // Without an exporter the caller's own span is the parent of whoever traces further on.
+    let trace = traces::parent_of(&span).or(caller);
+    accept(state, definition, trace).instrument(span).await
+}
+
+async fn accept(state: &ApiState, definition: &Value, trace: Option<TraceParent>) -> Result<Job, ApiProblem> {
     let spec = definition::read(definition, &state.allowed_providers).map_err(ApiProblem::faults)?;
     let mut faults = Vec::new();
     let resolved = match state.models.resolve(&spec.model, &spec.pipeline).await {
@@ -34,9 +44,10 @@ pub(super) async fn submit(state: &ApiState, definition: &Value) -> Result<Job, 
     faults.extend(check_store(state, "/output", &spec.output.uri));
     let Some(resolved) = resolved.filter(|_| faults.is_empty()) else { return Err(ApiProblem::faults(faults)) };
     check_output(state, &spec.output.uri).await?;
-    let new = NewJob { id: JobId::generate(), spec, model: resolved.model, pipeline: resolved.pipeline };
+    let new = NewJob { id: JobId::generate(), spec, model: resolved.model, pipeline: resolved.pipeline, trace };
     match state.store.create_job(new).await? {
         Created::Job(job) => {
+            tracing::Span::current().record("job.id", job.id.as_str());
             tracing::info!(job.id = %job.id, model = %job.model.uri, input = %job.spec.input.uri, "accepted {}", job.id);
             state.wake.notify_waiters();
             Ok(*job)

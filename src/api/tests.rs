@@ -196,7 +196,7 @@ fn the_document_is_openapi_3_1_and_every_operation_has_an_example() {
             operations += 1;
         }
     }
-    assert_eq!(operations, 10);
+    assert_eq!(operations, 11);
 }
 
 #[test]

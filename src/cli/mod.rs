@@ -1,6 +1,7 @@
 //! One executable, its roles are subcommands, a file each.
 
 mod demo;
+mod healthcheck;
 mod runner;
 mod serve;
 
@@ -8,7 +9,7 @@ use std::process::ExitCode;
 
 use crate::{
     config::{self, Command},
-    telemetry,
+    telemetry::{self, Traces},
 };
 
 /// Runs what the command line asks for.
@@ -17,15 +18,25 @@ pub fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return complain(&error, 2),
     };
-    if let Err(error) = telemetry::init(cli.log_format, &cli.log) {
-        return complain(&error, 2);
-    }
+    // The service alone has something to trace; its runner tells it what it does.
+    let traces = match &cli.command {
+        Command::Serve(_) => Traces::from_environment(),
+        _ => Ok(None),
+    };
+    let traces = match traces.and_then(|traces| telemetry::init(cli.log_format, &cli.log, traces.as_ref()).map(|()| traces)) {
+        Ok(traces) => traces,
+        Err(error) => return complain(&error, 2),
+    };
     let done = match cli.command {
         Command::Serve(settings) => serve::run(*settings, cli.sections, cli.log_format, &cli.log),
         Command::Demo(settings) => demo::run(&settings),
         Command::Runner(settings) => runner::run(settings),
         Command::Openapi => openapi(),
+        Command::Healthcheck(settings) => healthcheck::run(&settings),
     };
+    if let Some(traces) = traces {
+        traces.shutdown();
+    }
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&error, 1),

@@ -48,6 +48,8 @@ pub enum Command {
     Demo(Demo),
     /// Print the OpenAPI document
     Openapi,
+    /// Ask the service on this machine whether it is ready; exits with 1 and the reasons when it is not
+    Healthcheck(Healthcheck),
     /// The data plane; started by `serve`
     #[command(hide = true)]
     Runner(Runner),
@@ -123,6 +125,14 @@ impl Serve {
             },
         }
     }
+}
+
+/// Settings of the health check.
+#[derive(Debug, Clone, Args)]
+pub struct Healthcheck {
+    /// Address of the API, as the service was given it
+    #[arg(long, env = "NIGHTSHIFT_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
 }
 
 /// Settings of the demonstration.

@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, time::Duration};
 use async_trait::async_trait;
 
 use crate::domain::{
-    Chunk, ChunkId, ChunkResult, Job, JobId, JobSpec, JobState, ObjectSlice, Pipeline, Problem, Uri,
+    Backlog, Chunk, ChunkId, ChunkResult, Job, JobId, JobSpec, JobState, ObjectSlice, Pipeline, Problem, TraceParent, Uri,
     job::{Conflict, Ending, PinnedModel, PlanCursor},
 };
 
@@ -59,6 +59,8 @@ pub struct NewJob {
     pub model: PinnedModel,
     /// As resolved.
     pub pipeline: Pipeline,
+    /// The trace it belongs to.
+    pub trace: Option<TraceParent>,
 }
 
 /// What became of [`Store::create_job`].
@@ -136,14 +138,14 @@ pub enum Written {
     Fenced,
 }
 
-/// How many jobs there are by state, for metrics and readiness.
-pub type JobCounts = BTreeMap<String, u64>;
-
 /// All durable state. See the module's header for what holds for every method.
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Answers when the database does.
     async fn ping(&self) -> Result<()>;
+
+    /// How much waits and runs. Cheap enough to be asked every second: it reads the counts that jobs keep of their chunks, and no chunk.
+    async fn backlog(&self) -> Result<Backlog>;
 
     // ---- Jobs --------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@
 //!
 //! Absent: tokio, sqlx, axum, object_store, ort.
 
+pub mod backlog;
 pub mod chunk;
 pub mod fault;
 pub mod job;
@@ -14,8 +15,10 @@ pub mod pipeline;
 pub mod signature;
 pub mod spec;
 pub mod time;
+pub mod trace;
 pub mod uri;
 
+pub use backlog::Backlog;
 pub use chunk::{Chunk, ChunkId, ChunkResult, ChunkState, ObjectSlice, PartFile, Slice};
 pub use fault::{Fault, Problem};
 pub use job::{Counts, Job, JobEvent, JobId, JobState};
@@ -25,4 +28,5 @@ pub use pipeline::{Activation, Missing, Pipeline, PipelineSpec, Task};
 pub use signature::{Dim, Dtype, Signature, ValueInfo, ValueType};
 pub use spec::JobSpec;
 pub use time::Timestamp;
+pub use trace::TraceParent;
 pub use uri::{Scheme, Uri};

@@ -251,6 +251,7 @@ mod tests {
             created_at: Timestamp(1_764_000_000_000_000),
             started_at: Some(Timestamp(1_764_000_001_000_000)),
             finished_at: None,
+            trace: None,
         }
     }
 

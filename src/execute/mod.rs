@@ -15,4 +15,4 @@ mod supervisor;
 
 pub use executor::{Executor, Options};
 pub use finalize::Finalizer;
-pub use supervisor::{RunnerOptions, Supervisor};
+pub use supervisor::{RunnerOptions, RunnerStatus, Supervisor};

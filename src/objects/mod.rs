@@ -4,6 +4,7 @@
 //! Retries and credentials are settled here; callers see one failure, the last.
 
 mod bucket;
+mod counted;
 mod stores;
 mod upload;
 mod walk;

@@ -12,8 +12,12 @@ use object_store::{BackoffConfig, ClientOptions, RetryConfig, aws::AmazonS3Build
 use super::{
     Error, Result,
     bucket::{Backend, Bucket},
+    counted::CountingConnector,
 };
-use crate::domain::{Scheme, Uri};
+use crate::{
+    domain::{Scheme, Uri},
+    telemetry::tally::Tally,
+};
 
 /// How to reach the stores.
 #[derive(Debug, Clone, Default)]
@@ -27,13 +31,19 @@ pub struct Options {
 pub struct Stores {
     roots: Arc<Vec<PathBuf>>,
     open: Arc<Mutex<HashMap<(Scheme, String), Backend>>>,
+    tally: Tally,
 }
 
 impl Stores {
     /// Roots are resolved now, so that a link put in their place later leads nowhere else.
     pub fn new(options: Options) -> Self {
         let roots = options.file_roots.iter().map(|r| std::fs::canonicalize(r).unwrap_or_else(|_| r.clone())).collect();
-        Self { roots: Arc::new(roots), open: Arc::default() }
+        Self { roots: Arc::new(roots), open: Arc::default(), tally: Tally::default() }
+    }
+
+    /// Counts calls with this tally.
+    pub fn counted(self, tally: Tally) -> Self {
+        Self { tally, ..self }
     }
 
     /// The store of this location. Connects to nothing yet.
@@ -55,7 +65,7 @@ impl Stores {
                 backend
             }
         };
-        Ok(Bucket::new(backend, uri.with_path(""), self.roots.clone()))
+        Ok(Bucket::new(backend, uri.with_path(""), self.roots.clone(), self.tally.clone()))
     }
 
     fn check_root(&self, uri: &Uri) -> Result<()> {
@@ -96,6 +106,7 @@ fn connect(uri: &Uri) -> Result<Backend> {
                 .with_bucket_name(uri.bucket())
                 .with_client_options(client)
                 .with_retry(retry)
+                .with_http_connector(CountingConnector::default())
                 .build()
                 .map(|store| Backend::S3(Arc::new(store)))
                 .map_err(|e| Error::Denied { uri: uri.clone(), reason: super::bucket::reason(&e) })

@@ -5,9 +5,11 @@
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 #![allow(unreachable_pub, missing_docs, missing_debug_implementations, reason = "a library for the tests alone")]
 
+pub mod collector;
 mod faults;
 pub mod golden;
 mod s3;
+pub mod scrape;
 mod service;
 
 use std::path::{Path, PathBuf};

@@ -3,6 +3,7 @@
 //! Every write is a `BEGIN IMMEDIATE` transaction on the one writer connection, run on a task of its own: a caller that is
 //! dropped half-way leaves no transaction open. Reads go to a small pool; in WAL mode they wait for nobody.
 
+mod backlog;
 mod chunks;
 mod jobs;
 mod rows;
@@ -13,7 +14,7 @@ use std::{
     str::FromStr,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -28,7 +29,7 @@ use tokio::sync::Mutex;
 
 use super::{Changed, ChunkLease, ClaimedChunk, Created, Error, JobFilter, JobLease, NewJob, Result, Store, Written};
 use crate::domain::{
-    Chunk, ChunkId, ChunkResult, Job, JobId, ObjectSlice, Problem,
+    Backlog, Chunk, ChunkId, ChunkResult, Job, JobId, ObjectSlice, Problem,
     job::{Ending, PlanCursor},
 };
 
@@ -42,6 +43,8 @@ pub struct SqliteStore {
     readers: SqlitePool,
     /// Added to the database's clock: tests turn it.
     clock_offset_us: Arc<AtomicI64>,
+    /// Leases that had run out when this process looked.
+    expiries: Arc<AtomicU64>,
     /// Held for the store's life: no other process may open this file.
     _lock: Arc<File>,
 }
@@ -71,7 +74,13 @@ impl SqliteStore {
         sqlx::migrate!("migrations/sqlite").run(&mut writer).await.map_err(|e| Error::Unavailable(e.into()))?;
         let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await;
         let readers = readers.map_err(Error::Unavailable)?;
-        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, clock_offset_us: Arc::default(), _lock: Arc::new(lock) })
+        Ok(Self {
+            writer: Arc::new(Mutex::new(writer)),
+            readers,
+            clock_offset_us: Arc::default(),
+            expiries: Arc::default(),
+            _lock: Arc::new(lock),
+        })
     }
 
     /// Turns the database's clock forward, as if that much time had passed.
@@ -141,6 +150,12 @@ impl Store for SqliteStore {
         self.write(|_| Box::pin(async { Ok(()) })).await
     }
 
+    async fn backlog(&self) -> Result<Backlog> {
+        let offset = self.clock_offset_us.load(Ordering::Relaxed);
+        let backlog = backlog::read(&self.readers, offset).await?;
+        Ok(Backlog { lease_expiries: self.expiries.load(Ordering::Relaxed), ..backlog })
+    }
+
     async fn create_job(&self, new: NewJob) -> Result<Created> {
         self.write(move |tx| Box::pin(async move { jobs::create(tx, &new).await })).await
     }
@@ -202,7 +217,9 @@ impl Store for SqliteStore {
             return Ok(Vec::new());
         }
         let worker = worker.to_owned();
-        self.write(move |tx| Box::pin(async move { chunks::claim(tx, &worker, limit, ttl).await })).await
+        let (claimed, expired) = self.write(move |tx| Box::pin(async move { chunks::claim(tx, &worker, limit, ttl).await })).await?;
+        self.expiries.fetch_add(expired, Ordering::Relaxed);
+        Ok(claimed)
     }
 
     async fn renew_chunks(&self, leases: &[ChunkLease], ttl: Duration) -> Result<Vec<ChunkLease>> {

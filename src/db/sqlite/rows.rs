@@ -5,12 +5,12 @@ use sqlx::{Row, sqlite::SqliteRow};
 
 use crate::{
     db::{Error, Result},
-    domain::{Chunk, ChunkId, ChunkState, Counts, Job, JobId, JobState, Problem, Timestamp, job::Ending},
+    domain::{Chunk, ChunkId, ChunkState, Counts, Job, JobId, JobState, Problem, Timestamp, TraceParent, job::Ending},
 };
 
 /// Columns of [`job`], in one place.
 pub(super) const JOB: &str = "id, spec, model, pipeline, state, ending, error, plan, objects, bytes, chunks, chunks_done, \
-                              succeeded, failed, usage, created_at, started_at, finished_at";
+                              succeeded, failed, usage, created_at, started_at, finished_at, trace";
 /// Columns of [`chunk`], in one place.
 pub(super) const CHUNK: &str = "job_id, seq, state, claims, failures, crashes, not_before, lease_epoch, worker, started_at, \
                                 finished_at, error, result, inputs";
@@ -64,6 +64,7 @@ fn reader<'r>(row: &'r SqliteRow, table: &'static str, key: &str) -> Reader<'r> 
 pub(super) fn job(row: &SqliteRow) -> Result<Job> {
     let r = reader(row, "job", "id");
     let ending: Option<String> = r.get("ending")?;
+    let trace: Option<String> = r.get("trace")?;
     Ok(Job {
         id: r.parse("id", JobId::parse)?,
         spec: r.json("spec")?,
@@ -85,6 +86,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job> {
         created_at: Timestamp(r.get("created_at")?),
         started_at: r.time("started_at")?,
         finished_at: r.time("finished_at")?,
+        trace: trace.map(|t| TraceParent::parse(&t).ok_or_else(|| r.damaged(format!("trace is {t:?}")))).transpose()?,
     })
 }
 
