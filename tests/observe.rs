@@ -160,14 +160,19 @@ async fn a_killed_runner_is_counted_with_its_reason_and_no_record_twice() {
     }
     let service = Service::start(&s3, ServiceOptions::default()).await;
     let id = service.submit(&definition("out")).await;
-    service.until(&id, |job| job["counts"]["chunks_done"].as_u64() > Some(3)).await;
-    assert!(service.kill_runner());
+    // A kill may hit a moment in which no chunk is in flight.
+    let mut kills = 0;
+    while scrape(&service).await.sum("nightshift_chunk_attempts_total", &[("outcome", "crashed")]) == 0.0 {
+        let before = service.job(&id).await["counts"]["chunks_done"].as_u64();
+        service.until(&id, |job| job["counts"]["chunks_done"].as_u64() > before).await;
+        assert!(!service.is_final(&id).await, "the job is too short for this test: it was over after {kills} kills");
+        kills += usize::from(service.kill_runner());
+        scrape_until(&service, |s| s.sum("nightshift_runner_restarts_total", &[]) == kills as f64).await;
+    }
     let job = service.wait(&id, PATIENCE).await;
     assert_eq!(job["state"], "completed", "{job:#}");
     let done = scrape(&service).await;
-    let restarts = |reason| done.sum("nightshift_runner_restarts_total", &[("reason", reason)]);
-    assert_eq!((restarts("crashed"), restarts("not_started"), restarts("silent")), (1.0, 0.0, 0.0));
-    assert!(done.sum("nightshift_chunk_attempts_total", &[("outcome", "crashed")]) >= 1.0);
+    assert_eq!(done.sum("nightshift_runner_restarts_total", &[("reason", "crashed")]), kills as f64);
     assert_eq!(done.sum("nightshift_records_total", &[]), 80_000.0);
     assert_eq!(done.sum("nightshift_records_total", &[("outcome", "failed")]), 8_000.0);
 }
