@@ -14,7 +14,7 @@ use crate::{
     notify::{self, Deliverer, Guard, Notifier, Timeouts},
     objects::{self, Stores},
     plan::{self, Planner},
-    telemetry::LogFormat,
+    telemetry::{LogFormat, Metrics},
 };
 
 /// How often each room looks for work that nobody announced.
@@ -59,8 +59,9 @@ impl App {
         store.release_all().await.map_err(|e| describe(&e))?;
         let store: Arc<dyn Store> = Arc::new(store);
 
+        let metrics = Metrics::new();
         let reach = objects::Options { file_roots, buckets: sections.buckets };
-        let stores = Stores::new(reach.clone())?;
+        let stores = Stores::new(reach.clone())?.counted(metrics.tally());
         let limits = model::Limits { max_bytes: settings.max_model_bytes, ..model::Limits::default() };
         let models = Arc::new(Models::new(settings.data_dir.join("models"), stores.clone(), limits));
         let program = std::env::current_exe().map_err(|e| format!("cannot find this program's own file: {e}"))?;
@@ -75,7 +76,7 @@ impl App {
             log: log.to_owned(),
         };
         let sampler = Arc::new(Sampler::new(runner.clone(), models.clone(), settings.providers.clone()));
-        let (supervisor, _task) = Supervisor::start(runner);
+        let (supervisor, _task) = Supervisor::start(runner, metrics.clone());
         let planning = plan::Options {
             chunk_bytes: settings.chunk_bytes.max(1),
             chunk_objects: settings.chunk_objects.max(1),
@@ -99,6 +100,8 @@ impl App {
                 sampler,
                 planning: planning.clone(),
                 wake: wake.clone(),
+                runner: supervisor.status(),
+                metrics: metrics.clone(),
                 allowed_providers: ["cpu", "cuda", "tensorrt"].map(str::to_owned).to_vec(),
             },
             planner: Planner {
@@ -115,6 +118,7 @@ impl App {
                 supervisor,
                 worker: worker.clone(),
                 wake: wake.clone(),
+                metrics: metrics.clone(),
                 options: execute::Options {
                     slots: settings.chunk_slots.max(1),
                     lease_ttl,
@@ -123,12 +127,21 @@ impl App {
                     providers: settings.providers,
                 },
             },
-            finalizer: Finalizer { store: store.clone(), stores, worker, wake: wake.clone(), lease_ttl, poll: POLL },
+            finalizer: Finalizer {
+                store: store.clone(),
+                stores,
+                worker,
+                wake: wake.clone(),
+                metrics: metrics.clone(),
+                lease_ttl,
+                poll: POLL,
+            },
             notifier: Notifier {
                 store,
                 deliverer,
                 endpoints: endpoints.into(),
                 wake,
+                metrics,
                 options: notify::Options {
                     public_url: settings.public_url.unwrap_or_else(|| format!("http://{address}")),
                     retry_scale: settings.webhook_retry_scale,

@@ -27,7 +27,7 @@ pub mod objects;
 pub mod plan;
 /// The data plane, in a process of its own: source → decode → featurize → infer → interpret → encode.
 pub mod runner;
-/// Logs.
+/// Logs, metrics, traces; any room may use it.
 pub mod telemetry;
 /// Rereads a finished job's output and proves its manifest; needs no service.
 pub mod verify;

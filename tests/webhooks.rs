@@ -11,7 +11,7 @@ use std::{
 
 use nightshift::{
     domain::{WebhookSecret, WebhookUrl},
-    notify::{Answer, Deliverer, Guard, Timeouts},
+    notify::{Answer, Deliverer, Guard, Message, Timeouts},
 };
 use serde_json::{Value, json};
 use sqlx::Connection;
@@ -92,6 +92,8 @@ fn seconds_between(earlier: &Value, later: &Value) -> f64 {
     let time = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{value}")).parse::<jiff::Timestamp>().unwrap();
     time(later).duration_since(time(earlier)).as_secs_f64()
 }
+
+const MESSAGE: Message<'_> = Message { id: "msg_x", body: "{}", trace: None };
 
 #[tokio::test]
 async fn a_receiver_that_fails_twice_hears_one_message_three_times_each_time_signed() {
@@ -318,7 +320,7 @@ async fn no_form_of_a_special_address_gets_past_the_deliverer() {
     let secrets = [WebhookSecret::parse(SECRET).unwrap()];
     for host in LITERALS.iter().chain(&NAMES).chain(&elsewhere) {
         let url = WebhookUrl::parse(&format!("http://{host}:{port}/")).unwrap();
-        let (answer, _) = deliverer.attempt(&url, "msg_x", "{}", &secrets).await;
+        let (answer, _) = deliverer.attempt(&url, MESSAGE, &secrets).await;
         assert!(matches!(answer, Answer::Refused { .. }), "{host}: {answer:?}");
     }
     assert_eq!((four.connections(), six.connections()), (0, 0));
@@ -338,7 +340,7 @@ async fn an_attempt_that_is_not_answered_ends_in_words() {
         ("http://no-such-host.invalid/secret-path".to_owned(), "no "),
         (receiver.url("/").replace("http:", "https:"), "no "),
     ] {
-        let (answer, latency) = deliverer.attempt(&WebhookUrl::parse(&url).unwrap(), "msg_x", "{}", &secrets).await;
+        let (answer, latency) = deliverer.attempt(&WebhookUrl::parse(&url).unwrap(), MESSAGE, &secrets).await;
         let Answer::Silence { error } = answer else { panic!("{url}: {answer:?}") };
         assert!(error.starts_with(words) && !error.contains("secret-path"), "{url}: {error}");
         assert!(latency > Duration::ZERO);

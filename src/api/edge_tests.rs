@@ -18,15 +18,15 @@ use crate::{
         IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Retried, Store, Written,
     },
     domain::{
-        Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Job, JobId, ObjectSlice, Problem, Uri,
+        Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Job, JobId, ObjectSlice, Problem, Uri,
         job::{Ending, PlanCursor},
     },
-    execute::{RunnerOptions, Sampler},
+    execute::{RunnerOptions, RunnerStatus, Sampler},
     model::{Limits, Models},
     notify::Guard,
     objects::{Options, Stores},
     plan,
-    telemetry::LogFormat,
+    telemetry::{LogFormat, Metrics},
 };
 
 /// A database that is down.
@@ -41,6 +41,7 @@ fn down<T>() -> Result<T> {
 #[rustfmt::skip]
 impl Store for Down {
     async fn ping(&self) -> Result<()> { down() }
+    async fn backlog(&self) -> Result<Backlog> { down() }
     async fn create_job(&self, _: NewJob) -> Result<Created> { down() }
     async fn job(&self, _: &JobId) -> Result<Option<Job>> { down() }
     async fn jobs(&self, _: &JobFilter) -> Result<Vec<Job>> { down() }
@@ -109,9 +110,18 @@ impl Edge {
             log: "off".to_owned(),
         };
         let sampler = Arc::new(Sampler::new(runner, models.clone(), vec!["cpu".to_owned()]));
-        let planning = plan::Options { chunk_bytes: 1, chunk_objects: 1, lease_ttl: Duration::from_secs(1), poll: Duration::from_secs(1) };
-        let wake = Arc::new(Notify::new());
-        let state = ApiState { store: Arc::new(Down), stores, models, guard: Guard::default(), sampler, planning, wake, allowed_providers };
+        let state = ApiState {
+            store: Arc::new(Down),
+            stores,
+            models,
+            guard: Guard::default(),
+            sampler,
+            planning: plan::Options { chunk_bytes: 1, chunk_objects: 1, lease_ttl: Duration::from_secs(1), poll: Duration::from_secs(1) },
+            wake: Arc::new(Notify::new()),
+            runner: RunnerStatus::new(folder.path().join("libonnxruntime.so")),
+            metrics: Metrics::new(),
+            allowed_providers,
+        };
         Self { state, folder }
     }
 

@@ -218,6 +218,7 @@ fn job(state: JobState) -> Job {
         started_at: None,
         finished_at: None,
         breaks: Breaks::default(),
+        trace: None,
     }
 }
 

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     db::{Changed, JobFilter},
-    domain::{Job, JobId, JobState, Timestamp},
+    domain::{Job, JobId, JobState, Timestamp, TraceParent},
 };
 
 /// Longest wait of one request.
@@ -52,6 +52,7 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
         ("dry_run" = Option<bool>, Query, description = "Answer what the job would do, and write nothing", example = false),
         ("records" = Option<u64>, Query, description = "Records that a dry run looks at: 1 to 100, 10 when absent"),
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters, best a UUID", example = "8e03978e-40d5-43e8-bc93-6894a57f9324"),
+        ("traceparent" = Option<String>, Header, description = "W3C trace context: the job becomes part of that trace", example = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
     ),
     request_body(content = JobDefinition, examples(
         ("shortest" = (summary = "Three fields", value = json!({"model": "s3://models/fraud/", "input": "s3://lake/tx/2026-11-23/", "output": "s3://lake/scores/2026-11-23/"}))),
@@ -107,7 +108,14 @@ pub(super) async fn submit(
         return Ok(dry_run::dry_run(&state, &definition, records).await?.into_response());
     }
     let key = idempotency::key(&headers, &definition)?;
-    let submitted = submit::submit(&state, &definition, key).await?;
+    let trace = headers.get("traceparent").map(|header| {
+        let parsed = header.to_str().ok().and_then(TraceParent::parse);
+        if parsed.is_none() {
+            tracing::debug!(?header, "traceparent is invalid and counts as one that is not there");
+        }
+        parsed
+    });
+    let submitted = submit::submit(&state, &definition, key, trace.flatten()).await?;
     let (Submitted::New(job) | Submitted::Replay(job)) = &submitted;
     let location = format!("/v1/jobs/{}", job.id);
     let mut answer = (StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobBody::new(job))).into_response();

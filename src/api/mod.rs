@@ -15,6 +15,7 @@ mod health;
 mod idempotency;
 mod jobs;
 mod meant;
+mod metrics;
 mod openapi;
 mod problem;
 mod query;
@@ -42,7 +43,15 @@ use tokio::sync::Notify;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::{db::Store, execute::Sampler, model::Models, notify::Guard, objects::Stores, plan};
+use crate::{
+    db::Store,
+    execute::{RunnerStatus, Sampler},
+    model::Models,
+    notify::Guard,
+    objects::Stores,
+    plan,
+    telemetry::Metrics,
+};
 use problem::ApiProblem;
 
 pub use openapi::document as openapi;
@@ -67,6 +76,10 @@ pub struct ApiState {
     pub planning: plan::Options,
     /// Rung when a job was accepted or cancelled, or a delivery is to be made again.
     pub wake: Arc<Notify>,
+    /// Whether a runner can be had.
+    pub runner: RunnerStatus,
+    /// Counts requests, and is what `/metrics` shows.
+    pub metrics: Metrics,
     /// Execution providers that a job may name.
     pub allowed_providers: Vec<String>,
 }
@@ -74,6 +87,7 @@ pub struct ApiState {
 /// All routes.
 pub fn router(state: ApiState) -> Router {
     let (routes, _) = openapi::router().split_for_parts();
+    let metrics = state.metrics.clone();
     let docs = SwaggerUi::new("/docs").url("/openapi.json", openapi::document()).config(Config::default().validator_url("none"));
     routes
         .with_state(state)
@@ -88,5 +102,6 @@ pub fn router(state: ApiState) -> Router {
             let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
             ApiProblem::internal(&text.unwrap_or("a panic without a message")).into_response()
         }))
+        .layer(middleware::from_fn_with_state(metrics, metrics::count))
         .layer(middleware::from_fn(request::identified))
 }

@@ -7,7 +7,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ApiState, definition, deliveries, errors, health, jobs, results, steer};
+use super::{ApiState, definition, deliveries, errors, health, jobs, metrics, results, steer};
 use crate::domain::{ChunkState, DeliveryState, EventKind, JobState, Task};
 
 #[derive(OpenApi)]
@@ -44,6 +44,7 @@ pub(super) fn router() -> OpenApiRouter<ApiState> {
         .routes(routes!(deliveries::replay))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
+        .routes(routes!(metrics::scrape))
 }
 
 /// The document.

@@ -137,6 +137,12 @@ impl ApiProblem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The service cannot do this at the moment", detail)
     }
 
+    /// Why the service cannot do its work, reason by reason.
+    pub(super) fn not_ready(reasons: Vec<Fault>) -> Self {
+        let detail = reasons.iter().map(|reason| reason.detail.as_str()).collect::<Vec<_>>().join("; ");
+        Self { errors: reasons.into_iter().map(FaultBody::from).collect(), ..Self::unavailable(detail) }
+    }
+
     /// A fault of the service: the caller gets an id, the log the reason.
     pub(super) fn internal(error: &dyn std::fmt::Display) -> Self {
         let id = request::id().unwrap_or_default();

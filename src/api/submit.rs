@@ -2,6 +2,7 @@
 
 use futures::TryStreamExt;
 use serde_json::Value;
+use tracing::{Instrument, field::Empty};
 
 use super::{
     ApiState, definition,
@@ -10,13 +11,14 @@ use super::{
 use crate::{
     db::{Created, IdempotencyKey, NewJob},
     domain::{
-        Fault, Job, JobId, JobSpec, PartNames, Uri, WebhookUrl,
+        Fault, Job, JobId, JobSpec, PartNames, TraceParent, Uri, WebhookUrl,
         names::{MANIFEST, SUCCESS},
         spec::{IfExists, Layout, OutputSpec},
     },
     execute::earlier::{self, Found},
     model::Resolved,
     objects,
+    telemetry::traces,
 };
 
 /// How a request for a job was answered.
@@ -28,13 +30,31 @@ pub(super) enum Submitted {
     Replay(Box<Job>),
 }
 
-/// Accepts a job, once for each key.
-pub(super) async fn submit(state: &ApiState, definition: &Value, key: Option<IdempotencyKey>) -> Result<Submitted, ApiProblem> {
+/// Accepts a job, once for each key, as part of the caller's trace if there is one.
+pub(super) async fn submit(
+    state: &ApiState,
+    definition: &Value,
+    key: Option<IdempotencyKey>,
+    caller: Option<TraceParent>,
+) -> Result<Submitted, ApiProblem> {
+    let span = tracing::info_span!(target: traces::TARGET, "accept job", job.id = Empty, otel.kind = "server");
+    traces::adopt(&span, caller.as_ref());
+    // Without an exporter the caller's own span is the parent of whoever traces further on.
+    let trace = traces::parent_of(&span).or(caller);
+    accept_once(state, definition, key, trace).instrument(span).await
+}
+
+async fn accept_once(
+    state: &ApiState,
+    definition: &Value,
+    key: Option<IdempotencyKey>,
+    trace: Option<TraceParent>,
+) -> Result<Submitted, ApiProblem> {
     // Looked at first: a repeated request must not cost a model's download, nor fail by its own output.
     if let Some(known) = known(state, key.as_ref()).await? {
         return Ok(known);
     }
-    match accept(state, definition, key.clone()).await {
+    match accept(state, definition, key.clone(), trace).await {
         Ok(submitted) => Ok(submitted),
         // Its twin may have been accepted meanwhile, and what stood in the way may be that job's output.
         Err(problem) => known(state, key.as_ref()).await?.ok_or(problem),
@@ -53,11 +73,13 @@ async fn known(state: &ApiState, key: Option<&IdempotencyKey>) -> Result<Option<
 fn answered(state: &ApiState, created: Created, key: Option<&IdempotencyKey>) -> Result<Submitted, ApiProblem> {
     match created {
         Created::Job(job) => {
+            tracing::Span::current().record("job.id", job.id.as_str());
             tracing::info!(job.id = %job.id, model = %job.model.uri, input = %job.spec.input.uri, "accepted {}", job.id);
             state.wake.notify_waiters();
             Ok(Submitted::New(job))
         }
         Created::Replay(job) => {
+            tracing::Span::current().record("job.id", job.id.as_str());
             tracing::info!(job.id = %job.id, "a request that was repeated is answered with {}", job.id);
             Ok(Submitted::Replay(job))
         }
@@ -66,10 +88,15 @@ fn answered(state: &ApiState, created: Created, key: Option<&IdempotencyKey>) ->
     }
 }
 
-async fn accept(state: &ApiState, definition: &Value, key: Option<IdempotencyKey>) -> Result<Submitted, ApiProblem> {
+async fn accept(
+    state: &ApiState,
+    definition: &Value,
+    key: Option<IdempotencyKey>,
+    trace: Option<TraceParent>,
+) -> Result<Submitted, ApiProblem> {
     let (spec, resolved) = resolve(state, definition).await?;
     check_output(state, &spec.output).await?;
-    let new = NewJob { id: JobId::generate(), spec, model: resolved.model, pipeline: resolved.pipeline, key: key.clone() };
+    let new = NewJob { id: JobId::generate(), spec, model: resolved.model, pipeline: resolved.pipeline, key: key.clone(), trace };
     answered(state, state.store.create_job(new).await?, key.as_ref())
 }
 

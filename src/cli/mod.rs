@@ -5,6 +5,7 @@ mod config_show;
 mod demo;
 mod doctor;
 mod download;
+mod healthcheck;
 mod inspect;
 mod jobs;
 mod pages;
@@ -22,7 +23,7 @@ use crate::{
     config::{self, BucketSections, Command},
     domain::Uri,
     objects::{self, Stores},
-    telemetry,
+    telemetry::{self, Traces},
 };
 use stop::Stop;
 
@@ -32,9 +33,15 @@ pub fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return Stop::usage(error).exit(),
     };
-    if let Err(error) = telemetry::init(cli.log_format, &cli.log) {
-        return Stop::usage(error).exit();
-    }
+    // The service alone has something to trace; its runner tells it what it does.
+    let traces = match &cli.command {
+        Command::Serve(_) => Traces::from_environment(),
+        _ => Ok(None),
+    };
+    let traces = match traces.and_then(|traces| telemetry::init(cli.log_format, &cli.log, traces.as_ref()).map(|()| traces)) {
+        Ok(traces) => traces,
+        Err(error) => return Stop::usage(error).exit(),
+    };
     let done = match cli.command {
         Command::Serve(settings) => serve::run(*settings, cli.sections, cli.log_format, &cli.log).map_err(Stop::from),
         Command::Demo(settings) => demo::run(&settings).map_err(Stop::from),
@@ -47,8 +54,12 @@ pub fn run() -> ExitCode {
         Command::Openapi => openapi(),
         Command::Completions(settings) => pages::completions(&settings),
         Command::Man(settings) => pages::man(&settings),
+        Command::Healthcheck(settings) => healthcheck::run(&settings).map_err(Stop::from),
         Command::Runner(settings) => runner::run(settings).map_err(Stop::from),
     };
+    if let Some(traces) = traces {
+        traces.shutdown();
+    }
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(stop) => stop.exit(),

@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(nearest_key(&error), "there is no setting \"regoin\" in `lake`; did you mean region?");
         assert_eq!(nearest_key("invalid type: string, expected u8"), "invalid type: string, expected u8");
         let error = load_with("[buckets.lake]\nanything = 1", &[]).unwrap_err();
-        assert!(error.contains("[buckets]: there is no setting \"anything\""), "{error}");
+        assert!(error.contains("[buckets.lake]: there is no setting \"anything\""), "{error}");
     }
 
     #[test]

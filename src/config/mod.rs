@@ -81,6 +81,10 @@ pub enum Command {
     Completions(Completions),
     /// Print the manual page, or write one for every subcommand
     Man(Man),
+    /// Ask the service on this machine whether it is ready; exits with 1 and the reasons when it is not
+    #[command(after_help = "Examples:
+  nightshift healthcheck")]
+    Healthcheck(Healthcheck),
     /// The data plane; started by `serve`
     #[command(hide = true)]
     Runner(Runner),
@@ -198,6 +202,14 @@ impl Serve {
             },
         }
     }
+}
+
+/// Settings of the health check.
+#[derive(Debug, Clone, Args)]
+pub struct Healthcheck {
+    /// Address of the API, as the service was given it
+    #[arg(long, env = "NIGHTSHIFT_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
 }
 
 /// Settings of the demonstration.

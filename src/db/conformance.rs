@@ -73,7 +73,7 @@ fn new_job(output: &str) -> NewJob {
         classifier: None,
     };
     let model = PinnedModel { uri: uri("s3://m/x/"), digest: "d".to_owned(), file: "model.onnx".to_owned(), bytes: 1 };
-    NewJob { id: JobId::generate(), spec, model, pipeline, key: None }
+    NewJob { id: JobId::generate(), spec, model, pipeline, key: None, trace: None }
 }
 
 fn slice(key: &str) -> Vec<ObjectSlice> {
@@ -557,4 +557,44 @@ proptest! {
             assert!(b.store.claim_finalizing("f", TTL).await.unwrap().is_none());
         });
     }
+}
+
+#[tokio::test]
+async fn the_backlog_counts_what_waits_and_runs_and_for_how_long() {
+    let b = Bench::new().await;
+    assert_eq!(b.store.backlog().await.unwrap(), Backlog::default());
+    let running = b.planned(new_job("s3://lake/a/"), 3).await;
+    b.advance(TTL);
+    let waiting = b.planned(new_job("s3://lake/b/"), 2).await;
+    let backlog = b.store.backlog().await.unwrap();
+    assert_eq!((backlog.pending, backlog.running, backlog.done), (5, 0, 0));
+    assert!(backlog.oldest_waiting_seconds >= TTL.as_secs_f64(), "{backlog:?}");
+
+    // The elder has its turn first: only the younger one is waiting for its first chunk then.
+    let claimed = b.claim(1).await.remove(0);
+    assert_eq!(claimed.chunk.id.job, running);
+    assert_eq!(b.store.commit_chunk(&claimed.lease, &result(3, 1)).await.unwrap(), Written::Done);
+    let held = b.claim(1).await.remove(0);
+    let backlog = b.store.backlog().await.unwrap();
+    assert_eq!((backlog.pending, backlog.running, backlog.done, backlog.lease_expiries), (3, 1, 1, 0));
+    assert_eq!(backlog.jobs, BTreeMap::from([(JobState::InProgress, 2)]));
+    assert!(held.chunk.id.job == waiting || backlog.oldest_waiting_seconds < TTL.as_secs_f64(), "{backlog:?}");
+
+    b.advance(TTL * 2);
+    b.claim(1).await;
+    assert_eq!(b.store.backlog().await.unwrap().lease_expiries, 1);
+    for id in [&running, &waiting] {
+        b.store.cancel_job(id).await.unwrap();
+    }
+    let ending = b.store.backlog().await.unwrap();
+    assert_eq!((ending.pending, ending.oldest_waiting_seconds), (0, 0.0), "a job that is being ended waits for nothing");
+}
+
+#[tokio::test]
+async fn a_job_keeps_its_trace() {
+    let b = Bench::new().await;
+    let trace = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    let traced = b.create(NewJob { trace, ..new_job("s3://lake/a/") }).await;
+    let plain = b.create(new_job("s3://lake/b/")).await;
+    assert_eq!((b.job(&traced).await.trace, b.job(&plain).await.trace), (trace, None));
 }

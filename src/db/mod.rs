@@ -15,8 +15,8 @@ use std::{collections::BTreeMap, time::Duration};
 use async_trait::async_trait;
 
 use crate::domain::{
-    Attempt, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, DeliveryState, Event, Job, JobId, JobSpec, JobState, ObjectSlice, Pipeline,
-    Problem, Timestamp, Uri, WebhookSecret, WebhookSpec, WebhookUrl,
+    Attempt, Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, DeliveryState, Event, Job, JobId, JobSpec, JobState, ObjectSlice,
+    Pipeline, Problem, Timestamp, TraceParent, Uri, WebhookSecret, WebhookSpec, WebhookUrl,
     job::{Conflict, Ending, PinnedModel, PlanCursor},
 };
 
@@ -62,6 +62,8 @@ pub struct NewJob {
     pub pipeline: Pipeline,
     /// The key of the request that asked for it, if that had one.
     pub key: Option<IdempotencyKey>,
+    /// The trace it belongs to.
+    pub trace: Option<TraceParent>,
 }
 
 /// What makes a repeated request recognisable.
@@ -222,6 +224,8 @@ pub struct ClaimedDelivery {
     pub body: String,
     /// Of the job's own webhook; `None` for a configured endpoint, whose secrets the configuration holds.
     pub secret: Option<WebhookSecret>,
+    /// The trace that its job belongs to.
+    pub trace: Option<TraceParent>,
 }
 
 /// What an attempt came to.
@@ -275,14 +279,14 @@ pub struct DeliveryRecord {
 /// How many attempts a [`DeliveryRecord`] has at most.
 pub const MOST_ATTEMPTS: u32 = 100;
 
-/// How many jobs there are by state, for metrics and readiness.
-pub type JobCounts = BTreeMap<String, u64>;
-
 /// All durable state. See the module's header for what holds for every method.
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Answers when the database does.
     async fn ping(&self) -> Result<()>;
+
+    /// How much waits and runs. Cheap enough to be asked every second: it reads the counts that jobs keep of their chunks, and no chunk.
+    async fn backlog(&self) -> Result<Backlog>;
 
     // ---- Jobs --------------------------------------------------------------------------------------------------
 

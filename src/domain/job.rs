@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{chunk::Usage, fault::Problem, pipeline::Pipeline, spec::JobSpec, time::Timestamp, uri::Uri};
+use super::{chunk::Usage, fault::Problem, pipeline::Pipeline, spec::JobSpec, time::Timestamp, trace::TraceParent, uri::Uri};
 
 /// `job_` and a UUIDv7: ids sort by time of creation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ impl std::fmt::Display for JobId {
 }
 
 /// Where a job is in its life; the words of hosted batch APIs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
     /// Accepted; nobody has looked at its input yet.
@@ -339,6 +339,8 @@ pub struct Job {
     pub finished_at: Option<Timestamp>,
     /// When it did not run.
     pub breaks: Breaks,
+    /// The trace that the job belongs to: its submission, as the parent of what is done for it.
+    pub trace: Option<TraceParent>,
 }
 
 impl Job {

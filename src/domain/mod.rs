@@ -5,6 +5,7 @@
 //!
 //! Absent: tokio, sqlx, axum, object_store, ort.
 
+pub mod backlog;
 pub mod chunk;
 pub mod delivery;
 pub mod fault;
@@ -15,9 +16,11 @@ pub mod pipeline;
 pub mod signature;
 pub mod spec;
 pub mod time;
+pub mod trace;
 pub mod uri;
 pub mod webhook;
 
+pub use backlog::Backlog;
 pub use chunk::{Chunk, ChunkId, ChunkResult, ChunkState, ObjectSlice, PartFile, Slice};
 pub use delivery::{Attempt, Delivery, DeliveryId, DeliveryState, Event};
 pub use fault::{Fault, Problem};
@@ -28,5 +31,6 @@ pub use pipeline::{Activation, Missing, Pipeline, PipelineSpec, Task};
 pub use signature::{Dim, Dtype, Signature, ValueInfo, ValueType};
 pub use spec::JobSpec;
 pub use time::Timestamp;
+pub use trace::TraceParent;
 pub use uri::{Scheme, Uri};
 pub use webhook::{Endpoint, EventKind, WebhookSecret, WebhookSpec, WebhookUrl};

@@ -3,12 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use super::supervisor::Ended;
 use crate::{
     db::{self, ChunkLease, Store, Written},
     domain::{PartNames, Uri},
     objects::Stores,
+    telemetry::metrics::{AttemptEnd, Metrics},
 };
 
 /// A chunk whose runner died this often breaks its job.
@@ -22,6 +24,7 @@ const MOST_DELAY: Duration = Duration::from_secs(60);
 pub(super) struct Committer {
     pub(super) store: Arc<dyn Store>,
     pub(super) stores: Stores,
+    pub(super) metrics: Metrics,
 }
 
 impl Committer {
@@ -39,8 +42,16 @@ impl Committer {
         let mut delay = Duration::from_millis(200);
         loop {
             match self.write(lease, failures, &ended).await {
-                Ok(Written::Done) => return log(lease, &ended),
+                Ok(Written::Done) => {
+                    self.count(&ended);
+                    return log(lease, &ended);
+                }
                 Ok(Written::Fenced) => {
+                    self.metrics.attempt_ended(AttemptEnd::Fenced);
+                    if matches!(ended, Ended::Done(_)) {
+                        self.metrics.commit_fenced();
+                    }
+                    Span::current().record("outcome", "fenced");
                     tracing::info!(job.id = %lease.chunk.job, chunk.seq = lease.chunk.seq, "chunk {} belongs to another worker or has no job any more: its part is dropped", lease.chunk);
                     return self.drop_parts(output, names).await;
                 }
@@ -62,6 +73,26 @@ impl Committer {
             Ended::Failed { problem, retryable: false } => self.store.fail_chunk(lease, problem).await,
             Ended::Stopped => self.store.release_chunk(lease).await,
             Ended::Crashed(problem) => self.store.crash_chunk(lease, problem, MOST_CRASHES).await,
+        }
+    }
+
+    fn count(&self, ended: &Ended) {
+        let span = Span::current();
+        let (end, outcome) = match ended {
+            Ended::Done(result) => {
+                self.metrics.committed(result);
+                span.record("records.succeeded", result.succeeded).record("records.failed", result.failed);
+                (AttemptEnd::Committed, "committed")
+            }
+            Ended::Failed { retryable: true, .. } => (AttemptEnd::Retried, "retried"),
+            Ended::Failed { retryable: false, .. } => (AttemptEnd::Failed, "failed"),
+            Ended::Stopped => (AttemptEnd::Released, "released"),
+            Ended::Crashed(_) => (AttemptEnd::Crashed, "crashed"),
+        };
+        self.metrics.attempt_ended(end);
+        span.record("outcome", outcome);
+        if let Ended::Failed { problem, .. } | Ended::Crashed(problem) = ended {
+            span.record("otel.status_code", "ERROR").record("otel.status_description", &problem.code);
         }
     }
 

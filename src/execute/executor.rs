@@ -10,6 +10,7 @@ use std::{
 
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, field::Empty};
 
 use super::{
     commit::Committer,
@@ -22,6 +23,7 @@ use crate::{
     model::{self, Models},
     objects::Stores,
     runner::protocol::ChunkTask,
+    telemetry::{Metrics, traces},
 };
 
 /// How to execute.
@@ -54,6 +56,8 @@ pub struct Executor {
     pub worker: String,
     /// Rung when there may be work, or when chunks may have to stop.
     pub wake: Arc<Notify>,
+    /// Counts what became of chunks.
+    pub metrics: Metrics,
     /// How to execute.
     pub options: Options,
 }
@@ -126,16 +130,25 @@ impl Executor {
 
     /// One chunk, from its claim to the record of its end.
     async fn process(&self, claimed: ClaimedChunk, held: &Held, stop: &CancellationToken) {
-        let ClaimedChunk { lease, chunk } = claimed;
-        let job = match self.job(&lease.chunk.job).await {
+        let job = match self.job(&claimed.lease.chunk.job).await {
             Some(job) => job,
             // The database is away, or the job is: the lease runs out and the chunk is claimed again.
             None => return,
         };
+        let attempt = next_attempt();
+        let span = tracing::info_span!(
+            target: traces::TARGET, "run chunk", job.id = %job.id, chunk.seq = claimed.lease.chunk.seq, attempt,
+            outcome = Empty, records.succeeded = Empty, records.failed = Empty, otel.status_code = Empty, otel.status_description = Empty,
+        );
+        traces::adopt(&span, job.trace.as_ref());
+        self.attempt(attempt, claimed, &job, held, stop).instrument(span).await;
+    }
+
+    async fn attempt(&self, attempt: u64, claimed: ClaimedChunk, job: &Job, held: &Held, stop: &CancellationToken) {
+        let ClaimedChunk { lease, chunk } = claimed;
         let output = job.spec.output.clone();
         let token = PartNames::token(&lease.chunk.job, rand::random());
         let names = PartNames::new(lease.chunk.seq, &token, output.format, output.compression);
-        let attempt = next_attempt();
         held.insert(attempt, lease.clone());
         let ended = match self.models.ensure(&job.model).await {
             Ok(model_dir) => {
@@ -164,7 +177,7 @@ impl Executor {
             }
             Err(error) => model_failure(&error),
         };
-        let committer = Committer { store: self.store.clone(), stores: self.stores.clone() };
+        let committer = Committer { store: self.store.clone(), stores: self.stores.clone(), metrics: self.metrics.clone() };
         committer.apply(&lease, chunk.failures, &output.uri, &names, ended, stop).await;
         held.remove(attempt);
         // The finaliser waits for the last chunk, and other executors for a job's turn.

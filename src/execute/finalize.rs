@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, field::Empty};
 
 use super::{
     earlier::{self, Found},
@@ -20,6 +21,7 @@ use crate::{
         spec::IfExists,
     },
     objects::{self, Bucket, Stores},
+    telemetry::{Metrics, traces},
 };
 
 /// Chunks read at a time.
@@ -39,6 +41,8 @@ pub struct Finalizer {
     pub worker: String,
     /// Rung when a job's last chunk may be done.
     pub wake: Arc<Notify>,
+    /// Counts jobs that ended.
+    pub metrics: Metrics,
     /// How long a finaliser may be silent before another takes over.
     pub lease_ttl: Duration,
     /// How often to look for work when nobody says that there is some.
@@ -77,7 +81,9 @@ impl Finalizer {
             }
             let wait = match self.store.claim_finalizing(&self.worker, self.lease_ttl).await {
                 Ok(Some((lease, job))) => {
-                    self.finalize(&lease, &job).await;
+                    let span = tracing::info_span!(target: traces::TARGET, "finalize job", job.id = %job.id, state = Empty);
+                    traces::adopt(&span, job.trace.as_ref());
+                    self.finalize(&lease, &job).instrument(span).await;
                     continue;
                 }
                 Ok(None) => self.poll,
@@ -102,17 +108,21 @@ impl Finalizer {
         };
         let written = self.write(lease, job, ending).await;
         let finished = match written {
-            Ok(()) => self.finish(lease, ending, None).await,
+            Ok(()) => self.finish(lease, ending, None).await.map(|()| ending),
             // The output cannot be written to, and no retry will change that: the job ends all the same, and says so.
             Err(Error::Objects(error)) if !error.retryable() => {
                 let problem = Problem::new(error.code(), "The output cannot be written", error.to_string());
                 let ending = if ending == Ending::Completed { Ending::Failed } else { ending };
-                self.finish(lease, ending, Some(problem)).await
+                self.finish(lease, ending, Some(problem)).await.map(|()| ending)
             }
             Err(error) => Err(error),
         };
         match finished {
-            Ok(()) => tracing::info!(job.id = %job.id, state = ending.name(), "{} is {}", job.id, ending.name()),
+            Ok(ending) => {
+                self.metrics.job_finished(ending);
+                tracing::Span::current().record("state", ending.name());
+                tracing::info!(job.id = %job.id, state = ending.name(), "{} is {}", job.id, ending.name());
+            }
             Err(Error::Fenced) => tracing::debug!(job.id = %job.id, "{} is finalised elsewhere", job.id),
             Err(error) => {
                 tracing::warn!(job.id = %job.id, error = &error as &dyn std::error::Error, "finalising {} will be tried again", job.id);

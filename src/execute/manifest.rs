@@ -297,6 +297,7 @@ mod tests {
             started_at: Some(Timestamp(1_764_000_001_000_000)),
             finished_at: None,
             breaks: job::Breaks::default(),
+            trace: None,
         }
     }
 

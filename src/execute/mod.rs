@@ -18,4 +18,4 @@ mod supervisor;
 pub use executor::{Executor, Options};
 pub use finalize::Finalizer;
 pub use sample::Sampler;
-pub use supervisor::{RunnerOptions, Supervisor};
+pub use supervisor::{RunnerOptions, RunnerStatus, Supervisor};

@@ -8,6 +8,7 @@ use std::{
     io,
     path::PathBuf,
     process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -27,7 +28,7 @@ use crate::{
     domain::{ChunkResult, Problem},
     objects,
     runner::protocol::{Busy, ChunkTask, FromRunner, MAX_FRAME_BYTES, ToRunner},
-    telemetry::LogFormat,
+    telemetry::{LogFormat, Metrics, metrics::RunnerEnd},
 };
 
 /// How often deadlines are looked at.
@@ -80,19 +81,53 @@ enum Request {
     Shutdown(oneshot::Sender<()>),
 }
 
+/// Why no runner can be had, if none can; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct RunnerStatus {
+    library: PathBuf,
+    failed: Arc<Mutex<Option<String>>>,
+}
+
+impl RunnerStatus {
+    /// With this library; no start was tried yet.
+    pub fn new(library: PathBuf) -> Self {
+        Self { library, failed: Arc::default() }
+    }
+
+    /// One sentence: the library is gone, or why the last start failed. `None` when a runner can be had, as far as is known: it is
+    /// started with the first chunk.
+    pub fn trouble(&self) -> Option<String> {
+        if !self.library.is_file() {
+            return Some(format!("the ONNX Runtime library {} is no file any more", self.library.display()));
+        }
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, failed: Option<String>) {
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+    }
+}
+
 /// A handle on one supervised runner; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
     commands: mpsc::Sender<Request>,
+    status: RunnerStatus,
 }
 
 impl Supervisor {
     /// Starts the task that owns the process.
-    pub fn start(options: RunnerOptions) -> (Self, JoinHandle<()>) {
+    pub fn start(options: RunnerOptions, metrics: Metrics) -> (Self, JoinHandle<()>) {
         // Commands are few and answered at once; the bound only has to exceed the chunks in flight.
         let (commands, receive) = mpsc::channel(64);
-        let actor = Actor { options, process: None, attempts: HashMap::new(), failed_starts: 0 };
-        (Self { commands }, tokio::spawn(actor.run(receive)))
+        let status = RunnerStatus::new(options.library.clone());
+        let actor = Actor { options, metrics, status: status.clone(), process: None, attempts: HashMap::new(), failed_starts: 0 };
+        (Self { commands, status }, tokio::spawn(actor.run(receive)))
+    }
+
+    /// Whether a runner can be had.
+    pub fn status(&self) -> RunnerStatus {
+        self.status.clone()
     }
 
     /// Runs one attempt to its end.
@@ -138,6 +173,8 @@ pub(super) struct Process {
 
 struct Actor {
     options: RunnerOptions,
+    metrics: Metrics,
+    status: RunnerStatus,
     process: Option<Process>,
     attempts: HashMap<u64, InFlight>,
     failed_starts: u32,
@@ -170,8 +207,13 @@ impl Actor {
     async fn begin(&mut self, task: Box<ChunkTask>, reply: oneshot::Sender<Ended>) {
         if self.process.is_none() {
             match spawn(&self.options) {
-                Ok(process) => self.process = Some(process),
+                Ok(process) => {
+                    self.metrics.runner_is(process.child.id());
+                    self.process = Some(process);
+                }
                 Err(error) => {
+                    self.metrics.runner_ended(RunnerEnd::NotStarted);
+                    self.status.set(Some(format!("the runner process could not be started: {error}")));
                     let problem = Problem::new("runner_not_started", "The runner process could not be started", error.to_string());
                     let _gone = reply.send(Ended::Failed { problem, retryable: true });
                     return;
@@ -209,12 +251,14 @@ impl Actor {
         match frame {
             FromRunner::Ready { runtime } => {
                 self.failed_starts = 0;
+                self.status.set(None);
                 if let Some(process) = &mut self.process {
                     process.ready = true;
                 }
                 tracing::info!(runtime, workers = self.options.workers, "runner is ready, ONNX Runtime {runtime}");
             }
-            FromRunner::Beat { loading, busy, .. } => {
+            FromRunner::Beat { loading, busy, counts, .. } => {
+                self.metrics.add(counts);
                 let load_ms = self.options.load_timeout.as_millis() as u64;
                 if let Some(loading) = loading.filter(|l| l.for_ms > load_ms) {
                     return self.loading_too_long(&loading.attempts).await;
@@ -246,6 +290,7 @@ impl Actor {
         for attempt in attempts {
             self.end(*attempt, Ended::Failed { problem: load_timeout(&self.options), retryable: false });
         }
+        self.metrics.runner_ended(RunnerEnd::LoadTimeout);
         self.kill("a model did not finish loading").await;
     }
 
@@ -258,8 +303,10 @@ impl Actor {
             for attempt in self.attempts.keys().copied().collect::<Vec<_>>() {
                 self.end(attempt, Ended::Crashed(problem.clone()));
             }
+            self.metrics.runner_ended(RunnerEnd::Silent);
             self.kill("it stopped answering").await;
         } else if stuck {
+            self.metrics.runner_ended(RunnerEnd::Stuck);
             self.kill("an attempt did not stop when asked").await;
         }
     }
@@ -267,6 +314,7 @@ impl Actor {
     /// Kills the process; attempts that were asked to stop end with their verdict, the others are stopped at no cost to them.
     async fn kill(&mut self, why: &str) {
         tracing::warn!("the runner is killed: {why}");
+        self.metrics.runner_is(None);
         if let Some(mut process) = self.process.take()
             && let Err(error) = process.child.kill().await
         {
@@ -284,6 +332,8 @@ impl Actor {
     /// The frames ended: the process is dead or about to be.
     async fn died(&mut self) {
         let Some(mut process) = self.process.take() else { return };
+        self.metrics.runner_is(None);
+        self.metrics.runner_ended(if process.ready { RunnerEnd::Crashed } else { RunnerEnd::NotStarted });
         let status = match tokio::time::timeout(Duration::from_secs(5), process.child.wait()).await {
             Ok(Ok(status)) => status.to_string(),
             _ => {
@@ -298,6 +348,7 @@ impl Actor {
                 self.options.library.display()
             );
             tracing::error!("the runner did not start: {detail}");
+            self.status.set(Some(format!("the runner did not start: {detail}")));
             let problem = Problem::new("runner_not_started", "The runner process could not be started", detail);
             tokio::time::sleep(Duration::from_millis(200 * u64::from(self.failed_starts.min(25)))).await;
             for (_, in_flight) in self.attempts.drain() {

@@ -15,7 +15,7 @@ use super::{
     guard::{Guard, Refused},
     retry, sign,
 };
-use crate::domain::{Timestamp, WebhookSecret, WebhookUrl};
+use crate::domain::{Timestamp, TraceParent, WebhookSecret, WebhookUrl};
 
 /// How long an attempt may last.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +54,17 @@ pub enum Answer {
     },
 }
 
+/// What is sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'m> {
+    /// `webhook-id`: the same for every attempt.
+    pub id: &'m str,
+    /// Byte by byte.
+    pub body: &'m str,
+    /// The trace that the job belongs to.
+    pub trace: Option<TraceParent>,
+}
+
 /// Makes attempts. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Deliverer {
@@ -84,7 +95,8 @@ impl Deliverer {
     }
 
     /// Sends a message once; the answer, and how long it took.
-    pub async fn attempt(&self, url: &WebhookUrl, id: &str, body: &str, secrets: &[WebhookSecret]) -> (Answer, Duration) {
+    pub async fn attempt(&self, url: &WebhookUrl, message: Message<'_>, secrets: &[WebhookSecret]) -> (Answer, Duration) {
+        let Message { id, body, trace } = message;
         let began = Instant::now();
         // The client does not ask its resolver about literals.
         if let Err(refused) = self.guard.check_literal(url) {
@@ -99,6 +111,10 @@ impl Deliverer {
             .header("webhook-timestamp", timestamp)
             .header("webhook-signature", sign::signatures(secrets, id, timestamp, body))
             .body(body.to_owned());
+        let request = match trace {
+            Some(trace) => request.header("traceparent", trace.to_string()),
+            None => request,
+        };
         let answer = match request.send().await {
             Ok(response) => {
                 let wanted = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());

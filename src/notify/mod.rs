@@ -15,6 +15,6 @@ mod receivers;
 mod retry;
 mod sign;
 
-pub use deliver::{Answer, Deliverer, Timeouts};
+pub use deliver::{Answer, Deliverer, Message, Timeouts};
 pub use guard::{Guard, Refused};
 pub use outbox::{Notifier, Options};

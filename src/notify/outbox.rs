@@ -11,6 +11,7 @@ use tokio::{
     task::{Id, JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::{
     deliver::{self, Answer, Deliverer},
@@ -21,6 +22,7 @@ use super::{
 use crate::{
     db::{self, AttemptResult, ClaimedDelivery, NewDelivery, PendingEvent, Store, Then, Written},
     domain::{DeliveryState, Endpoint},
+    telemetry::{Metrics, metrics::DeliveryOutcome, traces},
 };
 
 /// Attempts in flight, over all receivers.
@@ -54,6 +56,8 @@ pub struct Notifier {
     pub endpoints: Arc<[Endpoint]>,
     /// Rung when a job has ended, or a delivery is to be made again.
     pub wake: Arc<Notify>,
+    /// Counts attempts.
+    pub metrics: Metrics,
     /// How it goes about it.
     pub options: Options,
 }
@@ -63,6 +67,7 @@ struct Sending {
     store: Arc<dyn Store>,
     deliverer: Deliverer,
     endpoints: Arc<[Endpoint]>,
+    metrics: Metrics,
     retry_scale: f64,
     claimed: ClaimedDelivery,
 }
@@ -136,6 +141,7 @@ impl Notifier {
                 store: self.store.clone(),
                 deliverer: self.deliverer.clone(),
                 endpoints: self.endpoints.clone(),
+                metrics: self.metrics.clone(),
                 retry_scale: self.options.retry_scale,
                 claimed,
             };
@@ -178,12 +184,18 @@ impl Sending {
                     latency: Duration::ZERO,
                     then: Then::End(DeliveryState::Failed),
                 };
+                self.metrics.webhook_delivery(DeliveryOutcome::GaveUp);
                 self.record(&result).await;
                 return true;
             }
         };
-        let (answer, latency) = self.deliverer.attempt(url, &delivery.message_id, &self.claimed.body, secrets).await;
+        let span = tracing::info_span!(target: traces::TARGET, "deliver webhook", job.id = %delivery.job, delivery.id = %delivery.id, otel.kind = "client");
+        traces::adopt(&span, self.claimed.trace.as_ref());
+        let trace = traces::parent_of(&span).or(self.claimed.trace);
+        let message = deliver::Message { id: &delivery.message_id, body: &self.claimed.body, trace };
+        let (answer, latency) = self.deliverer.attempt(url, message, secrets).instrument(span).await;
         let answered = !matches!(answer, Answer::Silence { .. });
+        let refused = matches!(answer, Answer::Refused { .. });
         let retry = |wanted| match retry::delay(delivery.tries + 1, wanted, self.retry_scale) {
             Some(delay) => Then::Retry(delay),
             None => Then::End(DeliveryState::Failed),
@@ -199,6 +211,12 @@ impl Sending {
             }
             Answer::Silence { error } | Answer::Refused { error } => (None, Some(error), retry(None)),
         };
+        self.metrics.webhook_delivery(match then {
+            _ if refused => DeliveryOutcome::Refused,
+            Then::End(DeliveryState::Delivered) => DeliveryOutcome::Delivered,
+            Then::End(_) => DeliveryOutcome::GaveUp,
+            Then::Retry(_) => DeliveryOutcome::Retried,
+        });
         self.record(&AttemptResult { url: url.clone(), status, error, latency, then }).await;
         answered
     }

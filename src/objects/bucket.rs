@@ -11,8 +11,11 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use object_store::{GetOptions, GetResult, ObjectStore, ObjectStoreExt, local::LocalFileSystem, path::Path as StorePath, signer::Signer};
 
-use super::{Error, ObjectMeta, Result, Upload, stores::resolve_existing, walk};
-use crate::domain::{Scheme, Uri};
+use super::{Error, ObjectMeta, Result, Upload, counted::Counted, stores::resolve_existing, walk};
+use crate::{
+    domain::{Scheme, Uri},
+    telemetry::tally::Tally,
+};
 
 /// Objects whose size and etag are asked for side by side, where listing does not give them.
 const HEADS: usize = 16;
@@ -53,18 +56,20 @@ pub struct Bucket {
     /// The bucket with an empty key: what errors name.
     base: Uri,
     roots: Arc<Vec<PathBuf>>,
+    tally: Tally,
 }
 
 impl Bucket {
-    pub(super) fn new(backend: Backend, base: Uri, roots: Arc<Vec<PathBuf>>) -> Self {
-        Self { backend, base, roots }
+    pub(super) fn new(backend: Backend, base: Uri, roots: Arc<Vec<PathBuf>>, tally: Tally) -> Self {
+        Self { backend, base, roots, tally }
     }
 
     pub(super) fn store(&self) -> Arc<dyn ObjectStore> {
-        match &self.backend {
+        let store: Arc<dyn ObjectStore> = match &self.backend {
             Backend::Remote(remote) => remote.store.clone(),
             Backend::File(store) => store.clone(),
-        }
+        };
+        Arc::new(Counted::new(store, self.tally.clone()))
     }
 
     /// The location of a key of this bucket.
@@ -99,7 +104,7 @@ impl Bucket {
     /// The stream ends after its first error.
     pub fn list(&self, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<ObjectMeta>> {
         let listed = match &self.backend {
-            Backend::Remote(remote) => self.list_remote(&remote.store, prefix, after),
+            Backend::Remote(_) => self.list_remote(prefix, after),
             Backend::File(store) => self.list_files(store.clone(), prefix, after),
         };
         let bucket = self.clone();
@@ -128,7 +133,7 @@ impl Bucket {
             .boxed()
     }
 
-    fn list_remote(&self, store: &Arc<dyn ObjectStore>, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<ObjectMeta>> {
+    fn list_remote(&self, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<ObjectMeta>> {
         let trimmed = prefix.trim_end_matches('/');
         let parsed = (!trimmed.is_empty()).then(|| StorePath::parse(trimmed)).transpose();
         let uri = self.uri(prefix);
@@ -136,6 +141,7 @@ impl Bucket {
             Ok(path) => path,
             Err(e) => return stream::once(async move { Err(Error::BadKey { uri, reason: e.to_string() }) }).boxed(),
         };
+        let store = self.store();
         let listed = match after.map(StorePath::parse).transpose() {
             Ok(Some(offset)) => store.list_with_offset(prefix.as_ref(), &offset),
             Ok(None) => store.list(prefix.as_ref()),

@@ -16,6 +16,7 @@ use object_store::{
 
 use super::{
     bucket::{Backend, Remote, reason},
+    counted::CountingConnector,
     credentials,
     settings::BucketSettings,
 };
@@ -52,7 +53,8 @@ fn s3(bucket: &str, settings: &BucketSettings) -> Result<Backend, String> {
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
         .with_client_options(client_options("AWS_ALLOW_HTTP", settings))
-        .with_retry(retry());
+        .with_retry(retry())
+        .with_http_connector(CountingConnector::default());
     if let Some(region) = &settings.region {
         builder = builder.with_region(region);
     }
@@ -91,6 +93,7 @@ fn gs(bucket: &str, settings: &BucketSettings) -> Result<Backend, String> {
     };
     let mut builder =
         builder.with_bucket_name(bucket).with_client_options(client_options("GOOGLE_ALLOW_HTTP", settings)).with_retry(retry());
+    builder = builder.with_http_connector(CountingConnector::default());
     if let Some(endpoint) = &settings.endpoint {
         builder = builder.with_base_url(endpoint.trim_end_matches('/'));
     }
@@ -111,6 +114,7 @@ fn az(container: &str, settings: &BucketSettings) -> Result<Backend, String> {
     };
     let mut builder =
         builder.with_container_name(container).with_client_options(client_options("AZURE_ALLOW_HTTP", settings)).with_retry(retry());
+    builder = builder.with_http_connector(CountingConnector::default());
     match account {
         Some(account) => builder = builder.with_account(account),
         None => return Err("no storage account is named; set account, or AZURE_STORAGE_ACCOUNT_NAME in the environment".to_owned()),

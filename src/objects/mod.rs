@@ -5,6 +5,7 @@
 
 mod bucket;
 mod connect;
+mod counted;
 mod credentials;
 mod probe;
 mod settings;

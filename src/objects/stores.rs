@@ -12,7 +12,10 @@ use super::{
     connect::connect,
     settings::BucketSettings,
 };
-use crate::domain::{Scheme, Uri};
+use crate::{
+    domain::{Scheme, Uri},
+    telemetry::tally::Tally,
+};
 
 /// How to reach the stores.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +31,7 @@ pub struct Options {
 pub struct Stores {
     roots: Arc<Vec<PathBuf>>,
     open: Arc<Mutex<HashMap<(Scheme, String), Backend>>>,
+    tally: Tally,
 }
 
 impl Stores {
@@ -44,7 +48,12 @@ impl Stores {
             let uri = Uri::parse(&format!("{}://{name}/", settings.kind.name())).map_err(|e| told(e.to_string()))?;
             open.insert((uri.scheme(), name.clone()), connect(&uri, Some(settings)).map_err(told)?);
         }
-        Ok(Self { roots: Arc::new(roots), open: Arc::new(Mutex::new(open)) })
+        Ok(Self { roots: Arc::new(roots), open: Arc::new(Mutex::new(open)), tally: Tally::default() })
+    }
+
+    /// Counts calls with this tally.
+    pub fn counted(self, tally: Tally) -> Self {
+        Self { tally, ..self }
     }
 
     /// The store of this location. Connects to nothing yet.
@@ -66,7 +75,7 @@ impl Stores {
                 backend
             }
         };
-        Ok(Bucket::new(backend, uri.with_path(""), self.roots.clone()))
+        Ok(Bucket::new(backend, uri.with_path(""), self.roots.clone(), self.tally.clone()))
     }
 
     fn check_root(&self, uri: &Uri) -> Result<()> {

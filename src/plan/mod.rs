@@ -17,11 +17,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::{
     db::{self, JobLease, Store, Written},
     domain::{Job, Problem},
     objects::{self, Stores},
+    telemetry::traces,
 };
 
 pub use preview::{Estimate, Preview, preview};
@@ -79,7 +81,9 @@ impl Planner {
             rung.as_mut().enable();
             let wait = match self.store.claim_planning(&self.worker, self.options.lease_ttl).await {
                 Ok(Some((lease, job))) => {
-                    self.plan(&lease, &job, &stop).await;
+                    let span = tracing::info_span!(target: traces::TARGET, "plan job", job.id = %job.id);
+                    traces::adopt(&span, job.trace.as_ref());
+                    self.plan(&lease, &job, &stop).instrument(span).await;
                     continue;
                 }
                 Ok(None) => self.options.poll,

@@ -78,6 +78,8 @@ pub(super) struct Attempt {
     pub(super) times: StageTimes,
     pub(super) bytes_read: Arc<AtomicU64>,
     pub(super) records: AtomicU64,
+    /// Names job and chunk in the log lines of whoever works for this attempt.
+    pub(super) span: tracing::Span,
     stopped: AtomicBool,
     failure: Mutex<Option<Failure>>,
     /// Place of each object in the chunk: error rows are sorted by it.
@@ -91,6 +93,8 @@ impl Attempt {
         for (place, source) in sources.iter().enumerate() {
             order.entry(source.clone()).or_insert(place);
         }
+        let (job, seq) = task.chunk.rsplit_once('/').unwrap_or((&task.chunk, ""));
+        let span = tracing::info_span!("chunk", job.id = job, chunk.seq = seq, attempt = task.attempt);
         Self {
             batch_size: batch_size(&task),
             task,
@@ -98,6 +102,7 @@ impl Attempt {
             times: StageTimes::default(),
             bytes_read: Arc::default(),
             records: AtomicU64::new(0),
+            span,
             stopped: AtomicBool::new(false),
             failure: Mutex::new(None),
             order,

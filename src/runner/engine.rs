@@ -23,7 +23,7 @@ use super::{
     worker::{self, BusySlot, panic_text},
     writer::Writer,
 };
-use crate::{domain::ChunkResult, objects::Stores};
+use crate::{domain::ChunkResult, objects::Stores, telemetry::tally::Tally};
 
 /// The part of a runner that lives as long as its process.
 #[derive(Debug)]
@@ -34,22 +34,23 @@ pub(super) struct Engine {
     workers: usize,
     models: Models,
     busy: Arc<Vec<BusySlot>>,
+    tally: Tally,
     work: Sender<Work>,
     running: Mutex<HashMap<u64, Arc<Attempt>>>,
 }
 
 impl Engine {
     /// Starts the workers.
-    pub(super) fn start(stores: Stores, handle: Handle, runtime: String, workers: usize) -> io::Result<Arc<Self>> {
+    pub(super) fn start(stores: Stores, handle: Handle, runtime: String, workers: usize, tally: Tally) -> io::Result<Arc<Self>> {
         // One batch waits for each worker, so that none is idle while the reader packs the next.
         let (work, take) = bounded::<Work>(workers);
         let busy: Arc<Vec<BusySlot>> = Arc::new((0..workers).map(|_| BusySlot::default()).collect());
         for index in 0..workers {
-            let (take, busy) = (take.clone(), busy.clone());
-            thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker::run(index, &take, &busy[index]))?;
+            let (take, busy, tally) = (take.clone(), busy.clone(), tally.clone());
+            thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker::run(index, &take, &busy[index], &tally))?;
         }
         let models = Models::new(workers);
-        Ok(Arc::new(Self { stores, handle, runtime, workers, models, busy, work, running: Mutex::default() }))
+        Ok(Arc::new(Self { stores, handle, runtime, workers, models, busy, tally, work, running: Mutex::default() }))
     }
 
     /// What the runner is doing now.
@@ -59,7 +60,7 @@ impl Engine {
         let busy = self.busy.iter().filter_map(|slot| *lock(slot));
         let busy = busy.map(|(attempt, since, records)| Busy { attempt, for_ms: since.elapsed().as_millis() as u64, records }).collect();
         let progress = lock(&self.running).iter().map(|(id, attempt)| (*id, attempt.records.load(Ordering::Relaxed))).collect();
-        FromRunner::Beat { loading, busy, progress }
+        FromRunner::Beat { loading, busy, progress, counts: self.tally.take() }
     }
 
     /// Stops an attempt; one that is not running any more has answered already.
@@ -103,6 +104,7 @@ impl Engine {
         let attempt = Arc::new(Attempt::new(task, &sources, 2 * self.workers + 2));
         lock(&self.running).insert(id, attempt.clone());
         let spawned = thread::Builder::new().name(format!("chunk-{id}")).spawn(move || {
+            let _in_span = attempt.span.clone().entered();
             let result = catch_unwind(AssertUnwindSafe(|| work(&engine, &attempt)));
             lock(&engine.running).remove(&id);
             answer(match result {
@@ -137,6 +139,7 @@ impl Engine {
             let objects = Ahead::start(&self.stores, attempt, &self.handle);
             let reader = Reader::new(attempt.clone(), loaded.clone(), objects, self.work.clone(), done);
             let reading = thread::Builder::new().name(format!("read-{}", task.attempt)).spawn_scoped(scope, || {
+                let _in_span = attempt.span.clone().entered();
                 if let Err(failure) = reader.run() {
                     attempt.fail(failure);
                 }

@@ -17,7 +17,10 @@ use super::{
     models::lock,
     protocol::{FromRunner, ToRunner, read_frame, write_frame},
 };
-use crate::objects::{self, Stores};
+use crate::{
+    objects::{self, Stores},
+    telemetry::tally::Tally,
+};
 
 /// How often the runner tells what it is doing.
 const BEAT: Duration = Duration::from_millis(250);
@@ -41,8 +44,9 @@ pub fn run(options: Options) -> io::Result<()> {
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let runtime = infer::init_runtime(&options.library).map_err(io::Error::other)?;
     let io_threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("store").enable_all().build()?;
-    let stores = Stores::new(options.stores).map_err(io::Error::other)?;
-    let engine = Engine::start(stores, io_threads.handle().clone(), runtime.clone(), options.workers.max(1))?;
+    let tally = Tally::default();
+    let stores = Stores::new(options.stores).map_err(io::Error::other)?.counted(tally.clone());
+    let engine = Engine::start(stores, io_threads.handle().clone(), runtime.clone(), options.workers.max(1), tally)?;
 
     let out = Arc::new(Mutex::new(socket.try_clone()?));
     send(&out, &FromRunner::Ready { runtime });
@@ -60,8 +64,12 @@ pub fn run(options: Options) -> io::Result<()> {
     loop {
         match read_frame::<ToRunner>(&mut frames) {
             Ok(Some(ToRunner::Run(task))) => {
-                let out = out.clone();
-                engine.run(*task, move |answer| send(&out, &answer));
+                let (out, counted) = (out.clone(), engine.clone());
+                engine.run(*task, move |answer| {
+                    // Ahead of the end of the attempt, so that whoever hears of that has heard of what it took.
+                    send(&out, &counted.beat());
+                    send(&out, &answer);
+                });
             }
             Ok(Some(ToRunner::Sample(task))) => {
                 let out = out.clone();

@@ -6,11 +6,14 @@ use std::{io, path::PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::domain::{
-    ChunkResult, ObjectSlice, PartNames, Pipeline, Problem, RecordError,
-    job::PinnedModel,
-    spec::{CsvOptions, IncludeInput, OutputCompression, OutputFormat},
-    uri::Uri,
+use crate::{
+    domain::{
+        ChunkResult, ObjectSlice, PartNames, Pipeline, Problem, RecordError,
+        job::PinnedModel,
+        spec::{CsvOptions, IncludeInput, OutputCompression, OutputFormat},
+        uri::Uri,
+    },
+    telemetry::tally::Counts,
 };
 
 /// Frames above this size are refused: nothing that the protocol carries comes near it.
@@ -135,6 +138,8 @@ pub enum FromRunner {
         busy: Vec<Busy>,
         /// Records with an outcome, attempt by attempt.
         progress: Vec<(u64, u64)>,
+        /// What was counted since the last beat.
+        counts: Counts,
     },
     /// The part is in the bucket.
     Done {

@@ -21,21 +21,25 @@ use super::{
     interpret::{interpret, prediction_fields},
     models::lock,
 };
-use crate::domain::{RecordError, Stage};
+use crate::{
+    domain::{RecordError, Stage},
+    telemetry::tally::Tally,
+};
 
 /// What a worker has inside the runtime: attempt, since when, records.
 pub(super) type BusySlot = Mutex<Option<(u64, Instant, u64)>>;
 
 /// Works until no more work can come.
-pub(super) fn run(index: usize, work: &Receiver<Work>, busy: &BusySlot) {
+pub(super) fn run(index: usize, work: &Receiver<Work>, busy: &BusySlot, tally: &Tally) {
     for work in work {
         if work.attempt.is_stopped() {
             continue;
         }
         let attempt = work.attempt.clone();
+        let _in_span = attempt.span.clone().entered();
         let done = work.done.clone();
         // A panic costs the attempt, not the runner: other chunks are in flight.
-        let outcome = catch_unwind(AssertUnwindSafe(|| predict(index, work, busy)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| predict(index, work, busy, tally)));
         *lock(busy) = None;
         match outcome {
             // The writer is gone only when the attempt has ended.
@@ -46,7 +50,7 @@ pub(super) fn run(index: usize, work: &Receiver<Work>, busy: &BusySlot) {
     }
 }
 
-fn predict(index: usize, work: Work, busy: &BusySlot) -> Result<Outcome, Failure> {
+fn predict(index: usize, work: Work, busy: &BusySlot, tally: &Tally) -> Result<Outcome, Failure> {
     let Work { attempt, loaded, binding, seq, batch, mut errors, done: _done } = work;
     let (groups, row_errors) = timed(&attempt.times.featurize, || binding.featurize(&batch.columns));
     errors.extend(row_errors.into_iter().map(|e| batch.provenance.error(e.row as usize, Stage::Featurize, e.code, e.detail)));
@@ -54,8 +58,11 @@ fn predict(index: usize, work: Work, busy: &BusySlot) -> Result<Outcome, Failure
     let mut session = loaded.session(index);
     let mut inferred = Vec::with_capacity(groups.len());
     for group in groups {
-        let records = group.rows.len().min(attempt.batch_size) as u64;
-        let mut mark = |inside: bool| *lock(busy) = inside.then(|| (attempt.task.attempt, Instant::now(), records));
+        let mut mark = |inside: Option<usize>| {
+            let records = inside.map(|records| records as u64);
+            records.into_iter().for_each(|records| tally.batch(records));
+            *lock(busy) = records.map(|records| (attempt.task.attempt, Instant::now(), records));
+        };
         let ran = timed(&attempt.times.infer, || session.run(group, attempt.batch_size, &attempt.interrupt, &mut mark));
         let (outputs, refused) = ran.map_err(|e| failure_of(&e))?;
         errors.extend(refused.into_iter().map(|r| batch.provenance.error(r.row as usize, Stage::Infer, "inference_failed", r.detail)));

@@ -6,12 +6,14 @@
 #![allow(unreachable_pub, missing_docs, missing_debug_implementations, reason = "a library for the tests alone")]
 
 pub mod azure;
+pub mod collector;
 pub mod command;
 mod faults;
 pub mod gcs;
 pub mod golden;
 pub mod receiver;
 mod s3;
+pub mod scrape;
 mod service;
 pub mod sts;
 

@@ -19,8 +19,9 @@ struct Candidate {
     max_parallel: Option<i64>,
 }
 
-pub(super) async fn claim(tx: &mut Tx<'_>, worker: &str, limit: u32, ttl: Duration) -> Result<Vec<ClaimedChunk>> {
-    rescue(tx).await?;
+/// Claims chunks; says also how many leases had run out.
+pub(super) async fn claim(tx: &mut Tx<'_>, worker: &str, limit: u32, ttl: Duration) -> Result<(Vec<ClaimedChunk>, u64)> {
+    let expired = rescue(tx).await?;
     // Index: job_to_run. More than `limit` jobs can never have a turn in this claim, but some may have nothing due.
     let found: Vec<(String, i64, i64, i64, Option<i64>)> = sqlx::query_as(
         "SELECT id, priority, running, served_at, max_parallel FROM job \
@@ -62,7 +63,7 @@ pub(super) async fn claim(tx: &mut Tx<'_>, worker: &str, limit: u32, ttl: Durati
             }
         }
     }
-    Ok(claimed)
+    Ok((claimed, expired))
 }
 
 /// Takes the first chunk of a job that waits and is due.
@@ -105,8 +106,8 @@ async fn claim_one(tx: &mut Tx<'_>, job: &str, worker: &str, ttl: Duration) -> R
     Ok(Some(ClaimedChunk { lease: ChunkLease { chunk: chunk.id.clone(), epoch }, chunk }))
 }
 
-/// Returns what dead workers held: chunks under expired leases wait again, at no cost to them.
-async fn rescue(tx: &mut Tx<'_>) -> Result<()> {
+/// Returns what dead workers held: chunks under expired leases wait again, at no cost to them. Says how many.
+async fn rescue(tx: &mut Tx<'_>) -> Result<u64> {
     // Index: chunk_running.
     let expired: Vec<(String, i64, i64)> = sqlx::query_as(
         "SELECT job_id, seq, lease_epoch FROM chunk WHERE state = 'running' AND lease_until <= ? ORDER BY lease_until LIMIT 1000",
@@ -115,13 +116,14 @@ async fn rescue(tx: &mut Tx<'_>) -> Result<()> {
     .fetch_all(&mut *tx.db)
     .await
     .map_err(Error::Unavailable)?;
+    let count = expired.len() as u64;
     for (job, seq, epoch) in expired {
         let Some(job) = JobId::parse(&job) else { continue };
         let lease = ChunkLease { chunk: ChunkId { job, seq: seq as u64 }, epoch };
         let _held = give_back(tx, &lease, Back::default()).await?;
         tracing::info!(job.id = %lease.chunk.job, chunk.seq = lease.chunk.seq, "the lease on chunk {} ran out", lease.chunk);
     }
-    Ok(())
+    Ok(count)
 }
 
 pub(super) async fn renew(tx: &mut Tx<'_>, leases: Vec<ChunkLease>, ttl: Duration) -> Result<Vec<ChunkLease>> {

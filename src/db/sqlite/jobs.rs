@@ -39,8 +39,8 @@ pub(super) async fn create(tx: &mut Tx<'_>, new: &NewJob) -> Result<Created> {
     let execution = &new.spec.execution;
     let deadline = execution.deadline_seconds.map(|s| tx.now.saturating_add(i64::try_from(s).unwrap_or(i64::MAX / 2_000_000) * 1_000_000));
     sqlx::query(
-        "INSERT INTO job (id, spec, model, pipeline, labels, output, state, priority, max_parallel, deadline_at, plan, usage, created_at) \
-         VALUES (?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO job (id, spec, model, pipeline, labels, output, state, priority, max_parallel, deadline_at, plan, usage, created_at, \
+         trace) VALUES (?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(new.id.as_str())
     .bind(document(&new.spec))
@@ -54,6 +54,7 @@ pub(super) async fn create(tx: &mut Tx<'_>, new: &NewJob) -> Result<Created> {
     .bind(document(&PlanCursor::default()))
     .bind(document(&Usage::default()))
     .bind(tx.now)
+    .bind(new.trace.map(|trace| trace.to_string()))
     .execute(&mut *tx.db)
     .await
     .map_err(Error::Unavailable)?;

@@ -3,6 +3,7 @@
 //! Every write is a `BEGIN IMMEDIATE` transaction on the one writer connection, run on a task of its own: a caller that is
 //! dropped half-way leaves no transaction open. Reads go to a small pool; in WAL mode they wait for nobody.
 
+mod backlog;
 mod chunks;
 mod inspect;
 mod jobs;
@@ -20,7 +21,7 @@ use std::{
     str::FromStr,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -38,7 +39,7 @@ use super::{
     IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Retried, Store, Written,
 };
 use crate::domain::{
-    Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Job, JobId, ObjectSlice, Problem, Uri,
+    Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Job, JobId, ObjectSlice, Problem, Uri,
     job::{Ending, PlanCursor},
 };
 
@@ -55,6 +56,8 @@ pub struct SqliteStore {
     readers: SqlitePool,
     /// Added to the database's clock: tests turn it.
     clock_offset_us: Arc<AtomicI64>,
+    /// Leases that had run out when this process looked.
+    expiries: Arc<AtomicU64>,
     /// Held for the store's life: no other process may open this file.
     _lock: Arc<File>,
 }
@@ -84,7 +87,13 @@ impl SqliteStore {
         MIGRATIONS.run(&mut writer).await.map_err(|e| Error::Unavailable(e.into()))?;
         let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await;
         let readers = readers.map_err(Error::Unavailable)?;
-        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, clock_offset_us: Arc::default(), _lock: Arc::new(lock) })
+        Ok(Self {
+            writer: Arc::new(Mutex::new(writer)),
+            readers,
+            clock_offset_us: Arc::default(),
+            expiries: Arc::default(),
+            _lock: Arc::new(lock),
+        })
     }
 
     /// Turns the database's clock forward, as if that much time had passed.
@@ -152,6 +161,12 @@ impl Store for SqliteStore {
     async fn ping(&self) -> Result<()> {
         // A write lock is what jobs need: a database that can only be read is not ready.
         self.write(|_| Box::pin(async { Ok(()) })).await
+    }
+
+    async fn backlog(&self) -> Result<Backlog> {
+        let offset = self.clock_offset_us.load(Ordering::Relaxed);
+        let backlog = backlog::read(&self.readers, offset).await?;
+        Ok(Backlog { lease_expiries: self.expiries.load(Ordering::Relaxed), ..backlog })
     }
 
     async fn create_job(&self, new: NewJob) -> Result<Created> {
@@ -240,7 +255,9 @@ impl Store for SqliteStore {
             return Ok(Vec::new());
         }
         let worker = worker.to_owned();
-        self.write(move |tx| Box::pin(async move { chunks::claim(tx, &worker, limit, ttl).await })).await
+        let (claimed, expired) = self.write(move |tx| Box::pin(async move { chunks::claim(tx, &worker, limit, ttl).await })).await?;
+        self.expiries.fetch_add(expired, Ordering::Relaxed);
+        Ok(claimed)
     }
 
     async fn renew_chunks(&self, leases: &[ChunkLease], ttl: Duration) -> Result<Vec<ChunkLease>> {

@@ -7,7 +7,7 @@ use crate::{
     db::{Error, PendingEvent, Result},
     domain::{
         Attempt, Chunk, ChunkId, ChunkResult, ChunkState, Counts, Delivery, DeliveryId, DeliveryState, Event, EventKind, Job, JobId,
-        JobSpec, JobState, Problem, Timestamp, WebhookUrl,
+        JobSpec, JobState, Problem, Timestamp, TraceParent, WebhookUrl,
         job::{Breaks, Ending},
     },
 };
@@ -15,7 +15,7 @@ use crate::{
 /// Columns of [`job`], in one place. A paused job keeps in its row the state that it had before.
 pub(super) const JOB: &str = "id, spec, model, pipeline, CASE WHEN paused_at IS NULL THEN state ELSE 'paused' END AS state, ending, error, \
                               plan, objects, bytes, chunks, chunks_done, succeeded, failed, usage, created_at, started_at, finished_at, \
-                              paused_at, idle, retries";
+                              paused_at, idle, retries, trace";
 /// Columns of [`chunk`], in one place.
 pub(super) const CHUNK: &str = "job_id, seq, state, claims, failures, crashes, not_before, lease_epoch, worker, started_at, \
                                 finished_at, error, result, inputs";
@@ -73,6 +73,7 @@ fn reader<'r>(row: &'r SqliteRow, table: &'static str, key: &str) -> Reader<'r> 
 pub(super) fn job(row: &SqliteRow) -> Result<Job> {
     let r = reader(row, "job", "id");
     let ending: Option<String> = r.get("ending")?;
+    let trace: Option<String> = r.get("trace")?;
     Ok(Job {
         id: r.parse("id", JobId::parse)?,
         spec: r.json("spec")?,
@@ -95,6 +96,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job> {
         started_at: r.time("started_at")?,
         finished_at: r.time("finished_at")?,
         breaks: Breaks { paused_at: r.time("paused_at")?, idle_us: r.get("idle")?, retries: r.count("retries")? as u32 },
+        trace: trace.map(|t| TraceParent::parse(&t).ok_or_else(|| r.damaged(format!("trace is {t:?}")))).transpose()?,
     })
 }
 

@@ -10,7 +10,7 @@ use crate::{
         AttemptResult, ClaimedDelivery, DeliveryFilter, DeliveryLease, DeliveryRecord, Error, MOST_ATTEMPTS, NewDelivery, PendingEvent,
         Result, Then, Written,
     },
-    domain::{Delivery, DeliveryId, DeliveryState, Event, EventKind, JobId, WebhookSecret, delivery::JobSnapshot},
+    domain::{Delivery, DeliveryId, DeliveryState, Event, EventKind, Job, JobId, WebhookSecret, delivery::JobSnapshot},
 };
 
 /// Deliveries with their last attempt: what [`rows::delivery`] reads.
@@ -140,20 +140,21 @@ async fn claim_of(tx: &mut Tx<'_>, receiver: &str, room: u32, ttl: Duration) -> 
     let mut claimed = Vec::new();
     for (id, epoch, body) in leased {
         let delivery = existing(tx, &id).await?;
+        let job = jobs::existing(tx, &delivery.job).await?;
         let secret = match &delivery.endpoint {
             Some(_) => None,
-            None => Some(own_secret(tx, &delivery).await?),
+            None => Some(own_secret(&job)?),
         };
-        claimed.push(ClaimedDelivery { lease: DeliveryLease { delivery: delivery.id.clone(), epoch }, delivery, body, secret });
+        let lease = DeliveryLease { delivery: delivery.id.clone(), epoch };
+        claimed.push(ClaimedDelivery { lease, delivery, body, secret, trace: job.trace });
     }
     Ok(claimed)
 }
 
 /// The secret of a job's own webhook: it stays in the job's definition, deliveries hold no copy.
-async fn own_secret(tx: &mut Tx<'_>, delivery: &Delivery) -> Result<WebhookSecret> {
-    let webhook = jobs::existing(tx, &delivery.job).await?.spec.webhook;
-    let damaged = || Error::Damaged { table: "job", id: delivery.job.to_string(), what: "its webhook is gone".to_owned() };
-    webhook.map(|webhook| webhook.secret).ok_or_else(damaged)
+fn own_secret(job: &Job) -> Result<WebhookSecret> {
+    let damaged = || Error::Damaged { table: "job", id: job.id.to_string(), what: "its webhook is gone".to_owned() };
+    job.spec.webhook.as_ref().map(|webhook| webhook.secret.clone()).ok_or_else(damaged)
 }
 
 async fn existing(tx: &mut Tx<'_>, id: &str) -> Result<Delivery> {

@@ -31,7 +31,8 @@ pub struct Refused {
 
 impl Session {
     /// Runs a group in batches of at most `batch_size` records (exactly the model's fixed batch where it has one, the last one padded
-    /// and the padding dropped), halving batches that fail. `busy` is told when a batch enters and leaves the runtime.
+    /// and the padding dropped), halving batches that fail. `busy` is told when a batch enters the runtime, with its records, and when
+    /// it leaves.
     ///
     /// # Errors
     /// [`Error::Interrupted`], [`Error::Output`].
@@ -40,7 +41,7 @@ impl Session {
         group: Group,
         batch_size: usize,
         interrupt: &Interrupt,
-        busy: &mut dyn FnMut(bool),
+        busy: &mut dyn FnMut(Option<usize>),
     ) -> Result<(Vec<Inferred>, Vec<Refused>), Error> {
         let size = self.fixed_batch.unwrap_or(batch_size).max(1);
         let mut run = Run { session: self, group: &group, interrupt, busy, inferred: Vec::new(), refused: Vec::new() };
@@ -58,7 +59,7 @@ struct Run<'r> {
     session: &'r mut Session,
     group: &'r Group,
     interrupt: &'r Interrupt,
-    busy: &'r mut dyn FnMut(bool),
+    busy: &'r mut dyn FnMut(Option<usize>),
     inferred: Vec<Inferred>,
     refused: Vec<Refused>,
 }
@@ -68,9 +69,9 @@ impl Run<'_> {
     fn batch(&mut self, range: Range<usize>) -> Result<(), Error> {
         let padded = self.session.fixed_batch.unwrap_or(range.len());
         let inputs = self.group.inputs.iter().map(|(name, tensor)| (name.clone(), slice(tensor, &range, padded))).collect();
-        (self.busy)(true);
+        (self.busy)(Some(range.len()));
         let ran = self.session.run_batch(inputs, self.interrupt);
-        (self.busy)(false);
+        (self.busy)(None);
         match ran {
             Ok(outputs) => {
                 let outputs = outputs.into_iter().map(|(name, value)| {

@@ -1,0 +1,53 @@
+//! How much waits and runs, from the counts that jobs keep.
+
+use std::collections::BTreeMap;
+
+use sqlx::SqlitePool;
+
+use crate::{
+    db::{Error, Result},
+    domain::{Backlog, JobState},
+};
+
+/// Reads job rows alone: of finished ones the index of states, of unfinished ones, which are few, their counters.
+pub(super) async fn read(readers: &SqlitePool, clock_offset_us: i64) -> Result<Backlog> {
+    // Index: job_state, which covers it.
+    let states: Vec<(String, i64)> =
+        sqlx::query_as("SELECT state, count(*) FROM job GROUP BY state").fetch_all(readers).await.map_err(Error::Unavailable)?;
+    let mut jobs = BTreeMap::new();
+    for (state, count) in states {
+        let damaged = || Error::Damaged { table: "job", id: "(several)".to_owned(), what: format!("state is {state:?}") };
+        jobs.insert(JobState::parse(&state).ok_or_else(damaged)?, count as u64);
+    }
+    // Index: job_paused. A paused job keeps in its row the state that it had before.
+    let paused: Vec<(String, i64)> = sqlx::query_as("SELECT state, count(*) FROM job WHERE paused_at IS NOT NULL GROUP BY state")
+        .fetch_all(readers)
+        .await
+        .map_err(Error::Unavailable)?;
+    for (state, count) in paused {
+        if let Some(jobs) = JobState::parse(&state).and_then(|state| jobs.get_mut(&state)) {
+            *jobs = jobs.saturating_sub(count as u64);
+        }
+        *jobs.entry(JobState::Paused).or_default() += count as u64;
+    }
+    // Index: job_backlog, which covers it.
+    let (pending, running, done, oldest): (i64, i64, i64, Option<i64>) = sqlx::query_as(
+        "SELECT COALESCE(sum(pending), 0), COALESCE(sum(running), 0), COALESCE(sum(chunks_done), 0), \
+                min(CASE WHEN started_at IS NULL AND ending IS NULL THEN created_at END) \
+         FROM job WHERE finished_at IS NULL",
+    )
+    .fetch_one(readers)
+    .await
+    .map_err(Error::Unavailable)?;
+    let now: i64 =
+        sqlx::query_scalar("SELECT CAST(unixepoch('subsec') * 1000000 AS INTEGER)").fetch_one(readers).await.map_err(Error::Unavailable)?;
+    let waited = oldest.map_or(0, |created| (now + clock_offset_us - created).max(0));
+    Ok(Backlog {
+        jobs,
+        pending: pending as u64,
+        running: running as u64,
+        done: done as u64,
+        oldest_waiting_seconds: waited as f64 / 1e6,
+        lease_expiries: 0,
+    })
+}

@@ -1,0 +1,77 @@
+//! Memory and processor time of the service and of its runner, as the kernel tells them at each scrape.
+
+use std::{
+    fs, io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Unit,
+};
+
+/// Which process is the runner; 0 while there is none.
+#[derive(Debug, Clone, Default)]
+pub(super) struct RunnerPid(Arc<AtomicU32>);
+
+impl RunnerPid {
+    pub(super) fn set(&self, pid: Option<u32>) {
+        self.0.store(pid.unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Option<u32> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Processes(pub(super) RunnerPid);
+
+/// What the kernel says of one process.
+struct Use {
+    resident_bytes: u64,
+    cpu_seconds: f64,
+}
+
+impl Collector for Processes {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let service = ("service", look(std::process::id()).ok());
+        // A runner that ended between being named and being looked at has no line until the next one starts.
+        let runner = ("runner", self.0.get().and_then(|pid| look(pid).ok()));
+        let processes: Vec<([(&str, &str); 1], Use)> =
+            [service, runner].into_iter().filter_map(|(name, used)| Some(([("process", name)], used?))).collect();
+        let help = "Memory in use by the service and by its runner.";
+        let mut memory = encoder.encode_descriptor("process_resident_memory", help, Some(&Unit::Bytes), MetricType::Gauge)?;
+        for (labels, used) in &processes {
+            ConstGauge::new(used.resident_bytes).encode(memory.encode_family(labels)?)?;
+        }
+        let help = "Processor time used by the service and by its present runner.";
+        let mut cpu = encoder.encode_descriptor("process_cpu", help, Some(&Unit::Seconds), MetricType::Counter)?;
+        for (labels, used) in &processes {
+            ConstCounter::new(used.cpu_seconds).encode(cpu.encode_family(labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// proc(5): `statm` counts pages, `stat` clock ticks.
+fn look(pid: u32) -> io::Result<Use> {
+    let field = |text: &str, at: usize| -> io::Result<u64> {
+        let value = text.split_ascii_whitespace().nth(at).and_then(|v| v.parse().ok());
+        value.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    };
+    let pages = field(&fs::read_to_string(format!("/proc/{pid}/statm"))?, 1)?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field is the program's name in parentheses and may hold anything; the fields after it are numbered from 3.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks = field(fields, 14 - 3)? + field(fields, 15 - 3)?;
+    Ok(Use {
+        resident_bytes: pages * rustix::param::page_size() as u64,
+        cpu_seconds: ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
+    })
+}
