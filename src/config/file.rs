@@ -23,7 +23,7 @@ pub struct Sections {
 /// Subcommands whose flags are settings, by their paths.
 const WITH_SETTINGS: [&[&str]; 3] = [&["serve"], &["doctor"], &["config", "show"]];
 /// Flags beside them that are none: they are for a moment.
-const NO_SETTINGS: [&str; 5] = ["help", "version", "config", "check", "output"];
+const NO_SETTINGS: [&str; 6] = ["help", "version", "config", "check", "output", "webhook_retry_scale"];
 /// Tables of the file that are sections.
 const SECTIONS: [&str; 2] = ["webhooks", "buckets"];
 
@@ -60,7 +60,7 @@ fn load_from(args: Vec<OsString>, from_environment: Option<PathBuf>) -> Result<C
 
 /// The settings of a subcommand and those above it: their flags.
 pub(super) fn settings_of(command: &clap::Command) -> impl Iterator<Item = &clap::Arg> {
-    command.get_arguments().filter(|a| !a.is_positional() && !a.is_hide_set() && !NO_SETTINGS.contains(&a.get_id().as_str()))
+    command.get_arguments().filter(|a| !a.is_positional() && !NO_SETTINGS.contains(&a.get_id().as_str()))
 }
 
 /// The file must be known before the flags are read, since it gives them their defaults.
