@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::Slice,
-    objects::{self, Stores},
+    objects::{self, Bucket, Stores},
 };
 
 /// Objects up to this size are fetched whole.
@@ -42,7 +42,9 @@ impl Ahead {
         let (stores, attempt, on) = (stores.clone(), attempt.clone(), handle.clone());
         handle.spawn(async move {
             let inputs = 0..attempt.task.inputs.len();
-            let opened = stream::iter(inputs).map(|at| open(&stores, &attempt, at, &on)).buffered(OBJECTS);
+            // Opened once: for files that is a check of the whole path.
+            let own = stores.open(&attempt.task.input);
+            let opened = stream::iter(inputs).map(|at| open(&stores, own.as_ref().ok(), &attempt, at, &on)).buffered(OBJECTS);
             // Handed over in bunches: waking the decoder costs more than decoding a tiny object.
             let mut bunches = opened.ready_chunks(OBJECTS);
             while let Some(bunch) = bunches.next().await {
@@ -65,9 +67,13 @@ impl Ahead {
     }
 }
 
-async fn open(stores: &Stores, attempt: &Attempt, at: usize, handle: &Handle) -> Opened {
+async fn open(stores: &Stores, own: Option<&Bucket>, attempt: &Attempt, at: usize, handle: &Handle) -> Opened {
     let slice = &attempt.task.inputs[at];
-    let bucket = stores.open(slice.bucket.as_ref().unwrap_or(&attempt.task.input))?;
+    let bucket = match (&slice.bucket, own) {
+        (Some(named), _) => stores.open(named)?,
+        (None, Some(own)) => own.clone(),
+        (None, None) => stores.open(&attempt.task.input)?,
+    };
     if slice.slice != Slice::Whole || slice.size > SMALL_BYTES {
         let (object, handle, bytes_read) = (slice.clone(), handle.clone(), attempt.bytes_read.clone());
         return Ok(Arc::new(StoreObject { bucket, object, handle, bytes_read }));

@@ -7,8 +7,11 @@ use std::io;
 
 use super::{borders::Borders, text::Input};
 
-/// Size of the buffer at first; it grows where a record is larger.
+/// Size of the buffer; it grows where a record is larger.
 const BUFFER_BYTES: usize = 256 << 10;
+
+/// Its size at first: enough for a tiny object, of which there may be very many.
+const FIRST_BYTES: usize = 8 << 10;
 
 /// Longest terminator: a carriage return and a line feed.
 const TERMINATOR_BYTES: usize = 2;
@@ -63,7 +66,7 @@ impl<B: Borders> Records<B> {
             input,
             borders,
             max_record_bytes,
-            buffer: vec![0; BUFFER_BYTES],
+            buffer: vec![0; FIRST_BYTES],
             start: 0,
             scanned: 0,
             filled: 0,
@@ -177,7 +180,9 @@ impl<B: Borders> Records<B> {
 
     /// Moves what is still needed to the front of the buffer, or doubles the buffer if that is most of it.
     fn make_room(&mut self) {
-        if self.filled - self.start > self.buffer.len() / 2 {
+        if self.buffer.len() < BUFFER_BYTES {
+            self.buffer.resize(BUFFER_BYTES, 0);
+        } else if self.filled - self.start > self.buffer.len() / 2 {
             self.buffer.resize(self.buffer.len() * 2, 0);
         }
         self.buffer.copy_within(self.start..self.filled, 0);
