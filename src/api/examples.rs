@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::domain::{
-    Activation, Chunk, ChunkId, ChunkResult, ChunkState, Counts, Dim, Dtype, Job, JobId, JobSpec, JobState, Missing, ObjectSlice, PartFile,
-    Pipeline, PipelineSpec, Signature, Slice, Task, Timestamp, Uri, ValueInfo, ValueType,
+    Chunk, ChunkId, ChunkResult, ChunkState, Counts, Dim, Dtype, Job, JobId, JobSpec, JobState, Missing, ObjectSlice, PartFile, Pipeline,
+    PipelineSpec, Signature, Slice, Task, Timestamp, Uri, ValueInfo, ValueType,
     chunk::Usage,
     job::{PinnedModel, PlanCursor},
     pipeline::ClassifierOutputs,
@@ -136,20 +136,16 @@ fn pipeline() -> Pipeline {
         let shape = std::iter::once(Dim::Dynamic(None)).chain(columns.iter().map(|n| Dim::Fixed(*n))).collect();
         ValueInfo { name: name.to_owned(), value: ValueType::Tensor { dtype, shape: Some(shape) } }
     };
+    let signature = Signature {
+        inputs: vec![tensor("input", Dtype::Fp32, &[2])],
+        outputs: vec![tensor("label", Dtype::Int64, &[]), tensor("probabilities", Dtype::Fp32, &[2])],
+    };
     Pipeline {
-        task: Task::TabularClassification,
-        signature: Signature {
-            inputs: vec![tensor("input", Dtype::Fp32, &[2])],
-            outputs: vec![tensor("label", Dtype::Int64, &[]), tensor("probabilities", Dtype::Fp32, &[2])],
-        },
         features: Some(vec!["amount".to_owned(), "age".to_owned()]),
-        columns: BTreeMap::new(),
         missing: Missing::Nan,
         labels: Some(vec!["ok".to_owned(), "fraud".to_owned()]),
-        activation: Activation::None,
-        top_k: 1,
-        probabilities: false,
         classifier: Some(ClassifierOutputs { label: Some("label".to_owned()), scores: Some("probabilities".to_owned()) }),
+        ..Pipeline::new(Task::TabularClassification, signature)
     }
 }
 

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::{
-    Activation, ChunkState, Dim, Dtype, Missing, PartFile, PipelineSpec, Signature, Slice, Task, ValueInfo, ValueType,
+    ChunkState, Dim, Dtype, PartFile, PipelineSpec, Signature, Slice, Task, ValueInfo, ValueType,
     chunk::Usage,
     spec::{
         CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputSpec, OutputCompression,
@@ -54,18 +54,7 @@ fn new_job(output: &str) -> NewJob {
         execution: ExecutionSpec::default(),
         error_policy: ErrorPolicy::default(),
     };
-    let pipeline = Pipeline {
-        task: Task::Raw,
-        signature: Signature { inputs: vec![float("x")], outputs: vec![float("y")] },
-        features: None,
-        columns: BTreeMap::new(),
-        missing: Missing::Error,
-        labels: None,
-        activation: Activation::None,
-        top_k: 1,
-        probabilities: false,
-        classifier: None,
-    };
+    let pipeline = Pipeline::new(Task::Raw, Signature { inputs: vec![float("x")], outputs: vec![float("y")] });
     let model = PinnedModel { uri: uri("s3://m/x/"), digest: "d".to_owned(), file: "model.onnx".to_owned(), bytes: 1 };
     NewJob { id: JobId::generate(), spec, model, pipeline }
 }

@@ -17,6 +17,7 @@ use super::{
     attempt::{Attempt, Failure, Outcome, Work, timed},
     batch::Batch,
     encode::{self, EncodeError},
+    featurize::{Featurized, Notes},
     infer::{self, Inferred},
     interpret::{interpret, prediction_fields},
     models::lock,
@@ -48,7 +49,7 @@ pub(super) fn run(index: usize, work: &Receiver<Work>, busy: &BusySlot) {
 
 fn predict(index: usize, work: Work, busy: &BusySlot) -> Result<Outcome, Failure> {
     let Work { attempt, loaded, binding, seq, batch, mut errors, done: _done } = work;
-    let (groups, row_errors) = timed(&attempt.times.featurize, || binding.featurize(&batch.columns));
+    let Featurized { groups, errors: row_errors, notes } = timed(&attempt.times.featurize, || binding.featurize(&batch.columns));
     errors.extend(row_errors.into_iter().map(|e| batch.provenance.error(e.row as usize, Stage::Featurize, e.code, e.detail)));
 
     let mut session = loaded.session(index);
@@ -63,7 +64,7 @@ fn predict(index: usize, work: Work, busy: &BusySlot) -> Result<Outcome, Failure
     }
     drop(session);
 
-    let rows = timed(&attempt.times.interpret, || rows_of(&attempt, &batch, inferred, &mut errors))?;
+    let rows = timed(&attempt.times.interpret, || rows_of(&attempt, &batch, inferred, &notes, &mut errors))?;
     attempt.sort(&mut errors);
     Ok(Outcome { seq, rows, errors })
 }
@@ -81,13 +82,14 @@ fn rows_of(
     attempt: &Attempt,
     batch: &Batch,
     inferred: Vec<Inferred>,
+    notes: &Notes,
     errors: &mut Vec<RecordError>,
 ) -> Result<Option<RecordBatch>, Failure> {
     let pipeline = &attempt.task.pipeline;
     let mut rows: Vec<u32> = Vec::with_capacity(batch.rows());
     let mut pieces: Vec<Vec<ArrayRef>> = Vec::with_capacity(inferred.len());
     for Inferred { rows: of, outputs } in inferred {
-        let columns = interpret(pipeline, outputs, of.len())
+        let columns = interpret(pipeline, outputs, &of, notes)
             .map_err(|e| Failure::fatal("unexpected_output", "The model's output is not what it declares", e.to_string()))?;
         pieces.push(columns);
         rows.extend(of);

@@ -46,20 +46,20 @@ pub(super) struct BoundInput {
     pub(super) fill: Fill,
 }
 
-/// Which column fills which input: resolved once for each schema.
+/// Which column fills which input.
 #[derive(Debug, Clone)]
-pub struct Binding {
+pub(super) struct Tabular {
     pub(super) inputs: Vec<BoundInput>,
     pub(super) missing: Missing,
 }
 
-impl Binding {
+impl Tabular {
     /// Binds a schema to the pipeline's inputs. `first` is the first batch of that schema: a text column counts as numeric when most
     /// of its values there are numbers, which matters only where F of more than F columns are taken by count.
     ///
     /// # Errors
     /// [`BindError`] when it does not fit.
-    pub fn resolve(pipeline: &Pipeline, first: &RecordBatch) -> Result<Self, BindError> {
+    pub(super) fn resolve(pipeline: &Pipeline, first: &RecordBatch) -> Result<Self, BindError> {
         let inputs = &pipeline.signature.inputs;
         let bound = inputs.iter().map(|input| bind(pipeline, input, inputs.len() == 1, first)).collect::<Result<_, _>>()?;
         Ok(Self { inputs: bound, missing: pipeline.missing })

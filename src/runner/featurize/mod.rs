@@ -14,15 +14,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use arrow::array::RecordBatch;
 
 use crate::{
-    domain::{Dtype, Missing, Pipeline},
+    domain::{Dtype, Missing, Pipeline, pipeline::image::Geometry},
     each_tensor_data,
     runner::tensor::{Tensor, TensorData},
 };
-use bind::{BoundInput, Column, Fill};
+use bind::{BoundInput, Column, Fill, Tabular};
 use cells::{CellError, List, lists, scalars};
 use element::{Element, with_element};
-
-pub use bind::Binding;
 
 /// The columns that the pipeline reads; `None` when that depends on the data (a single `[N, F]` input that binds by count).
 pub fn wanted_columns(pipeline: &Pipeline) -> Option<BTreeSet<String>> {
@@ -70,9 +68,54 @@ pub struct RowError {
     pub detail: String,
 }
 
+/// What became of a batch: every row is in exactly one group or one error.
+#[derive(Debug, Default)]
+pub struct Featurized {
+    /// Rows that can go into the runtime together.
+    pub groups: Vec<Group>,
+    /// Rows that cannot.
+    pub errors: Vec<RowError>,
+    /// What `interpret` needs to know of the rows.
+    pub notes: Notes,
+}
+
+/// What was noted of each row of a batch, by its index; a list is empty where the pipeline notes nothing of that kind.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Notes {
+    /// Where each picture lies in its tensor; `None` for rows with errors.
+    pub geometry: Vec<Option<Geometry>>,
+    /// Tokens of each text, special ones included, padding not; 0 for rows with errors.
+    pub tokens: Vec<u32>,
+}
+
+/// How a schema's columns become the model's inputs: resolved once for each schema.
+#[derive(Debug, Clone)]
+pub struct Binding(Kind);
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Tabular(Tabular),
+}
+
 impl Binding {
-    /// Makes tensors of a batch of that schema. Every row ends up in exactly one group or one error.
-    pub fn featurize(&self, columns: &RecordBatch) -> (Vec<Group>, Vec<RowError>) {
+    /// Binds a schema to the pipeline's inputs. `first` is the first batch of that schema.
+    ///
+    /// # Errors
+    /// [`BindError`] when it does not fit.
+    pub fn resolve(pipeline: &Pipeline, first: &RecordBatch) -> Result<Self, BindError> {
+        Tabular::resolve(pipeline, first).map(Kind::Tabular).map(Self)
+    }
+
+    /// Makes tensors of a batch of that schema.
+    pub fn featurize(&self, columns: &RecordBatch) -> Featurized {
+        match &self.0 {
+            Kind::Tabular(tabular) => tabular.featurize(columns),
+        }
+    }
+}
+
+impl Tabular {
+    fn featurize(&self, columns: &RecordBatch) -> Featurized {
         let mut errors = Errors::default();
         let filled: Vec<Filled> = self.inputs.iter().map(|input| fill(input, self.missing, columns, &mut errors)).collect();
         let groups = group(&filled, columns.num_rows(), &errors);
@@ -81,7 +124,7 @@ impl Binding {
                 self.inputs.iter().zip(&filled).map(|(input, filled)| (input.name.clone(), filled.tensor(&rows, columns.num_rows())));
             Group { inputs: inputs.collect(), rows }
         });
-        (groups.collect(), errors.0.into_values().collect())
+        Featurized { groups: groups.collect(), errors: errors.0.into_values().collect(), notes: Notes::default() }
     }
 }
 

@@ -1,12 +1,10 @@
 //! Outputs by hand, predictions as people expect them.
 
-use std::collections::BTreeMap;
-
 use arrow::{array::RecordBatch, util::display::array_value_to_string};
 
 use super::*;
 use crate::{
-    domain::{Activation, Dim, Missing, Signature, ValueType, pipeline::ClassifierOutputs},
+    domain::{Activation, Dim, Signature, ValueType, pipeline::ClassifierOutputs},
     runner::tensor::{MapKeys, Tensor, TensorData},
 };
 
@@ -22,18 +20,7 @@ fn output(name: &str, value: ValueType) -> ValueInfo {
 fn pipeline(task: Task, outputs: Vec<ValueInfo>) -> Pipeline {
     let name = |at: usize| outputs.get(at).map(|o| o.name.clone());
     let classifier = ClassifierOutputs { label: name(0).filter(|_| outputs.len() > 1), scores: name(outputs.len() - 1) };
-    Pipeline {
-        task,
-        signature: Signature { inputs: Vec::new(), outputs },
-        features: None,
-        columns: BTreeMap::new(),
-        missing: Missing::Error,
-        labels: None,
-        activation: Activation::None,
-        top_k: 1,
-        probabilities: false,
-        classifier: Some(classifier),
-    }
+    Pipeline { classifier: Some(classifier), ..Pipeline::new(task, Signature { inputs: Vec::new(), outputs }) }
 }
 
 fn tensor(shape: &[usize], data: TensorData) -> Value {
@@ -43,7 +30,7 @@ fn tensor(shape: &[usize], data: TensorData) -> Value {
 /// The prediction columns as text, row by row; checks that they are of the announced types.
 fn rows(pipeline: &Pipeline, outputs: Vec<(&str, Value)>, rows: usize) -> Vec<String> {
     let outputs = outputs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    let columns = interpret(pipeline, outputs, rows).unwrap();
+    let columns = interpret(pipeline, outputs, &(0..rows as u32).collect::<Vec<_>>(), &Notes::default()).unwrap();
     let schema = arrow::datatypes::Schema::new(prediction_fields(pipeline));
     let batch = RecordBatch::try_new(schema.into(), columns).expect("the announced types");
     let names = pipeline.prediction_columns();
@@ -98,7 +85,12 @@ fn the_graphs_own_label_stands_and_the_score_is_that_labels() {
     p.labels = None;
     assert_eq!(rows(&p, outputs(), 2), ["0 0.75 [0.75, 0.25]", "1 0.375 [0.625, 0.375]"]);
     p.labels = Some(vec!["one".to_owned()]);
-    assert!(interpret(&p, outputs().into_iter().map(|(n, v)| (n.to_owned(), v)).collect(), 2).unwrap_err().0.contains("2 classes"));
+    assert!(
+        interpret(&p, outputs().into_iter().map(|(n, v)| (n.to_owned(), v)).collect(), &[0, 1], &Notes::default())
+            .unwrap_err()
+            .0
+            .contains("2 classes")
+    );
 }
 
 #[test]
@@ -116,7 +108,7 @@ fn zip_maps_are_read_by_their_own_keys() {
     assert_eq!(rows(&p, vec![("label", labels()), ("p", maps())], 2), ["[No, Yes] [0.75, 0.25]", "[Yes, No] [0.75, 0.25]"]);
     let raw = pipeline(Task::Raw, vec![output("p", map)]);
     assert_eq!(rows(&raw, vec![("p", maps())], 2), ["{No: 0.75, Yes: 0.25}", "{No: 0.25, Yes: 0.75}"]);
-    assert!(interpret(&raw, vec![("p".to_owned(), Value::Sequence(vec![item(0.5)]))], 2).is_err());
+    assert!(interpret(&raw, vec![("p".to_owned(), Value::Sequence(vec![item(0.5)]))], &[0, 1], &Notes::default()).is_err());
 }
 
 #[test]
@@ -137,8 +129,8 @@ fn a_regression_gives_one_number_a_record_or_says_why_not() {
     let p = pipeline(Task::TabularRegression, vec![output("y", tensor_type(Dtype::Fp64, &[-1, 1]))]);
     assert_eq!(rows(&p, vec![("y", tensor(&[2, 1], TensorData::Fp64(vec![0.1, f64::INFINITY])))], 2), ["0.1 ".trim(), "inf"]);
     let two = tensor(&[2, 2], TensorData::Fp64(vec![0.0; 4]));
-    assert!(interpret(&p, vec![("y".to_owned(), two)], 2).unwrap_err().0.contains("4 numbers for 2 records"));
-    assert!(interpret(&p, Vec::new(), 2).unwrap_err().0.contains("\"y\""));
+    assert!(interpret(&p, vec![("y".to_owned(), two)], &[0, 1], &Notes::default()).unwrap_err().0.contains("4 numbers for 2 records"));
+    assert!(interpret(&p, Vec::new(), &[0, 1], &Notes::default()).unwrap_err().0.contains("\"y\""));
 }
 
 #[test]

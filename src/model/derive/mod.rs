@@ -69,7 +69,8 @@ pub(super) fn derive(
     match task {
         Task::Raw => {}
         Task::TabularRegression => check_regression(&signature, &said, faults),
-        Task::TabularClassification => {
+        Task::ObjectDetection | Task::FeatureExtraction => {}
+        Task::TabularClassification | Task::ImageClassification | Task::TextClassification => {
             let roles = roles(&signature);
             if roles.label.is_none() && roles.scores.is_none() {
                 let detail = format!("none of the outputs is a label or one number a class: {}", names(&signature.outputs));
@@ -94,8 +95,6 @@ pub(super) fn derive(
         faults.push(Fault::new(said.at("top_k", |j| j.top_k.is_some()), "out_of_range", "top_k is 0").hint("give a number of at least 1"));
     }
     (faults.len() == before).then(|| Pipeline {
-        task,
-        signature,
         features: spec.features,
         columns,
         missing: spec.missing.unwrap_or(Missing::Error),
@@ -104,6 +103,7 @@ pub(super) fn derive(
         top_k: spec.top_k.unwrap_or(1),
         probabilities: spec.probabilities.unwrap_or(false),
         classifier,
+        ..Pipeline::new(task, signature)
     })
 }
 
