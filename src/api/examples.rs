@@ -86,6 +86,8 @@ fn usage(wall_seconds: f64, device_seconds: f64) -> Usage {
         batch_size: 1024,
         provider: "cpu".to_owned(),
         runtime: "1.31.1".to_owned(),
+        tokens: 0,
+        padding_tokens: 0,
     }
 }
 

@@ -81,12 +81,21 @@ impl Models {
         let folder = self.cache.join(&entry.digest);
         let path = folder.join(&entry.file);
         let bytes = tokio::fs::read(&path).await.map_err(cache::failed(&path))?;
-        let mut faults = Vec::new();
-        let graph = admit::admit(&bytes, self.limits.max_nesting, &mut faults).map(|(graph, _)| graph);
-        let section = derive::read_folder(&folder, &mut faults);
-        let pipeline = graph.and_then(|graph| {
-            let signature = signature::read(&graph, &mut faults);
-            derive::derive(signature, &graph, section, overrides.clone(), &mut faults)
+        let (max_nesting, overrides) = (self.limits.max_nesting, overrides.clone());
+        // Large graphs and vocabularies take their time to parse.
+        let derived = tokio::task::spawn_blocking(move || {
+            let mut faults = Vec::new();
+            let graph = admit::admit(&bytes, max_nesting, &mut faults).map(|(graph, _)| graph);
+            let says = derive::read_folder(&folder, &mut faults);
+            let pipeline = graph.and_then(|graph| {
+                let signature = signature::read(&graph, &mut faults);
+                derive::derive(signature, &graph, &says, overrides, &mut faults)
+            });
+            (pipeline, faults)
+        });
+        let (pipeline, faults) = derived.await.unwrap_or_else(|panic| {
+            let detail = format!("the model's files cannot be read: {panic}");
+            (None, vec![Fault::new("/model", "invalid_model", detail)])
         });
         match pipeline {
             Some(pipeline) if faults.is_empty() => {

@@ -17,7 +17,7 @@ use super::{
     attempt::{Attempt, Failure, Outcome, Work, timed},
     batch::Batch,
     encode::{self, EncodeError},
-    featurize::{Featurized, Notes},
+    featurize::Featurized,
     infer::{self, Inferred},
     interpret::{interpret, prediction_fields},
     models::lock,
@@ -52,19 +52,26 @@ fn predict(index: usize, work: Work, busy: &BusySlot) -> Result<Outcome, Failure
     let Featurized { groups, errors: row_errors, notes } = timed(&attempt.times.featurize, || binding.featurize(&batch.columns));
     errors.extend(row_errors.into_iter().map(|e| batch.provenance.error(e.row as usize, Stage::Featurize, e.code, e.detail)));
 
+    attempt.tokens.add(&notes);
+
     let mut session = loaded.session(index);
-    let mut inferred = Vec::with_capacity(groups.len());
+    let mut predicted = Vec::with_capacity(groups.len());
     for group in groups {
         let records = group.rows.len().min(attempt.batch_size) as u64;
         let mut mark = |inside: bool| *lock(busy) = inside.then(|| (attempt.task.attempt, Instant::now(), records));
         let ran = timed(&attempt.times.infer, || session.run(group, attempt.batch_size, &attempt.interrupt, &mut mark));
         let (outputs, refused) = ran.map_err(|e| failure_of(&e))?;
         errors.extend(refused.into_iter().map(|r| batch.provenance.error(r.row as usize, Stage::Infer, "inference_failed", r.detail)));
-        inferred.extend(outputs);
+        // At once, group by group: a vector a token is much more than the vector a record that is made of them.
+        for Inferred { rows, outputs } in outputs {
+            let columns = timed(&attempt.times.interpret, || interpret(&attempt.task.pipeline, outputs, &rows, &notes))
+                .map_err(|e| Failure::fatal("unexpected_output", "The model's output is not what it declares", e.to_string()))?;
+            predicted.push(Predicted { rows, columns });
+        }
     }
     drop(session);
 
-    let rows = timed(&attempt.times.interpret, || rows_of(&attempt, &batch, inferred, &notes, &mut errors))?;
+    let rows = timed(&attempt.times.interpret, || rows_of(&attempt, &batch, predicted, &mut errors))?;
     attempt.sort(&mut errors);
     Ok(Outcome { seq, rows, errors })
 }
@@ -77,20 +84,23 @@ fn failure_of(error: &infer::Error) -> Failure {
     }
 }
 
+/// Prediction columns for some rows of a batch.
+struct Predicted {
+    rows: Vec<u32>,
+    columns: Vec<ArrayRef>,
+}
+
 /// Predictions of all groups, back in input order, beside their provenance and the chosen input columns.
 fn rows_of(
     attempt: &Attempt,
     batch: &Batch,
-    inferred: Vec<Inferred>,
-    notes: &Notes,
+    predicted: Vec<Predicted>,
     errors: &mut Vec<RecordError>,
 ) -> Result<Option<RecordBatch>, Failure> {
     let pipeline = &attempt.task.pipeline;
     let mut rows: Vec<u32> = Vec::with_capacity(batch.rows());
-    let mut pieces: Vec<Vec<ArrayRef>> = Vec::with_capacity(inferred.len());
-    for Inferred { rows: of, outputs } in inferred {
-        let columns = interpret(pipeline, outputs, &of, notes)
-            .map_err(|e| Failure::fatal("unexpected_output", "The model's output is not what it declares", e.to_string()))?;
+    let mut pieces: Vec<Vec<ArrayRef>> = Vec::with_capacity(predicted.len());
+    for Predicted { rows: of, columns } in predicted {
         pieces.push(columns);
         rows.extend(of);
     }

@@ -36,6 +36,34 @@ pub struct Text {
     pub pair: Option<String>,
     /// Most tokens of a record, special ones included.
     pub max_length: Option<u32>,
+    /// Where a text that is too long loses tokens.
+    pub truncation_side: Side,
+    /// What fills up rows that are shorter than the longest of their batch.
+    pub padding: Padding,
+    /// The position of a text's first token, for models that take positions.
+    pub first_position: u32,
+}
+
+/// An end of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// Its beginning.
+    Left,
+    /// Its end.
+    #[default]
+    Right,
+}
+
+/// The token that stands where a row has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Padding {
+    /// Where it is put.
+    pub side: Side,
+    /// Its id.
+    pub id: u32,
+    /// Its token type.
+    pub type_id: u32,
 }
 
 /// What makes one vector of a vector a token.

@@ -170,15 +170,34 @@ fn fits(kind: &DataType, dtype: Dtype, lists: bool) -> bool {
     }
 }
 
-fn missing(name: &str, input: &ValueInfo, batch: &RecordBatch) -> BindError {
-    let names: Vec<&str> = batch.schema_ref().fields().iter().map(|f| f.name().as_str()).collect();
-    let near = names
-        .iter()
-        .map(|found| (strsim::jaro_winkler(&found.trim().to_lowercase(), &name.to_lowercase()), *found))
+/// A column of texts that is not bound to an input by its name; `setting` is the field that names it.
+pub(super) fn text_column(name: &str, setting: &str, batch: &RecordBatch) -> Result<Column, BindError> {
+    let Some(column) = find(batch, name) else {
+        let hint = nearest(name, batch).map(|found| format!(", perhaps {found:?}")).unwrap_or_default();
+        let detail = format!("there is no column {name:?} with texts; name one with {setting}{hint}; the data has {}", list(batch));
+        return Err(BindError { code: "missing_column", detail });
+    };
+    let kind = batch.column(column.index).data_type();
+    if column.encoding == Encoding::Typed && !fits(kind, Dtype::Bytes, false) {
+        let detail = format!("column {name:?} is {kind}, which is no text; name another with {setting}; the data has {}", list(batch));
+        return Err(BindError { code: "column_type", detail });
+    }
+    Ok(column)
+}
+
+/// The column whose name is most like this one, if one is.
+fn nearest<'b>(name: &str, batch: &'b RecordBatch) -> Option<&'b str> {
+    let names = batch.schema_ref().fields().iter().map(|f| f.name().as_str());
+    names
+        .map(|found| (strsim::jaro_winkler(&found.trim().to_lowercase(), &name.to_lowercase()), found))
         .filter(|(score, _)| *score > 0.85)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    let hint =
-        near.map(|(_, found)| format!("; did you mean {found:?}? Name it with pipeline.columns or pipeline.features")).unwrap_or_default();
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, found)| found)
+}
+
+fn missing(name: &str, input: &ValueInfo, batch: &RecordBatch) -> BindError {
+    let hint = nearest(name, batch).map(|found| format!("; did you mean {found:?}? Name it with pipeline.columns or pipeline.features"));
+    let hint = hint.unwrap_or_default();
     let detail = format!("there is no column {name:?} for the model's input {}{hint}; the data has {}", describe(input), list(batch));
     BindError { code: "missing_column", detail }
 }

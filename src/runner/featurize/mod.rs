@@ -8,8 +8,13 @@ mod cells;
 mod element;
 #[cfg(test)]
 mod tests;
+mod text;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::Path,
+    sync::Arc,
+};
 
 use arrow::array::RecordBatch;
 
@@ -24,6 +29,9 @@ use element::{Element, with_element};
 
 /// The columns that the pipeline reads; `None` when that depends on the data (a single `[N, F]` input that binds by count).
 pub fn wanted_columns(pipeline: &Pipeline) -> Option<BTreeSet<String>> {
+    if let Some(text) = &pipeline.text {
+        return Some(text.pair.iter().chain([&text.column]).cloned().collect());
+    }
     if let Some(features) = &pipeline.features {
         return Some(features.iter().cloned().collect());
     }
@@ -86,6 +94,33 @@ pub struct Notes {
     pub geometry: Vec<Option<Geometry>>,
     /// Tokens of each text, special ones included, padding not; 0 for rows with errors.
     pub tokens: Vec<u32>,
+    /// Tokens of padding in all tensors together.
+    pub padding_tokens: u64,
+}
+
+/// What featurizing needs of a model's folder beside the graph: loaded once a model, shared by all workers.
+#[derive(Debug, Default)]
+pub struct Assets {
+    tokenizer: Option<Arc<text::Tokenizer>>,
+}
+
+impl Assets {
+    /// Loads what the pipeline names.
+    ///
+    /// # Errors
+    /// A sentence that names the file.
+    pub fn load(folder: &Path, pipeline: &Pipeline) -> Result<Self, String> {
+        let tokenizer = pipeline.text.as_ref().map(|text| {
+            let loaded = text::Tokenizer::load(&folder.join(&text.tokenizer));
+            loaded.map(Arc::new).map_err(|e| format!("{} cannot be used: {e}", text.tokenizer))
+        });
+        Ok(Self { tokenizer: tokenizer.transpose()? })
+    }
+
+    /// Whether everything is here that a pipeline of this model needs.
+    pub fn serve(&self, pipeline: &Pipeline) -> bool {
+        pipeline.text.is_none() || self.tokenizer.is_some()
+    }
 }
 
 /// How a schema's columns become the model's inputs: resolved once for each schema.
@@ -95,14 +130,19 @@ pub struct Binding(Kind);
 #[derive(Debug, Clone)]
 enum Kind {
     Tabular(Tabular),
+    Text(Box<text::Text>),
 }
 
 impl Binding {
-    /// Binds a schema to the pipeline's inputs. `first` is the first batch of that schema.
+    /// Binds a schema to the pipeline's inputs. `first` is the first batch of that schema, `batch_size` the most records of a call of
+    /// the runtime.
     ///
     /// # Errors
     /// [`BindError`] when it does not fit.
-    pub fn resolve(pipeline: &Pipeline, first: &RecordBatch) -> Result<Self, BindError> {
+    pub fn resolve(pipeline: &Pipeline, first: &RecordBatch, assets: &Assets, batch_size: usize) -> Result<Self, BindError> {
+        if let Some(section) = &pipeline.text {
+            return text::Text::resolve(pipeline, section, first, assets, batch_size).map(|text| Self(Kind::Text(Box::new(text))));
+        }
         Tabular::resolve(pipeline, first).map(Kind::Tabular).map(Self)
     }
 
@@ -110,6 +150,7 @@ impl Binding {
     pub fn featurize(&self, columns: &RecordBatch) -> Featurized {
         match &self.0 {
             Kind::Tabular(tabular) => tabular.featurize(columns),
+            Kind::Text(text) => text.featurize(columns),
         }
     }
 }
@@ -136,6 +177,10 @@ impl Errors {
     fn add(&mut self, row: usize, code: &'static str, detail: impl FnOnce() -> String) {
         let row = row as u32;
         self.0.entry(row).or_insert_with(|| RowError { row, code, detail: detail() });
+    }
+
+    fn has(&self, row: usize) -> bool {
+        self.0.contains_key(&(row as u32))
     }
 
     fn cell(&mut self, row: usize, column: &Column, dtype: Dtype, (value, bad): CellError) {

@@ -4,7 +4,13 @@ use arrow::{array::RecordBatch, util::display::array_value_to_string};
 
 use super::*;
 use crate::{
-    domain::{Activation, Dim, Signature, ValueType, pipeline::ClassifierOutputs},
+    domain::{
+        Activation, Dim, Signature, ValueType,
+        pipeline::{
+            ClassifierOutputs,
+            text::{Embedding, Padding, Pooling, Side, Text},
+        },
+    },
     runner::tensor::{MapKeys, Tensor, TensorData},
 };
 
@@ -142,4 +148,87 @@ fn a_sequence_of_tensors_is_a_list_of_each_records_rows() {
     assert_eq!(rows(&p, vec![("s", by_row)], 2), ["[[1, 2], [5, 6], [9, 10]]", "[[3, 4], [7, 8], [11, 12]]"]);
     let one_each = Value::Sequence(vec![item(&[1, 2]), item(&[3, 4, 5, 6])]);
     assert_eq!(rows(&p, vec![("s", one_each)], 2), ["[[1, 2]]", "[[3, 4], [5, 6]]"]);
+}
+
+/// A pipeline for embeddings of texts that are padded on this side, and notes of a batch whose row 0 has one token and whose row 1 has two.
+fn embedding(pooling: Pooling, shape: &[i64], side: Side) -> (Pipeline, Notes) {
+    let mut p = pipeline(Task::FeatureExtraction, vec![output("v", tensor_type(Dtype::Fp32, shape))]);
+    p.embedding = Some(Embedding { output: "v".to_owned(), pooling, normalize: false, dimensions: None });
+    p.text = Some(Text {
+        tokenizer: "tokenizer.json".to_owned(),
+        column: "text".to_owned(),
+        pair: None,
+        max_length: None,
+        truncation_side: Side::Right,
+        padding: Padding { side, ..Padding::default() },
+        first_position: 0,
+    });
+    (p, Notes { tokens: vec![1, 2], ..Notes::default() })
+}
+
+/// The embeddings of rows 1 and 0 of a batch, in this order, and the column's type.
+fn vectors(
+    (p, notes): &(Pipeline, Notes),
+    data: impl Into<TensorData>,
+    shape: &[usize],
+) -> Result<(Vec<String>, DataType), InterpretError> {
+    let columns = interpret(p, vec![("v".to_owned(), tensor(shape, data.into()))], &[1, 0], notes)?;
+    assert_eq!(columns[0].data_type(), prediction_fields(p)[0].data_type());
+    let cells = (0..2).map(|row| array_value_to_string(&columns[0], row).unwrap());
+    Ok((cells.collect(), columns[0].data_type().clone()))
+}
+
+#[test]
+fn tokens_are_pooled_without_their_padding_on_either_side() {
+    // Row 1 has two tokens of three, row 0 one; 9 stands where the padding is.
+    let right = vec![1.0f32, 2.0, 3.0, 0.0, 9.0, 9.0, 5.0, 6.0, 9.0, 9.0, 9.0, 9.0];
+    let left = vec![9.0f32, 9.0, 1.0, 2.0, 3.0, 0.0, 9.0, 9.0, 9.0, 9.0, 5.0, 6.0];
+    for (side, data) in [(Side::Right, right), (Side::Left, left)] {
+        let pooled = |pooling| vectors(&embedding(pooling, &[-1, -1, 2], side), data.clone(), &[2, 3, 2]).unwrap().0;
+        assert_eq!(pooled(Pooling::Mean), ["[2.0, 1.0]", "[5.0, 6.0]"], "{side:?}");
+        assert_eq!(pooled(Pooling::Cls), ["[1.0, 2.0]", "[5.0, 6.0]"], "{side:?}");
+        assert_eq!(pooled(Pooling::Max), ["[3.0, 2.0]", "[5.0, 6.0]"], "{side:?}");
+        assert_eq!(pooled(Pooling::Last), ["[3.0, 0.0]", "[5.0, 6.0]"], "{side:?}");
+    }
+}
+
+#[test]
+fn embeddings_are_cut_first_and_normalised_then() {
+    let mut e = embedding(Pooling::None, &[-1, 3], Side::Right);
+    let data = || vec![3.0f32, 4.0, 12.0, 0.0, 0.0, 7.0];
+    let (cells, kind) = vectors(&e, data(), &[2, 3]).unwrap();
+    assert_eq!(cells, ["[3.0, 4.0, 12.0]", "[0.0, 0.0, 7.0]"]);
+    assert!(matches!(kind, DataType::FixedSizeList(_, 3)), "{kind}");
+    let settings = e.0.embedding.as_mut().unwrap();
+    (settings.normalize, settings.dimensions) = (true, Some(2));
+    let (cells, kind) = vectors(&e, data(), &[2, 3]).unwrap();
+    assert_eq!(cells, ["[0.6, 0.8]", "[0.0, 0.0]"], "what has no length keeps it");
+    assert!(matches!(kind, DataType::FixedSizeList(_, 2)), "{kind}");
+}
+
+#[test]
+fn half_floats_and_vectors_of_undeclared_length_are_lists_of_floats() {
+    let e = embedding(Pooling::None, &[-1, -1], Side::Right);
+    let half: Vec<half::f16> = [0.5, 1.0, -2.0, 0.25].map(half::f16::from_f32).to_vec();
+    let (cells, kind) = vectors(&e, half, &[2, 2]).unwrap();
+    assert_eq!((cells, kind.clone()), (vec!["[0.5, 1.0]".to_owned(), "[-2.0, 0.25]".to_owned()], kind.clone()));
+    assert!(matches!(&kind, DataType::List(item) if *item.data_type() == DataType::Float32), "{kind}");
+    // Pictures have features of one pixel each.
+    let e = embedding(Pooling::None, &[-1, 2, 1, 1], Side::Right);
+    let (cells, kind) = vectors(&e, vec![1.0f32, 2.0, 3.0, 4.0], &[2, 2, 1, 1]).unwrap();
+    assert_eq!(cells, ["[1.0, 2.0]", "[3.0, 4.0]"]);
+    assert!(matches!(kind, DataType::FixedSizeList(_, 2)), "{kind}");
+}
+
+#[test]
+fn an_output_of_another_shape_is_the_models_fault_and_said() {
+    let error = |pooling, declared: &[i64], shape: &[usize]| {
+        vectors(&embedding(pooling, declared, Side::Right), vec![0.0f32; shape.iter().product()], shape).unwrap_err().0
+    };
+    assert!(error(Pooling::Mean, &[-1, -1, 2], &[2, 4]).contains("[N, tokens, D]"));
+    assert!(error(Pooling::None, &[-1, 2], &[4, 1]).contains("for 2 records"));
+    assert!(error(Pooling::None, &[-1, 2], &[2, 3]).contains("the model declares 2"));
+    let mut e = embedding(Pooling::None, &[-1, -1], Side::Right);
+    e.0.embedding.as_mut().unwrap().dimensions = Some(5);
+    assert!(vectors(&e, vec![0.0f32; 4], &[2, 2]).unwrap_err().0.contains("vectors of 2, of which 5"));
 }
