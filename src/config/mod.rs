@@ -9,7 +9,7 @@ mod webhooks;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::telemetry::LogFormat;
 
@@ -44,7 +44,7 @@ pub struct Cli {
 pub enum Command {
     /// Run the service: API, planner, executor and finaliser in one process
     Serve(Box<Serve>),
-    /// Score the sample data with the sample model in a service of its own, and show the results
+    /// Run sample data through a sample model in a service of its own, and show the results
     Demo(Demo),
     /// Print the OpenAPI document
     Openapi,
@@ -125,13 +125,25 @@ impl Serve {
     }
 }
 
+/// What a demonstration shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Sample {
+    /// Loans, and how likely they are to be paid back
+    Loans,
+    /// Short posts, and whether their mood is good or bad
+    Text,
+}
+
 /// Settings of the demonstration.
 #[derive(Debug, Clone, Args)]
 pub struct Demo {
+    /// What to show
+    #[arg(value_enum, default_value = "loans", value_name = "WHAT")]
+    pub what: Sample,
     /// Leave the service running afterwards
     #[arg(long)]
     pub keep: bool,
-    /// The folder with the sample model and data
+    /// The folder with the sample models and data
     #[arg(long, default_value = "examples", value_name = "FOLDER")]
     pub examples: PathBuf,
     /// Where the service keeps its data

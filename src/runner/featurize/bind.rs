@@ -174,12 +174,12 @@ fn fits(kind: &DataType, dtype: Dtype, lists: bool) -> bool {
 pub(super) fn text_column(name: &str, setting: &str, batch: &RecordBatch) -> Result<Column, BindError> {
     let Some(column) = find(batch, name) else {
         let hint = nearest(name, batch).map(|found| format!(", perhaps {found:?}")).unwrap_or_default();
-        let detail = format!("there is no column {name:?} with texts; name one with {setting}{hint}; the data has {}", list(batch));
+        let detail = format!("there is no column {name:?} with texts; name one with {setting}{hint}; the columns read are {}", list(batch));
         return Err(BindError { code: "missing_column", detail });
     };
     let kind = batch.column(column.index).data_type();
     if column.encoding == Encoding::Typed && !fits(kind, Dtype::Bytes, false) {
-        let detail = format!("column {name:?} is {kind}, which is no text; name another with {setting}; the data has {}", list(batch));
+        let detail = format!("column {name:?} is {kind}, which is no text; name another with {setting}");
         return Err(BindError { code: "column_type", detail });
     }
     Ok(column)

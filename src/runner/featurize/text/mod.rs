@@ -103,8 +103,8 @@ impl Text {
     pub(super) fn featurize(&self, columns: &RecordBatch) -> Featurized {
         let rows = columns.num_rows();
         let mut errors = Errors::default();
-        let texts = self.read(&self.column, columns, &mut errors);
-        let pairs = self.pair.as_ref().map(|pair| self.read(pair, columns, &mut errors));
+        let texts = read(&self.column, "pipeline.text.column", columns, &mut errors);
+        let pairs = self.pair.as_ref().map(|pair| read(pair, "pipeline.text.pair", columns, &mut errors));
         let mut tokens = Vec::with_capacity(rows);
         for (row, text) in texts.iter().enumerate() {
             tokens.push(if errors.has(row) {
@@ -133,17 +133,6 @@ impl Text {
         tensors::tensor(input.role, input.dtype, run, tokens, padding, self.section.first_position)
     }
 
-    /// The texts of a column; rows without one get an error and an empty text.
-    fn read(&self, column: &Column, columns: &RecordBatch, errors: &mut Errors) -> Vec<String> {
-        let mut texts = vec![String::new(); columns.num_rows()];
-        scalars::<String>(columns.column(column.index), column.encoding, &mut |row, cell| match cell {
-            Ok(Some(text)) => texts[row] = text,
-            Ok(None) => errors.add(row, "missing_value", || format!("column {:?} has no text", column.name)),
-            Err(error) => errors.cell(row, column, Dtype::Bytes, error),
-        });
-        texts
-    }
-
     fn tokenize(&self, row: usize, text: &str, pair: Option<&str>, errors: &mut Errors) -> Tokens {
         let most = self.section.max_length.map(|n| n as usize);
         match self.tokenizer.encode(text, pair, most, self.section.truncation_side) {
@@ -159,4 +148,15 @@ impl Text {
             }
         }
     }
+}
+
+/// The texts of a column; rows without one get an error and an empty text. `setting` is the field that names the column.
+fn read(column: &Column, setting: &str, columns: &RecordBatch, errors: &mut Errors) -> Vec<String> {
+    let mut texts = vec![String::new(); columns.num_rows()];
+    scalars::<String>(columns.column(column.index), column.encoding, &mut |row, cell| match cell {
+        Ok(Some(text)) => texts[row] = text,
+        Ok(None) => errors.add(row, "missing_value", || format!("column {:?} has no text; {setting} names the column", column.name)),
+        Err(error) => errors.cell(row, column, Dtype::Bytes, error),
+    });
+    texts
 }

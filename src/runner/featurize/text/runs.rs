@@ -4,15 +4,17 @@ use crate::domain::{Dim, Pipeline, Task};
 
 /// Most tokens of a run, padding included, unless a single record has more: what a transformer keeps of a run grows with them, and on
 /// CPU larger runs were no faster.
-const MOST_TOKENS: u32 = 4096;
+const MOST_TOKENS: u64 = 4096;
+/// A run ends before more than one in so many of its tokens would be padding.
+const PADDING_ONE_IN: u64 = 8;
 
 /// What the model allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
     /// Most rows of a run.
     pub(super) rows: usize,
-    /// Most tokens of a run, padding included; a model of fixed batch takes its rows whatever their lengths.
-    pub(super) tokens: u32,
+    /// Most tokens of a run, padding included; `None` for a model of fixed batch, which takes its rows whatever their lengths.
+    pub(super) tokens: Option<u64>,
     pub(super) width: Width,
 }
 
@@ -38,7 +40,7 @@ impl Limits {
             None if !masked || pipeline.task == Task::Raw => Width::Equal,
             None => Width::Longest,
         };
-        let tokens = if signature.fixed_batch().is_some() { u32::MAX } else { MOST_TOKENS };
+        let tokens = signature.fixed_batch().is_none().then_some(MOST_TOKENS);
         Self { rows: batch_size.max(1), tokens, width }
     }
 }
@@ -57,27 +59,39 @@ pub(super) fn cut(rows: impl Iterator<Item = u32>, lengths: &[u32], limits: &Lim
     let mut rows: Vec<u32> = rows.collect();
     rows.sort_by_key(|row| (lengths[*row as usize], *row));
     let mut runs: Vec<Run> = Vec::new();
+    // Tokens of the last run that are no padding.
+    let mut real = 0;
     for row in rows {
         let length = match limits.width {
             Width::Fixed(length) => length,
             Width::Longest | Width::Equal => lengths[row as usize],
         };
+        let own = u64::from(lengths[row as usize]);
         match runs.last_mut() {
-            Some(run) if takes(run, length, limits) => {
+            Some(run) if takes(run, length, real + own, limits) => {
                 run.rows.push(row);
                 run.length = length;
+                real += own;
             }
-            _ => runs.push(Run { rows: vec![row], length }),
+            _ => {
+                runs.push(Run { rows: vec![row], length });
+                real = own;
+            }
         }
     }
     runs.iter_mut().for_each(|run| run.rows.sort_unstable());
     runs
 }
 
-/// Whether a run has room for a row of this length, which is at least its own.
-fn takes(run: &Run, length: u32, limits: &Limits) -> bool {
+/// Whether a run has room for a row of this length, which is at least its own; with it, `real` of its tokens would be no padding.
+fn takes(run: &Run, length: u32, real: u64, limits: &Limits) -> bool {
     let rows = run.rows.len() + 1;
-    rows <= limits.rows
-        && rows as u64 * u64::from(length) <= u64::from(limits.tokens)
-        && (limits.width != Width::Equal || run.length == length)
+    let tokens = rows as u64 * u64::from(length);
+    let fits = match (limits.width, limits.tokens) {
+        (Width::Equal, _) if run.length != length => false,
+        (_, None) => true,
+        (Width::Longest, Some(most)) => tokens <= most && (tokens - real) * PADDING_ONE_IN <= tokens,
+        (Width::Fixed(_) | Width::Equal, Some(most)) => tokens <= most,
+    };
+    fits && rows <= limits.rows
 }
