@@ -350,6 +350,7 @@ fn pipeline(field: &Field<'_>, faults: &mut Faults) -> PipelineSpec {
         top_k: object.field("top_k").integer(1..=1000, faults).map(|n| n as u32),
         probabilities: object.field("probabilities").bool(faults),
         outputs: object.field("outputs").texts(faults),
+        ..PipelineSpec::default()
     }
 }
 

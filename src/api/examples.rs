@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::domain::{
-    Activation, Attempt, Chunk, ChunkId, ChunkResult, ChunkState, Counts, Delivery, DeliveryId, DeliveryState, Dim, Dtype, EventKind, Job,
-    JobId, JobSpec, JobState, Missing, ObjectSlice, PartFile, Pipeline, PipelineSpec, Signature, Slice, Task, Timestamp, Uri, ValueInfo,
+    Attempt, Chunk, ChunkId, ChunkResult, ChunkState, Counts, Delivery, DeliveryId, DeliveryState, Dim, Dtype, EventKind, Job, JobId,
+    JobSpec, JobState, Missing, ObjectSlice, PartFile, Pipeline, PipelineSpec, Signature, Slice, Task, Timestamp, Uri, ValueInfo,
     ValueType, WebhookSecret, WebhookSpec, WebhookUrl,
     chunk::Usage,
     job::{Breaks, PinnedModel, PlanCursor},
@@ -168,6 +168,8 @@ fn usage(wall_seconds: f64, device_seconds: f64) -> Usage {
         batch_size: 1024,
         provider: "cpu".to_owned(),
         runtime: "1.31.1".to_owned(),
+        tokens: 0,
+        padding_tokens: 0,
     }
 }
 
@@ -227,20 +229,16 @@ fn pipeline() -> Pipeline {
         let shape = std::iter::once(Dim::Dynamic(None)).chain(columns.iter().map(|n| Dim::Fixed(*n))).collect();
         ValueInfo { name: name.to_owned(), value: ValueType::Tensor { dtype, shape: Some(shape) } }
     };
+    let signature = Signature {
+        inputs: vec![tensor("input", Dtype::Fp32, &[2])],
+        outputs: vec![tensor("label", Dtype::Int64, &[]), tensor("probabilities", Dtype::Fp32, &[2])],
+    };
     Pipeline {
-        task: Task::TabularClassification,
-        signature: Signature {
-            inputs: vec![tensor("input", Dtype::Fp32, &[2])],
-            outputs: vec![tensor("label", Dtype::Int64, &[]), tensor("probabilities", Dtype::Fp32, &[2])],
-        },
         features: Some(vec!["amount".to_owned(), "age".to_owned()]),
-        columns: BTreeMap::new(),
         missing: Missing::Nan,
         labels: Some(vec!["ok".to_owned(), "fraud".to_owned()]),
-        activation: Activation::None,
-        top_k: 1,
-        probabilities: false,
         classifier: Some(ClassifierOutputs { label: Some("label".to_owned()), scores: Some("probabilities".to_owned()) }),
+        ..Pipeline::new(Task::TabularClassification, signature)
     }
 }
 

@@ -124,6 +124,10 @@ struct UsageBody {
     provider: String,
     /// Version of ONNX Runtime; empty until a chunk is done.
     runtime: String,
+    /// Tokens of texts, special ones included, padding not; absent where there are none.
+    tokens: Option<u64>,
+    /// Share of padding among all tokens that went into the runtime, 0 to 1; absent where there are none.
+    padding_share: Option<f64>,
 }
 
 impl JobBody {
@@ -192,6 +196,8 @@ impl UsageBody {
             batch_size: usage.batch_size,
             provider: usage.provider.clone(),
             runtime: usage.runtime.clone(),
+            tokens: (usage.tokens > 0).then_some(usage.tokens),
+            padding_share: (usage.tokens > 0).then(|| usage.padding_tokens as f64 / (usage.tokens + usage.padding_tokens) as f64),
         }
     }
 }

@@ -15,28 +15,56 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::config;
+use crate::config::{self, Sample};
 
 /// How long the service may take to come up, and a job to end.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Predictions shown at the end.
 const SHOWN: usize = 5;
 
+impl Sample {
+    /// Its folder of the examples, with `model/` and `input/`.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Loans => "loans",
+            Self::Text => "reviews",
+        }
+    }
+
+    /// What its job says beyond where things are.
+    fn settings(self) -> Value {
+        match self {
+            Self::Loans => json!({"pipeline": {"task": "tabular-classification"}, "execution": {"chunk_records": 2000}}),
+            // The model's folder says all there is to know; the rating is what people thought, from −4 to 4.
+            Self::Text => json!({"execution": {"chunk_records": 700}}),
+        }
+    }
+
+    /// Input columns to be seen beside the predictions.
+    fn shown_columns(self) -> Value {
+        match self {
+            Self::Loans => json!(false),
+            Self::Text => json!(["id", "rating"]),
+        }
+    }
+}
+
 pub(super) fn run(settings: &config::Demo) -> Result<(), String> {
     super::block_on(demo(settings))
 }
 
 async fn demo(settings: &config::Demo) -> Result<(), String> {
-    let samples = settings.examples.join("loans");
+    let folder = settings.what.folder();
+    let samples = settings.examples.join(folder);
     if !samples.is_dir() {
         return Err(format!("{} is no folder: run this where the project's examples are, or name them with --examples", samples.display()));
     }
     let store = settings.data_dir.join("store");
-    copy_folder(&samples, &store.join("loans")).map_err(|e| format!("{}: {e}", store.display()))?;
+    copy_folder(&samples, &store.join(folder)).map_err(|e| format!("{}: {e}", store.display()))?;
     let store = fs::canonicalize(&store).map_err(|e| format!("{}: {e}", store.display()))?;
 
     let (mut service, api) = start(settings, &store).await?;
-    let shown = score(&api, &store).await;
+    let shown = predict(&api, &store, settings.what).await;
     if let Err(error) = shown {
         let _gone = service.kill().await;
         return Err(error);
@@ -95,18 +123,20 @@ async fn stop(service: &mut Child) -> Result<(), String> {
     }
 }
 
-async fn score(api: &str, store: &Path) -> Result<(), String> {
+async fn predict(api: &str, store: &Path, what: Sample) -> Result<(), String> {
+    let folder = what.folder();
     let at = |path: &str| format!("file://{}/{path}", store.display());
     // Two demonstrations within a second are not to share an output.
     let stamp = jiff::Timestamp::now().as_millisecond();
-    let definition = json!({
-        "name": "demo-loans",
-        "model": at("loans/model/"),
-        "input": at("loans/input/"),
-        "output": at(&format!("scores/{stamp}/")),
-        "pipeline": {"task": "tabular-classification"},
-        "execution": {"chunk_records": 2000},
+    let mut definition = json!({
+        "name": format!("demo-{folder}"),
+        "model": at(&format!("{folder}/model/")),
+        "input": at(&format!("{folder}/input/")),
+        "output": {"uri": at(&format!("scores/{stamp}/")), "include_input": what.shown_columns()},
     });
+    if let (Value::Object(definition), Value::Object(settings)) = (&mut definition, what.settings()) {
+        definition.extend(settings);
+    }
     println!("\nPOST {api}/v1/jobs\n{}\n", pretty(&definition));
     let client = reqwest::Client::builder().no_proxy().build().map_err(|e| e.to_string())?;
     let accepted = client.post(format!("{api}/v1/jobs")).json(&definition).send().await.map_err(|e| e.to_string())?;
@@ -165,6 +195,9 @@ fn report(job: &Value) {
         usage["bytes_read"],
         usage["bytes_written"],
     );
+    if let (Some(tokens), Some(share)) = (usage["tokens"].as_u64(), usage["padding_share"].as_f64()) {
+        println!("{tokens} tokens, and {:.1} % of what the model worked on was padding", share * 100.0);
+    }
 }
 
 async fn predictions(client: &reqwest::Client, api: &str, id: &str) -> Result<(), String> {

@@ -59,7 +59,7 @@ pub enum Command {
   nightshift serve --config nightshift.toml
   nightshift serve --listen 0.0.0.0:8080 --data-dir ./nightshift-data --file-root ./store")]
     Serve(Box<Serve>),
-    /// Score the sample data with the sample model in a service of its own, and show the results
+    /// Run sample data through a sample model in a service of its own, and show the results
     Demo(Demo),
     /// Submit a job to a running service
     Submit(Box<Submit>),
@@ -212,16 +212,28 @@ pub struct Healthcheck {
     pub listen: SocketAddr,
 }
 
+/// What a demonstration shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Sample {
+    /// Loans, and how likely they are to be paid back
+    Loans,
+    /// Short posts, and whether their mood is good or bad
+    Text,
+}
+
 /// Settings of the demonstration.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
   nightshift demo
   nightshift demo --keep")]
 pub struct Demo {
+    /// What to show
+    #[arg(value_enum, default_value = "loans", value_name = "WHAT")]
+    pub what: Sample,
     /// Leave the service running afterwards
     #[arg(long)]
     pub keep: bool,
-    /// The folder with the sample model and data
+    /// The folder with the sample models and data
     #[arg(long, default_value = "examples", value_name = "FOLDER")]
     pub examples: PathBuf,
     /// Where the service keeps its data

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::{
-    Activation, ChunkState, Dim, Dtype, Missing, PartFile, PipelineSpec, Signature, Slice, Task, ValueInfo, ValueType,
+    ChunkState, Dim, Dtype, PartFile, PipelineSpec, Signature, Slice, Task, ValueInfo, ValueType,
     chunk::Usage,
     spec::{
         CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputKind, InputSpec, Layout,
@@ -60,18 +60,7 @@ fn new_job(output: &str) -> NewJob {
         error_policy: ErrorPolicy::default(),
         webhook: None,
     };
-    let pipeline = Pipeline {
-        task: Task::Raw,
-        signature: Signature { inputs: vec![float("x")], outputs: vec![float("y")] },
-        features: None,
-        columns: BTreeMap::new(),
-        missing: Missing::Error,
-        labels: None,
-        activation: Activation::None,
-        top_k: 1,
-        probabilities: false,
-        classifier: None,
-    };
+    let pipeline = Pipeline::new(Task::Raw, Signature { inputs: vec![float("x")], outputs: vec![float("y")] });
     let model = PinnedModel { uri: uri("s3://m/x/"), digest: "d".to_owned(), file: "model.onnx".to_owned(), bytes: 1 };
     NewJob { id: JobId::generate(), spec, model, pipeline, key: None, trace: None }
 }

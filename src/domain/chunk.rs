@@ -168,6 +168,10 @@ pub struct Usage {
     pub provider: String,
     /// Version of the runtime library.
     pub runtime: String,
+    /// Tokens of texts that went into the runtime, padding not counted.
+    pub tokens: u64,
+    /// Padding that went with them.
+    pub padding_tokens: u64,
 }
 
 impl Usage {
@@ -187,6 +191,8 @@ impl Usage {
         if !other.runtime.is_empty() {
             self.runtime.clone_from(&other.runtime);
         }
+        self.tokens += other.tokens;
+        self.padding_tokens += other.padding_tokens;
     }
 }
 

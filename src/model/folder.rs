@@ -9,12 +9,14 @@ use crate::{
 };
 
 /// Files beside the ONNX file that say how to use it.
-const SIDECARS: [&str; 7] = [
+const SIDECARS: [&str; 9] = [
     "nightshift.json",
     "config.json",
     "preprocessor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "sentence_bert_config.json",
     "modules.json",
     "1_Pooling/config.json",
 ];

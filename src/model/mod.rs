@@ -110,17 +110,26 @@ impl Models {
         let folder = self.cache.join(&entry.digest);
         let path = folder.join(&entry.file);
         let bytes = tokio::fs::read(&path).await.map_err(cache::failed(&path))?;
-        let mut faults = Vec::new();
-        let graph = admit::admit(&bytes, self.limits.max_nesting, &mut faults).map(|(graph, _)| graph);
-        let section = derive::read_folder(&folder, &mut faults);
-        let derived = graph.and_then(|graph| {
-            let signature = signature::read(&graph, &mut faults);
-            let pipeline = derive::derive(signature.clone(), &graph, section.clone(), overrides.clone(), &mut faults)?;
-            Some((signature, pipeline))
+        let (max_nesting, spec) = (self.limits.max_nesting, overrides.clone());
+        // Large graphs and vocabularies take their time to parse.
+        let derived = tokio::task::spawn_blocking(move || {
+            let mut faults = Vec::new();
+            let graph = admit::admit(&bytes, max_nesting, &mut faults).map(|(graph, _)| graph);
+            let says = derive::read_folder(&folder, &mut faults);
+            let derived = graph.and_then(|graph| {
+                let signature = signature::read(&graph, &mut faults);
+                let pipeline = derive::derive(signature.clone(), &graph, &says, spec.clone(), &mut faults)?;
+                let origins = origin::of(&pipeline, &spec, &folder, says.section());
+                Some((signature, pipeline, origins))
+            });
+            (derived, faults)
+        });
+        let (derived, faults) = derived.await.unwrap_or_else(|panic| {
+            let detail = format!("the model's files cannot be read: {panic}");
+            (None, vec![Fault::new("/model", "invalid_model", detail)])
         });
         match derived {
-            Some((signature, pipeline)) if faults.is_empty() => {
-                let origins = origin::of(&pipeline, overrides, &folder, &section);
+            Some((signature, pipeline, origins)) if faults.is_empty() => {
                 let model = PinnedModel { uri: uri.clone(), digest: entry.digest, file: entry.file, bytes: entry.bytes };
                 Ok(Inspection { model, signature, pipeline, origins })
             }

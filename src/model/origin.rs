@@ -41,6 +41,8 @@ impl std::fmt::Display for Origin {
 
 /// Fields of a classifier that are derived from the graph where nobody sets them.
 const DERIVED: [&str; 2] = ["activation", "classifier"];
+/// Sections that are derived from the files beside the graph where nobody sets them.
+const BESIDE: [&str; 3] = ["image", "text", "embedding"];
 
 /// The origin of every field but the signature. `folder`: where the model's files lie; `section`: what they say together.
 pub(super) fn of(pipeline: &Pipeline, job: &PipelineSpec, folder: &Path, section: &PipelineSpec) -> BTreeMap<String, Origin> {
@@ -55,6 +57,7 @@ pub(super) fn of(pipeline: &Pipeline, job: &PipelineSpec, folder: &Path, section
         _ if sets(&job, name) => Origin::Job,
         _ if sets(&own, name) => Origin::Section,
         _ if sets(&section, name) => Origin::Folder,
+        _ if BESIDE.contains(&name) => Origin::Folder,
         _ if DERIVED.contains(&name) && pipeline.classifier.is_some() => Origin::Graph,
         _ => Origin::Default,
     };

@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{
     batch::Batch,
-    featurize::Binding,
+    featurize::{Binding, Notes},
     infer::Interrupt,
     models::{Loaded, lock},
     protocol::ChunkTask,
@@ -76,6 +76,7 @@ pub(super) struct Attempt {
     pub(super) batch_size: usize,
     pub(super) interrupt: Arc<Interrupt>,
     pub(super) times: StageTimes,
+    pub(super) tokens: TokenCounts,
     pub(super) bytes_read: Arc<AtomicU64>,
     pub(super) records: AtomicU64,
     /// Names job and chunk in the log lines of whoever works for this attempt.
@@ -100,6 +101,7 @@ impl Attempt {
             task,
             interrupt: Arc::default(),
             times: StageTimes::default(),
+            tokens: TokenCounts::default(),
             bytes_read: Arc::default(),
             records: AtomicU64::new(0),
             span,
@@ -165,6 +167,23 @@ fn batch_size(task: &ChunkTask) -> usize {
     let tensors = signature.inputs.iter().chain(&signature.outputs).filter_map(|v| v.tensor());
     let elements: u64 = tensors.map(|(_, shape)| shape.iter().skip(1).filter_map(|d| d.fixed()).product::<u64>()).sum();
     (TENSOR_BYTES / (elements * 8).max(1)).clamp(1, MOST) as usize
+}
+
+/// Tokens that went into the runtime.
+#[derive(Debug, Default)]
+pub(super) struct TokenCounts {
+    /// Of texts.
+    pub(super) real: AtomicU64,
+    /// Put beside them, so that rows are equally long.
+    pub(super) padding: AtomicU64,
+}
+
+impl TokenCounts {
+    /// Counts a batch.
+    pub(super) fn add(&self, notes: &Notes) {
+        self.real.fetch_add(notes.tokens.iter().map(|n| u64::from(*n)).sum(), Ordering::Relaxed);
+        self.padding.fetch_add(notes.padding_tokens, Ordering::Relaxed);
+    }
 }
 
 /// Busy time by stage, nanoseconds, added up over threads.

@@ -7,9 +7,11 @@ use std::{
 };
 
 use super::{
+    featurize::Assets,
     infer::{self, LoadOptions, Session},
     protocol::ChunkTask,
 };
+use crate::domain::Signature;
 
 /// Models kept at once: two jobs that take turns do not load theirs anew for each chunk.
 const KEPT: usize = 2;
@@ -19,7 +21,11 @@ const KEPT: usize = 2;
 pub(super) struct Loaded {
     digest: String,
     providers: Vec<String>,
+    /// What the sessions give: another pipeline of the same model may use other outputs.
+    signature: Signature,
     sessions: Vec<Mutex<Session>>,
+    /// What featurizing needs beside the graph.
+    pub(super) assets: Assets,
     /// The provider that took it.
     pub(super) provider: String,
 }
@@ -31,7 +37,10 @@ impl Loaded {
     }
 
     fn is(&self, task: &ChunkTask) -> bool {
-        self.digest == task.model.digest && self.providers == task.providers
+        self.digest == task.model.digest
+            && self.providers == task.providers
+            && self.signature == task.pipeline.signature
+            && self.assets.serve(&task.pipeline)
     }
 }
 
@@ -86,7 +95,9 @@ impl Models {
 
     /// On CPU as many sessions as workers with one thread each: measured as the best layout for trees and images alike.
     fn load(&self, task: &ChunkTask) -> Result<Loaded, infer::Error> {
-        let file = Path::new(&task.model_dir).join(&task.model.file);
+        let folder = Path::new(&task.model_dir);
+        let assets = Assets::load(folder, &task.pipeline).map_err(|detail| infer::Error::Load { code: "model_load_failed", detail })?;
+        let file = folder.join(&task.model.file);
         let options = LoadOptions { providers: task.providers.clone(), intra_threads: 1 };
         let mut sessions = Vec::with_capacity(self.workers);
         for _ in 0..self.workers {
@@ -101,7 +112,14 @@ impl Models {
             task.model.uri
         );
         let sessions = sessions.into_iter().map(Mutex::new).collect();
-        Ok(Loaded { digest: task.model.digest.clone(), providers: task.providers.clone(), sessions, provider })
+        Ok(Loaded {
+            digest: task.model.digest.clone(),
+            providers: task.providers.clone(),
+            signature: task.pipeline.signature.clone(),
+            sessions,
+            assets,
+            provider,
+        })
     }
 }
 

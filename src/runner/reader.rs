@@ -207,7 +207,8 @@ impl Reader {
         {
             return bound.clone();
         }
-        let bound = Binding::resolve(&self.attempt.task.pipeline, &batch.columns).map(Arc::new);
+        let attempt = &self.attempt;
+        let bound = Binding::resolve(&attempt.task.pipeline, &batch.columns, &self.loaded.assets, attempt.batch_size).map(Arc::new);
         self.bound = Some((schema, bound.clone()));
         if self.first.is_none() {
             self.first.clone_from(&self.bound);

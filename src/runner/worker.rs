@@ -17,6 +17,7 @@ use super::{
     attempt::{Attempt, Failure, Outcome, Work, timed},
     batch::Batch,
     encode::{self, EncodeError},
+    featurize::Featurized,
     infer::{self, Inferred},
     interpret::{interpret, prediction_fields},
     models::lock,
@@ -52,11 +53,13 @@ pub(super) fn run(index: usize, work: &Receiver<Work>, busy: &BusySlot, tally: &
 
 fn predict(index: usize, work: Work, busy: &BusySlot, tally: &Tally) -> Result<Outcome, Failure> {
     let Work { attempt, loaded, binding, seq, batch, mut errors, done: _done } = work;
-    let (groups, row_errors) = timed(&attempt.times.featurize, || binding.featurize(&batch.columns));
+    let Featurized { groups, errors: row_errors, notes } = timed(&attempt.times.featurize, || binding.featurize(&batch.columns));
     errors.extend(row_errors.into_iter().map(|e| batch.provenance.error(e.row as usize, Stage::Featurize, e.code, e.detail)));
 
+    attempt.tokens.add(&notes);
+
     let mut session = loaded.session(index);
-    let mut inferred = Vec::with_capacity(groups.len());
+    let mut predicted = Vec::with_capacity(groups.len());
     for group in groups {
         let mut mark = |inside: Option<usize>| {
             let records = inside.map(|records| records as u64);
@@ -66,11 +69,16 @@ fn predict(index: usize, work: Work, busy: &BusySlot, tally: &Tally) -> Result<O
         let ran = timed(&attempt.times.infer, || session.run(group, attempt.batch_size, &attempt.interrupt, &mut mark));
         let (outputs, refused) = ran.map_err(|e| failure_of(&e))?;
         errors.extend(refused.into_iter().map(|r| batch.provenance.error(r.row as usize, Stage::Infer, "inference_failed", r.detail)));
-        inferred.extend(outputs);
+        // At once, group by group: a vector a token is much more than the vector a record that is made of them.
+        for Inferred { rows, outputs } in outputs {
+            let columns = timed(&attempt.times.interpret, || interpret(&attempt.task.pipeline, outputs, &rows, &notes))
+                .map_err(|e| Failure::fatal("unexpected_output", "The model's output is not what it declares", e.to_string()))?;
+            predicted.push(Predicted { rows, columns });
+        }
     }
     drop(session);
 
-    let rows = timed(&attempt.times.interpret, || rows_of(&attempt, &batch, inferred, &mut errors))?;
+    let rows = timed(&attempt.times.interpret, || rows_of(&attempt, &batch, predicted, &mut errors))?;
     attempt.sort(&mut errors);
     Ok(Outcome { seq, rows, errors })
 }
@@ -83,19 +91,23 @@ fn failure_of(error: &infer::Error) -> Failure {
     }
 }
 
+/// Prediction columns for some rows of a batch.
+struct Predicted {
+    rows: Vec<u32>,
+    columns: Vec<ArrayRef>,
+}
+
 /// Predictions of all groups, back in input order, beside their provenance and the chosen input columns.
 fn rows_of(
     attempt: &Attempt,
     batch: &Batch,
-    inferred: Vec<Inferred>,
+    predicted: Vec<Predicted>,
     errors: &mut Vec<RecordError>,
 ) -> Result<Option<RecordBatch>, Failure> {
     let pipeline = &attempt.task.pipeline;
     let mut rows: Vec<u32> = Vec::with_capacity(batch.rows());
-    let mut pieces: Vec<Vec<ArrayRef>> = Vec::with_capacity(inferred.len());
-    for Inferred { rows: of, outputs } in inferred {
-        let columns = interpret(pipeline, outputs, of.len())
-            .map_err(|e| Failure::fatal("unexpected_output", "The model's output is not what it declares", e.to_string()))?;
+    let mut pieces: Vec<Vec<ArrayRef>> = Vec::with_capacity(predicted.len());
+    for Predicted { rows: of, columns } in predicted {
         pieces.push(columns);
         rows.extend(of);
     }

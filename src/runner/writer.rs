@@ -201,6 +201,8 @@ impl<'a> Writer<'a> {
             batch_size: attempt.batch_size as u32,
             provider: loaded.provider.clone(),
             runtime: runtime.to_owned(),
+            tokens: attempt.tokens.real.load(Ordering::Relaxed),
+            padding_tokens: attempt.tokens.padding.load(Ordering::Relaxed),
         };
         Ok(result)
     }

@@ -46,27 +46,27 @@ pub(super) struct BoundInput {
     pub(super) fill: Fill,
 }
 
-/// Which column fills which input: resolved once for each schema.
+/// Which column fills which input.
 #[derive(Debug, Clone)]
-pub struct Binding {
+pub(super) struct Tabular {
     pub(super) inputs: Vec<BoundInput>,
     pub(super) missing: Missing,
 }
 
-impl Binding {
+impl Tabular {
     /// Binds a schema to the pipeline's inputs. `first` is the first batch of that schema: a text column counts as numeric when most
     /// of its values there are numbers, which matters only where F of more than F columns are taken by count.
     ///
     /// # Errors
     /// [`BindError`] when it does not fit.
-    pub fn resolve(pipeline: &Pipeline, first: &RecordBatch) -> Result<Self, BindError> {
+    pub(super) fn resolve(pipeline: &Pipeline, first: &RecordBatch) -> Result<Self, BindError> {
         let inputs = &pipeline.signature.inputs;
         let bound = inputs.iter().map(|input| bind(pipeline, input, inputs.len() == 1, first)).collect::<Result<_, _>>()?;
         Ok(Self { inputs: bound, missing: pipeline.missing })
     }
 
     /// The columns that fill each input, for people.
-    pub fn columns(&self) -> Vec<(String, Vec<String>)> {
+    pub(super) fn columns(&self) -> Vec<(String, Vec<String>)> {
         let names = |input: &BoundInput| match &input.fill {
             Fill::Column(column) => vec![column.name.clone()],
             Fill::Features(columns) => columns.iter().map(|c| c.name.clone()).collect(),
@@ -179,15 +179,34 @@ fn fits(kind: &DataType, dtype: Dtype, lists: bool) -> bool {
     }
 }
 
-fn missing(name: &str, input: &ValueInfo, batch: &RecordBatch) -> BindError {
-    let names: Vec<&str> = batch.schema_ref().fields().iter().map(|f| f.name().as_str()).collect();
-    let near = names
-        .iter()
-        .map(|found| (strsim::jaro_winkler(&found.trim().to_lowercase(), &name.to_lowercase()), *found))
+/// A column of texts that is not bound to an input by its name; `setting` is the field that names it.
+pub(super) fn text_column(name: &str, setting: &str, batch: &RecordBatch) -> Result<Column, BindError> {
+    let Some(column) = find(batch, name) else {
+        let hint = nearest(name, batch).map(|found| format!(", perhaps {found:?}")).unwrap_or_default();
+        let detail = format!("there is no column {name:?} with texts; name one with {setting}{hint}; the columns read are {}", list(batch));
+        return Err(BindError { code: "missing_column", detail });
+    };
+    let kind = batch.column(column.index).data_type();
+    if column.encoding == Encoding::Typed && !fits(kind, Dtype::Bytes, false) {
+        let detail = format!("column {name:?} is {kind}, which is no text; name another with {setting}");
+        return Err(BindError { code: "column_type", detail });
+    }
+    Ok(column)
+}
+
+/// The column whose name is most like this one, if one is.
+fn nearest<'b>(name: &str, batch: &'b RecordBatch) -> Option<&'b str> {
+    let names = batch.schema_ref().fields().iter().map(|f| f.name().as_str());
+    names
+        .map(|found| (strsim::jaro_winkler(&found.trim().to_lowercase(), &name.to_lowercase()), found))
         .filter(|(score, _)| *score > 0.85)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    let hint =
-        near.map(|(_, found)| format!("; did you mean {found:?}? Name it with pipeline.columns or pipeline.features")).unwrap_or_default();
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, found)| found)
+}
+
+fn missing(name: &str, input: &ValueInfo, batch: &RecordBatch) -> BindError {
+    let hint = nearest(name, batch).map(|found| format!("; did you mean {found:?}? Name it with pipeline.columns or pipeline.features"));
+    let hint = hint.unwrap_or_default();
     let detail = format!("there is no column {name:?} for the model's input {}{hint}; the data has {}", describe(input), list(batch));
     BindError { code: "missing_column", detail }
 }

@@ -8,24 +8,30 @@ mod cells;
 mod element;
 #[cfg(test)]
 mod tests;
+mod text;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::Path,
+    sync::Arc,
+};
 
 use arrow::array::RecordBatch;
 
 use crate::{
-    domain::{Dtype, Missing, Pipeline},
+    domain::{Dtype, Missing, Pipeline, pipeline::image::Geometry},
     each_tensor_data,
     runner::tensor::{Tensor, TensorData},
 };
-use bind::{BoundInput, Column, Fill};
+use bind::{BoundInput, Column, Fill, Tabular};
 use cells::{CellError, List, lists, scalars};
 use element::{Element, with_element};
 
-pub use bind::Binding;
-
 /// The columns that the pipeline reads; `None` when that depends on the data (a single `[N, F]` input that binds by count).
 pub fn wanted_columns(pipeline: &Pipeline) -> Option<BTreeSet<String>> {
+    if let Some(text) = &pipeline.text {
+        return Some(text.pair.iter().chain([&text.column]).cloned().collect());
+    }
     if let Some(features) = &pipeline.features {
         return Some(features.iter().cloned().collect());
     }
@@ -70,9 +76,95 @@ pub struct RowError {
     pub detail: String,
 }
 
+/// What became of a batch: every row is in exactly one group or one error.
+#[derive(Debug, Default)]
+pub struct Featurized {
+    /// Rows that can go into the runtime together.
+    pub groups: Vec<Group>,
+    /// Rows that cannot.
+    pub errors: Vec<RowError>,
+    /// What `interpret` needs to know of the rows.
+    pub notes: Notes,
+}
+
+/// What was noted of each row of a batch, by its index; a list is empty where the pipeline notes nothing of that kind.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Notes {
+    /// Where each picture lies in its tensor; `None` for rows with errors.
+    pub geometry: Vec<Option<Geometry>>,
+    /// Tokens of each text, special ones included, padding not; 0 for rows with errors.
+    pub tokens: Vec<u32>,
+    /// Tokens of padding in all tensors together.
+    pub padding_tokens: u64,
+}
+
+/// What featurizing needs of a model's folder beside the graph: loaded once a model, shared by all workers.
+#[derive(Debug, Default)]
+pub struct Assets {
+    tokenizer: Option<Arc<text::Tokenizer>>,
+}
+
+impl Assets {
+    /// Loads what the pipeline names.
+    ///
+    /// # Errors
+    /// A sentence that names the file.
+    pub fn load(folder: &Path, pipeline: &Pipeline) -> Result<Self, String> {
+        let tokenizer = pipeline.text.as_ref().map(|text| {
+            let loaded = text::Tokenizer::load(&folder.join(&text.tokenizer));
+            loaded.map(Arc::new).map_err(|e| format!("{} cannot be used: {e}", text.tokenizer))
+        });
+        Ok(Self { tokenizer: tokenizer.transpose()? })
+    }
+
+    /// Whether everything is here that a pipeline of this model needs.
+    pub fn serve(&self, pipeline: &Pipeline) -> bool {
+        pipeline.text.is_none() || self.tokenizer.is_some()
+    }
+}
+
+/// How a schema's columns become the model's inputs: resolved once for each schema.
+#[derive(Debug, Clone)]
+pub struct Binding(Kind);
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Tabular(Tabular),
+    Text(Box<text::Text>),
+}
+
 impl Binding {
-    /// Makes tensors of a batch of that schema. Every row ends up in exactly one group or one error.
-    pub fn featurize(&self, columns: &RecordBatch) -> (Vec<Group>, Vec<RowError>) {
+    /// Binds a schema to the pipeline's inputs. `first` is the first batch of that schema, `batch_size` the most records of a call of
+    /// the runtime.
+    ///
+    /// # Errors
+    /// [`BindError`] when it does not fit.
+    pub fn resolve(pipeline: &Pipeline, first: &RecordBatch, assets: &Assets, batch_size: usize) -> Result<Self, BindError> {
+        if let Some(section) = &pipeline.text {
+            return text::Text::resolve(pipeline, section, first, assets, batch_size).map(|text| Self(Kind::Text(Box::new(text))));
+        }
+        Tabular::resolve(pipeline, first).map(Kind::Tabular).map(Self)
+    }
+
+    /// Makes tensors of a batch of that schema.
+    pub fn featurize(&self, columns: &RecordBatch) -> Featurized {
+        match &self.0 {
+            Kind::Tabular(tabular) => tabular.featurize(columns),
+            Kind::Text(text) => text.featurize(columns),
+        }
+    }
+
+    /// The columns that fill each input, for people.
+    pub fn columns(&self) -> Vec<(String, Vec<String>)> {
+        match &self.0 {
+            Kind::Tabular(tabular) => tabular.columns(),
+            Kind::Text(text) => text.columns(),
+        }
+    }
+}
+
+impl Tabular {
+    fn featurize(&self, columns: &RecordBatch) -> Featurized {
         let mut errors = Errors::default();
         let filled: Vec<Filled> = self.inputs.iter().map(|input| fill(input, self.missing, columns, &mut errors)).collect();
         let groups = group(&filled, columns.num_rows(), &errors);
@@ -81,7 +173,7 @@ impl Binding {
                 self.inputs.iter().zip(&filled).map(|(input, filled)| (input.name.clone(), filled.tensor(&rows, columns.num_rows())));
             Group { inputs: inputs.collect(), rows }
         });
-        (groups.collect(), errors.0.into_values().collect())
+        Featurized { groups: groups.collect(), errors: errors.0.into_values().collect(), notes: Notes::default() }
     }
 }
 
@@ -93,6 +185,10 @@ impl Errors {
     fn add(&mut self, row: usize, code: &'static str, detail: impl FnOnce() -> String) {
         let row = row as u32;
         self.0.entry(row).or_insert_with(|| RowError { row, code, detail: detail() });
+    }
+
+    fn has(&self, row: usize) -> bool {
+        self.0.contains_key(&(row as u32))
     }
 
     fn cell(&mut self, row: usize, column: &Column, dtype: Dtype, (value, bad): CellError) {

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    domain::{Activation, Dim, Signature, Task, ValueInfo, ValueType},
+    domain::{Dim, Signature, Task, ValueInfo, ValueType},
     runner::batch::{ENCODING, ENCODING_CSV, ENCODING_JSON},
 };
 
@@ -24,18 +24,7 @@ fn input(name: &str, dtype: Dtype, dims: &[i64]) -> ValueInfo {
 }
 
 fn pipeline(inputs: Vec<ValueInfo>) -> Pipeline {
-    Pipeline {
-        task: Task::Raw,
-        signature: Signature { inputs, outputs: Vec::new() },
-        features: None,
-        columns: BTreeMap::new(),
-        missing: Missing::Error,
-        labels: None,
-        activation: Activation::None,
-        top_k: 1,
-        probabilities: false,
-        classifier: None,
-    }
+    Pipeline::new(Task::Raw, Signature { inputs, outputs: Vec::new() })
 }
 
 /// Columns of text, as the decoders of CSV and JSON Lines make them.
@@ -47,12 +36,12 @@ fn text(encoding: &str, columns: &[(&str, &[Option<&str>])]) -> RecordBatch {
 }
 
 fn run(pipeline: &Pipeline, batch: &RecordBatch) -> (Vec<Group>, Vec<(u32, &'static str)>) {
-    let (groups, errors) = Binding::resolve(pipeline, batch).unwrap().featurize(batch);
+    let Featurized { groups, errors, .. } = Binding::resolve(pipeline, batch, &Assets::default(), 1024).unwrap().featurize(batch);
     (groups, errors.into_iter().map(|e| (e.row, e.code)).collect())
 }
 
 fn refused(pipeline: &Pipeline, batch: &RecordBatch) -> BindError {
-    Binding::resolve(pipeline, batch).unwrap_err()
+    Binding::resolve(pipeline, batch, &Assets::default(), 1024).unwrap_err()
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod arrays;
 mod classify;
+mod embed;
 mod raw;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,7 @@ use arrow::{
 
 use crate::{
     domain::{Dtype, Pipeline, Task, ValueInfo},
-    runner::tensor::Value,
+    runner::{featurize::Notes, tensor::Value},
 };
 
 /// The outputs do not have the form that the signature declared: the model's fault, not a record's.
@@ -30,22 +31,29 @@ pub struct InterpretError(pub String);
 /// a sequence of tensors a list. FP16 becomes Float32, BYTES becomes Utf8. `tabular-classification`: `label` Utf8, `score` Float32
 /// (Float64 where the model gives FP64), with `top_k` > 1 lists of these; `probabilities` a map by label where labels are known, a
 /// list in class order where they are not. `tabular-regression`: `prediction`, Float32 or Float64 as the model gives it.
+/// `feature-extraction`: `embedding`, Float32 lists, of fixed size where the pipeline or the signature says how long they are.
 pub fn prediction_fields(pipeline: &Pipeline) -> Vec<Field> {
     match pipeline.task {
         Task::Raw => pipeline.signature.outputs.iter().map(raw::field).collect(),
-        Task::TabularClassification => classify::fields(pipeline),
+        Task::ObjectDetection => Vec::new(),
+        Task::FeatureExtraction => vec![embed::field(pipeline)],
+        Task::TabularClassification | Task::ImageClassification | Task::TextClassification => classify::fields(pipeline),
         Task::TabularRegression => vec![Field::new("prediction", float_type(pipeline.signature.outputs.first()), true)],
     }
 }
 
-/// Makes the prediction columns for `rows` rows, in the order of [`prediction_fields`].
+/// Makes the prediction columns for these rows of a batch, in the order of [`prediction_fields`]. `notes` is what featurizing noted of
+/// the whole batch.
 ///
 /// # Errors
 /// [`InterpretError`] names the output and what was expected.
-pub fn interpret(pipeline: &Pipeline, outputs: Vec<(String, Value)>, rows: usize) -> Result<Vec<ArrayRef>, InterpretError> {
+pub fn interpret(pipeline: &Pipeline, outputs: Vec<(String, Value)>, of: &[u32], notes: &Notes) -> Result<Vec<ArrayRef>, InterpretError> {
+    let rows = of.len();
     match pipeline.task {
         Task::Raw => pipeline.signature.outputs.iter().map(|output| raw::array(output, take(&outputs, &output.name)?, rows)).collect(),
-        Task::TabularClassification => classify::arrays(pipeline, &outputs, rows),
+        Task::ObjectDetection => Err(InterpretError(format!("{notes:?}"))),
+        Task::FeatureExtraction => Ok(vec![embed::array(pipeline, &outputs, of, notes)?]),
+        Task::TabularClassification | Task::ImageClassification | Task::TextClassification => classify::arrays(pipeline, &outputs, rows),
         Task::TabularRegression => {
             let output = pipeline.signature.outputs.first().ok_or_else(|| InterpretError("the pipeline names no output".to_owned()))?;
             let values = arrays::floats(take(&outputs, &output.name)?, &output.name, rows)?;

@@ -1,12 +1,16 @@
 //! Outputs by hand, predictions as people expect them.
 
-use std::collections::BTreeMap;
-
 use arrow::{array::RecordBatch, util::display::array_value_to_string};
 
 use super::*;
 use crate::{
-    domain::{Activation, Dim, Missing, Signature, ValueType, pipeline::ClassifierOutputs},
+    domain::{
+        Activation, Dim, Signature, ValueType,
+        pipeline::{
+            ClassifierOutputs,
+            text::{Embedding, Padding, Pooling, Side, Text},
+        },
+    },
     runner::tensor::{MapKeys, Tensor, TensorData},
 };
 
@@ -22,18 +26,7 @@ fn output(name: &str, value: ValueType) -> ValueInfo {
 fn pipeline(task: Task, outputs: Vec<ValueInfo>) -> Pipeline {
     let name = |at: usize| outputs.get(at).map(|o| o.name.clone());
     let classifier = ClassifierOutputs { label: name(0).filter(|_| outputs.len() > 1), scores: name(outputs.len() - 1) };
-    Pipeline {
-        task,
-        signature: Signature { inputs: Vec::new(), outputs },
-        features: None,
-        columns: BTreeMap::new(),
-        missing: Missing::Error,
-        labels: None,
-        activation: Activation::None,
-        top_k: 1,
-        probabilities: false,
-        classifier: Some(classifier),
-    }
+    Pipeline { classifier: Some(classifier), ..Pipeline::new(task, Signature { inputs: Vec::new(), outputs }) }
 }
 
 fn tensor(shape: &[usize], data: TensorData) -> Value {
@@ -43,7 +36,7 @@ fn tensor(shape: &[usize], data: TensorData) -> Value {
 /// The prediction columns as text, row by row; checks that they are of the announced types.
 fn rows(pipeline: &Pipeline, outputs: Vec<(&str, Value)>, rows: usize) -> Vec<String> {
     let outputs = outputs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    let columns = interpret(pipeline, outputs, rows).unwrap();
+    let columns = interpret(pipeline, outputs, &(0..rows as u32).collect::<Vec<_>>(), &Notes::default()).unwrap();
     let schema = arrow::datatypes::Schema::new(prediction_fields(pipeline));
     let batch = RecordBatch::try_new(schema.into(), columns).expect("the announced types");
     let names = pipeline.prediction_columns();
@@ -98,7 +91,12 @@ fn the_graphs_own_label_stands_and_the_score_is_that_labels() {
     p.labels = None;
     assert_eq!(rows(&p, outputs(), 2), ["0 0.75 [0.75, 0.25]", "1 0.375 [0.625, 0.375]"]);
     p.labels = Some(vec!["one".to_owned()]);
-    assert!(interpret(&p, outputs().into_iter().map(|(n, v)| (n.to_owned(), v)).collect(), 2).unwrap_err().0.contains("2 classes"));
+    assert!(
+        interpret(&p, outputs().into_iter().map(|(n, v)| (n.to_owned(), v)).collect(), &[0, 1], &Notes::default())
+            .unwrap_err()
+            .0
+            .contains("2 classes")
+    );
 }
 
 #[test]
@@ -116,7 +114,7 @@ fn zip_maps_are_read_by_their_own_keys() {
     assert_eq!(rows(&p, vec![("label", labels()), ("p", maps())], 2), ["[No, Yes] [0.75, 0.25]", "[Yes, No] [0.75, 0.25]"]);
     let raw = pipeline(Task::Raw, vec![output("p", map)]);
     assert_eq!(rows(&raw, vec![("p", maps())], 2), ["{No: 0.75, Yes: 0.25}", "{No: 0.25, Yes: 0.75}"]);
-    assert!(interpret(&raw, vec![("p".to_owned(), Value::Sequence(vec![item(0.5)]))], 2).is_err());
+    assert!(interpret(&raw, vec![("p".to_owned(), Value::Sequence(vec![item(0.5)]))], &[0, 1], &Notes::default()).is_err());
 }
 
 #[test]
@@ -137,8 +135,8 @@ fn a_regression_gives_one_number_a_record_or_says_why_not() {
     let p = pipeline(Task::TabularRegression, vec![output("y", tensor_type(Dtype::Fp64, &[-1, 1]))]);
     assert_eq!(rows(&p, vec![("y", tensor(&[2, 1], TensorData::Fp64(vec![0.1, f64::INFINITY])))], 2), ["0.1 ".trim(), "inf"]);
     let two = tensor(&[2, 2], TensorData::Fp64(vec![0.0; 4]));
-    assert!(interpret(&p, vec![("y".to_owned(), two)], 2).unwrap_err().0.contains("4 numbers for 2 records"));
-    assert!(interpret(&p, Vec::new(), 2).unwrap_err().0.contains("\"y\""));
+    assert!(interpret(&p, vec![("y".to_owned(), two)], &[0, 1], &Notes::default()).unwrap_err().0.contains("4 numbers for 2 records"));
+    assert!(interpret(&p, Vec::new(), &[0, 1], &Notes::default()).unwrap_err().0.contains("\"y\""));
 }
 
 #[test]
@@ -150,4 +148,87 @@ fn a_sequence_of_tensors_is_a_list_of_each_records_rows() {
     assert_eq!(rows(&p, vec![("s", by_row)], 2), ["[[1, 2], [5, 6], [9, 10]]", "[[3, 4], [7, 8], [11, 12]]"]);
     let one_each = Value::Sequence(vec![item(&[1, 2]), item(&[3, 4, 5, 6])]);
     assert_eq!(rows(&p, vec![("s", one_each)], 2), ["[[1, 2]]", "[[3, 4], [5, 6]]"]);
+}
+
+/// A pipeline for embeddings of texts that are padded on this side, and notes of a batch whose row 0 has one token and whose row 1 has two.
+fn embedding(pooling: Pooling, shape: &[i64], side: Side) -> (Pipeline, Notes) {
+    let mut p = pipeline(Task::FeatureExtraction, vec![output("v", tensor_type(Dtype::Fp32, shape))]);
+    p.embedding = Some(Embedding { output: "v".to_owned(), pooling, normalize: false, dimensions: None });
+    p.text = Some(Text {
+        tokenizer: "tokenizer.json".to_owned(),
+        column: "text".to_owned(),
+        pair: None,
+        max_length: None,
+        truncation_side: Side::Right,
+        padding: Padding { side, ..Padding::default() },
+        first_position: 0,
+    });
+    (p, Notes { tokens: vec![1, 2], ..Notes::default() })
+}
+
+/// The embeddings of rows 1 and 0 of a batch, in this order, and the column's type.
+fn vectors(
+    (p, notes): &(Pipeline, Notes),
+    data: impl Into<TensorData>,
+    shape: &[usize],
+) -> Result<(Vec<String>, DataType), InterpretError> {
+    let columns = interpret(p, vec![("v".to_owned(), tensor(shape, data.into()))], &[1, 0], notes)?;
+    assert_eq!(columns[0].data_type(), prediction_fields(p)[0].data_type());
+    let cells = (0..2).map(|row| array_value_to_string(&columns[0], row).unwrap());
+    Ok((cells.collect(), columns[0].data_type().clone()))
+}
+
+#[test]
+fn tokens_are_pooled_without_their_padding_on_either_side() {
+    // Row 1 has two tokens of three, row 0 one; 9 stands where the padding is.
+    let right = vec![1.0f32, 2.0, 3.0, 0.0, 9.0, 9.0, 5.0, 6.0, 9.0, 9.0, 9.0, 9.0];
+    let left = vec![9.0f32, 9.0, 1.0, 2.0, 3.0, 0.0, 9.0, 9.0, 9.0, 9.0, 5.0, 6.0];
+    for (side, data) in [(Side::Right, right), (Side::Left, left)] {
+        let pooled = |pooling| vectors(&embedding(pooling, &[-1, -1, 2], side), data.clone(), &[2, 3, 2]).unwrap().0;
+        assert_eq!(pooled(Pooling::Mean), ["[2.0, 1.0]", "[5.0, 6.0]"], "{side:?}");
+        assert_eq!(pooled(Pooling::Cls), ["[1.0, 2.0]", "[5.0, 6.0]"], "{side:?}");
+        assert_eq!(pooled(Pooling::Max), ["[3.0, 2.0]", "[5.0, 6.0]"], "{side:?}");
+        assert_eq!(pooled(Pooling::Last), ["[3.0, 0.0]", "[5.0, 6.0]"], "{side:?}");
+    }
+}
+
+#[test]
+fn embeddings_are_cut_first_and_normalised_then() {
+    let mut e = embedding(Pooling::None, &[-1, 3], Side::Right);
+    let data = || vec![3.0f32, 4.0, 12.0, 0.0, 0.0, 7.0];
+    let (cells, kind) = vectors(&e, data(), &[2, 3]).unwrap();
+    assert_eq!(cells, ["[3.0, 4.0, 12.0]", "[0.0, 0.0, 7.0]"]);
+    assert!(matches!(kind, DataType::FixedSizeList(_, 3)), "{kind}");
+    let settings = e.0.embedding.as_mut().unwrap();
+    (settings.normalize, settings.dimensions) = (true, Some(2));
+    let (cells, kind) = vectors(&e, data(), &[2, 3]).unwrap();
+    assert_eq!(cells, ["[0.6, 0.8]", "[0.0, 0.0]"], "what has no length keeps it");
+    assert!(matches!(kind, DataType::FixedSizeList(_, 2)), "{kind}");
+}
+
+#[test]
+fn half_floats_and_vectors_of_undeclared_length_are_lists_of_floats() {
+    let e = embedding(Pooling::None, &[-1, -1], Side::Right);
+    let half: Vec<half::f16> = [0.5, 1.0, -2.0, 0.25].map(half::f16::from_f32).to_vec();
+    let (cells, kind) = vectors(&e, half, &[2, 2]).unwrap();
+    assert_eq!((cells, kind.clone()), (vec!["[0.5, 1.0]".to_owned(), "[-2.0, 0.25]".to_owned()], kind.clone()));
+    assert!(matches!(&kind, DataType::List(item) if *item.data_type() == DataType::Float32), "{kind}");
+    // Pictures have features of one pixel each.
+    let e = embedding(Pooling::None, &[-1, 2, 1, 1], Side::Right);
+    let (cells, kind) = vectors(&e, vec![1.0f32, 2.0, 3.0, 4.0], &[2, 2, 1, 1]).unwrap();
+    assert_eq!(cells, ["[1.0, 2.0]", "[3.0, 4.0]"]);
+    assert!(matches!(kind, DataType::FixedSizeList(_, 2)), "{kind}");
+}
+
+#[test]
+fn an_output_of_another_shape_is_the_models_fault_and_said() {
+    let error = |pooling, declared: &[i64], shape: &[usize]| {
+        vectors(&embedding(pooling, declared, Side::Right), vec![0.0f32; shape.iter().product()], shape).unwrap_err().0
+    };
+    assert!(error(Pooling::Mean, &[-1, -1, 2], &[2, 4]).contains("[N, tokens, D]"));
+    assert!(error(Pooling::None, &[-1, 2], &[4, 1]).contains("for 2 records"));
+    assert!(error(Pooling::None, &[-1, 2], &[2, 3]).contains("the model declares 2"));
+    let mut e = embedding(Pooling::None, &[-1, -1], Side::Right);
+    e.0.embedding.as_mut().unwrap().dimensions = Some(5);
+    assert!(vectors(&e, vec![0.0f32; 4], &[2, 2]).unwrap_err().0.contains("vectors of 2, of which 5"));
 }

@@ -1,10 +1,15 @@
 //! How records become tensors and tensors become predictions.
 
+pub mod image;
+pub mod text;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::signature::Signature;
+use image::{Image, ImageSpec};
+use text::{Embedding, Pooling, Text, TextSpec};
 
 /// What the model is for; Hugging Face's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
@@ -14,6 +19,14 @@ pub enum Task {
     TabularClassification,
     /// A row in, a number out.
     TabularRegression,
+    /// A picture in, a class or several out.
+    ImageClassification,
+    /// A picture in, boxes with a class each out.
+    ObjectDetection,
+    /// A text in, a class or several out.
+    TextClassification,
+    /// A text or a picture in, a vector out.
+    FeatureExtraction,
     /// Every output as a column under its own name.
     #[default]
     Raw,
@@ -21,15 +34,32 @@ pub enum Task {
 
 impl Task {
     /// Every task, for messages that list them.
-    pub const ALL: [Task; 3] = [Task::TabularClassification, Task::TabularRegression, Task::Raw];
+    pub const ALL: [Task; 7] = [
+        Task::TabularClassification,
+        Task::TabularRegression,
+        Task::ImageClassification,
+        Task::ObjectDetection,
+        Task::TextClassification,
+        Task::FeatureExtraction,
+        Task::Raw,
+    ];
 
     /// Hugging Face's name.
     pub fn name(self) -> &'static str {
         match self {
             Self::TabularClassification => "tabular-classification",
             Self::TabularRegression => "tabular-regression",
+            Self::ImageClassification => "image-classification",
+            Self::ObjectDetection => "object-detection",
+            Self::TextClassification => "text-classification",
+            Self::FeatureExtraction => "feature-extraction",
             Self::Raw => "raw",
         }
+    }
+
+    /// Whether a prediction is a class, or several.
+    pub fn is_classification(self) -> bool {
+        matches!(self, Self::TabularClassification | Self::ImageClassification | Self::TextClassification)
     }
 }
 
@@ -90,6 +120,27 @@ pub struct PipelineSpec {
     /// Which outputs to use, by name; all when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outputs: Option<Vec<String>>,
+    /// How pictures become tensors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSpec>,
+    /// How texts become tensors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextSpec>,
+    /// Classes and boxes below this score are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+    /// Of two boxes of one class that overlap more than this, the one with the lower score is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iou_threshold: Option<f64>,
+    /// What makes one vector of a vector a token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<Pooling>,
+    /// Whether embeddings are divided by their Euclidean length.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub normalize: Option<bool>,
+    /// How many of an embedding's first elements are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dimensions: Option<u32>,
 }
 
 impl PipelineSpec {
@@ -106,7 +157,22 @@ impl PipelineSpec {
             top_k: self.top_k.or(base.top_k),
             probabilities: self.probabilities.or(base.probabilities),
             outputs: self.outputs.or(base.outputs),
+            image: either(self.image, base.image, ImageSpec::over),
+            text: either(self.text, base.text, TextSpec::over),
+            threshold: self.threshold.or(base.threshold),
+            iou_threshold: self.iou_threshold.or(base.iou_threshold),
+            pooling: self.pooling.or(base.pooling),
+            normalize: self.normalize.or(base.normalize),
+            dimensions: self.dimensions.or(base.dimensions),
         }
+    }
+}
+
+/// Both merged where both are there.
+fn either<T>(own: Option<T>, base: Option<T>, over: impl FnOnce(T, T) -> T) -> Option<T> {
+    match (own, base) {
+        (Some(own), Some(base)) => Some(over(own, base)),
+        (own, base) => own.or(base),
     }
 }
 
@@ -140,21 +206,62 @@ pub struct Pipeline {
     pub top_k: u32,
     /// Also write every class's probability.
     pub probabilities: bool,
-    /// For `tabular-classification`: which output plays which role.
+    /// For classifications: which output plays which role.
     pub classifier: Option<ClassifierOutputs>,
+    /// How pictures become the model's image input, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Image>,
+    /// How texts become the model's inputs, where it takes tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<Text>,
+    /// For `feature-extraction`: how an output becomes a vector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<Embedding>,
+    /// Classes and boxes below this score are left out; for classifications it makes lists of `labels` and `scores`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+}
+
+impl Pipeline {
+    /// A pipeline that uses all of a signature and has no settings.
+    pub fn new(task: Task, signature: Signature) -> Self {
+        Self {
+            task,
+            signature,
+            features: None,
+            columns: BTreeMap::new(),
+            missing: Missing::Error,
+            labels: None,
+            activation: Activation::None,
+            top_k: 1,
+            probabilities: false,
+            classifier: None,
+            image: None,
+            text: None,
+            embedding: None,
+            threshold: None,
+        }
+    }
+
+    /// Whether a classification lists several classes a record.
+    pub fn lists_classes(&self) -> bool {
+        self.top_k > 1 || self.threshold.is_some()
+    }
 }
 
 impl Pipeline {
     /// Names of the prediction columns, before the job's `prediction_prefix`, in output order.
     pub fn prediction_columns(&self) -> Vec<String> {
         let names: &[&str] = match self.task {
-            Task::TabularClassification if self.top_k > 1 => &["labels", "scores"],
-            Task::TabularClassification => &["label", "score"],
+            task if task.is_classification() && self.lists_classes() => &["labels", "scores"],
+            Task::TabularClassification | Task::ImageClassification | Task::TextClassification => &["label", "score"],
             Task::TabularRegression => &["prediction"],
+            Task::ObjectDetection => &["detections"],
+            Task::FeatureExtraction => &["embedding"],
             Task::Raw => return self.signature.outputs.iter().map(|o| o.name.clone()).collect(),
         };
         let mut names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-        if self.task == Task::TabularClassification && self.probabilities {
+        if self.task.is_classification() && self.probabilities {
             names.push("probabilities".to_owned());
         }
         names

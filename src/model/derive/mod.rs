@@ -1,6 +1,12 @@
 //! Model folder → pipeline: what its files say, what the job says, and what follows from the graph.
 
-use std::{collections::BTreeMap, path::Path};
+mod embed;
+mod text;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde_json::Value;
 
@@ -9,17 +15,48 @@ use crate::domain::{
     Activation, Dim, Dtype, Fault, Missing, Pipeline, PipelineSpec, Signature, Task, ValueInfo, ValueType, pipeline::ClassifierOutputs,
 };
 
-/// The pipeline section that the folder's own files give.
-pub(super) fn read_folder(folder: &Path, faults: &mut Vec<Fault>) -> PipelineSpec {
+/// What a model's folder says of how to use it.
+pub(super) struct Folder {
+    path: PathBuf,
+    /// `nightshift.json`, its gaps filled from other files.
+    section: PipelineSpec,
+    /// Hugging Face's `config.json`; null where there is none.
+    config: Value,
+}
+
+impl Folder {
+    /// What its files say together.
+    pub(super) fn section(&self) -> &PipelineSpec {
+        &self.section
+    }
+
+    fn holds(&self, name: &str) -> bool {
+        self.path.join(name).is_file()
+    }
+
+    /// A file's JSON; null where there is none. What is no JSON was written for somebody else.
+    fn json(&self, name: &str) -> Value {
+        read_json(&self.path.join(name))
+    }
+
+    fn is_multi_label(&self) -> bool {
+        self.config["problem_type"] == "multi_label_classification"
+    }
+}
+
+fn read_json(path: &Path) -> Value {
+    std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+/// Reads the folder's own files.
+pub(super) fn read_folder(folder: &Path, faults: &mut Vec<Fault>) -> Folder {
     let own = match std::fs::read(folder.join("nightshift.json")) {
         Ok(bytes) => parse_section(&bytes, faults),
         Err(_) => PipelineSpec::default(),
     };
-    let labels = match std::fs::read(folder.join("config.json")) {
-        Ok(bytes) => labels_of(&bytes),
-        Err(_) => None,
-    };
-    own.over(PipelineSpec { labels, ..PipelineSpec::default() })
+    let config = read_json(&folder.join("config.json"));
+    let section = own.over(PipelineSpec { labels: labels_of(&config), ..PipelineSpec::default() });
+    Folder { path: folder.to_owned(), section, config }
 }
 
 fn parse_section(bytes: &[u8], faults: &mut Vec<Fault>) -> PipelineSpec {
@@ -37,8 +74,7 @@ fn parse_section(bytes: &[u8], faults: &mut Vec<Fault>) -> PipelineSpec {
 }
 
 /// `id2label` of Hugging Face's `config.json`: an object from the class's number, as text, to its name.
-fn labels_of(bytes: &[u8]) -> Option<Vec<String>> {
-    let config: Value = serde_json::from_slice(bytes).ok()?;
+fn labels_of(config: &Value) -> Option<Vec<String>> {
     let by_id = config.get("id2label")?.as_object()?;
     (0..by_id.len()).map(|id| by_id.get(&id.to_string())?.as_str().map(str::to_owned)).collect()
 }
@@ -47,16 +83,17 @@ fn labels_of(bytes: &[u8]) -> Option<Vec<String>> {
 pub(super) fn derive(
     mut signature: Signature,
     graph: &Graph,
-    folder: PipelineSpec,
+    folder: &Folder,
     job: PipelineSpec,
     faults: &mut Vec<Fault>,
 ) -> Option<Pipeline> {
     let before = faults.len();
     let said = Said { job: job.clone() };
-    let spec = job.over(folder);
+    let spec = job.over(folder.section.clone());
     select_outputs(&mut signature, &spec, &said, faults);
     check_features(&signature, &spec, &said, faults);
-    let task = spec.task.unwrap_or_default();
+    let task = spec.task.or_else(|| text::task(&signature, folder, &spec)).unwrap_or_default();
+    let text = text::derive(&signature, folder, &spec, task, &said, faults);
     let columns: BTreeMap<String, String> = spec.columns.clone().unwrap_or_default();
     for input in columns.keys().filter(|name| !signature.inputs.iter().any(|i| i.name == **name)) {
         let detail = format!("the model has no input {input:?}; its inputs are {}", names(&signature.inputs));
@@ -65,11 +102,13 @@ pub(super) fn derive(
                 .hint("keys are model inputs, values are columns"),
         );
     }
-    let (mut classifier, mut activation) = (None, Activation::None);
+    let (mut classifier, mut embedding, mut activation) = (None, None, Activation::None);
     match task {
         Task::Raw => {}
         Task::TabularRegression => check_regression(&signature, &said, faults),
-        Task::TabularClassification => {
+        Task::ObjectDetection => {}
+        Task::FeatureExtraction => embedding = embed::derive(&mut signature, folder, &spec, &said, faults),
+        Task::TabularClassification | Task::ImageClassification | Task::TextClassification => {
             let roles = roles(&signature);
             if roles.label.is_none() && roles.scores.is_none() {
                 let detail = format!("none of the outputs is a label or one number a class: {}", names(&signature.outputs));
@@ -80,7 +119,10 @@ pub(super) fn derive(
             }
             check_labels(&signature, &roles, &spec, &said, faults);
             activation = match spec.activation.unwrap_or_default() {
-                Activation::Auto => roles.scores.as_deref().map_or(Activation::None, |scores| ending(graph, scores)),
+                Activation::Auto => match roles.scores.as_deref().map_or(Activation::None, |scores| ending(graph, scores)) {
+                    Activation::Softmax if folder.is_multi_label() => Activation::Sigmoid,
+                    derived => derived,
+                },
                 chosen => chosen,
             };
             if roles.scores.is_none() && (spec.top_k.is_some_and(|k| k > 1) || spec.probabilities == Some(true)) {
@@ -94,8 +136,6 @@ pub(super) fn derive(
         faults.push(Fault::new(said.at("top_k", |j| j.top_k.is_some()), "out_of_range", "top_k is 0").hint("give a number of at least 1"));
     }
     (faults.len() == before).then(|| Pipeline {
-        task,
-        signature,
         features: spec.features,
         columns,
         missing: spec.missing.unwrap_or(Missing::Error),
@@ -104,6 +144,9 @@ pub(super) fn derive(
         top_k: spec.top_k.unwrap_or(1),
         probabilities: spec.probabilities.unwrap_or(false),
         classifier,
+        text,
+        embedding,
+        ..Pipeline::new(task, signature)
     })
 }
 

@@ -1,0 +1,188 @@
+//! How a picture becomes a tensor.
+
+use serde::{Deserialize, Serialize};
+
+/// How a picture is brought to `size`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Resize {
+    /// To exactly `size`, whatever the picture's proportions.
+    #[default]
+    Exact,
+    /// The shorter edge to the first number of `size`, proportions kept; a crop follows as a rule.
+    ShortestEdge,
+    /// Into `size`, proportions kept, the rest filled with `pad_value`: for detectors.
+    Letterbox,
+    /// Not at all: the picture must have the size that the model takes.
+    None,
+}
+
+/// The filter; Pillow's numbers are 0 to 5 in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Resample {
+    /// 0.
+    Nearest,
+    /// 1.
+    Lanczos,
+    /// 2.
+    #[default]
+    Bilinear,
+    /// 3.
+    Bicubic,
+    /// 4.
+    Box,
+    /// 5.
+    Hamming,
+}
+
+/// Which channels the model sees, in which order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum Channels {
+    /// Red, green, blue.
+    #[default]
+    #[serde(rename = "RGB")]
+    Rgb,
+    /// Blue, green, red.
+    #[serde(rename = "BGR")]
+    Bgr,
+    /// One: luma by ITU-R 601-2, as Pillow's `L`.
+    #[serde(rename = "L")]
+    Gray,
+}
+
+/// The order of a tensor's dimensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum Layout {
+    /// Batch, channels, height, width.
+    #[default]
+    #[serde(rename = "NCHW")]
+    Nchw,
+    /// Batch, height, width, channels.
+    #[serde(rename = "NHWC")]
+    Nhwc,
+}
+
+/// What becomes of transparency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Alpha {
+    /// Composited on white.
+    #[default]
+    White,
+    /// Dropped, as Pillow's `convert("RGB")` does.
+    Drop,
+}
+
+/// The `image` part of a pipeline section: every field optional.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct ImageSpec {
+    /// The column that holds encoded pictures or keys of objects that do; `image` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// Height and width, or one number for both (for `shortest_edge`: the edge).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<Vec<u32>>,
+    /// How a picture is brought to `size`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resize: Option<Resize>,
+    /// The filter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resample: Option<Resample>,
+    /// Height and width of the centre that is kept after the resize, or one number for both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crop: Option<Vec<u32>>,
+    /// What fills the rest of a letterbox, and what a crop or pad adds: 0 to 255.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pad_value: Option<u8>,
+    /// Which channels the model sees.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels: Option<Channels>,
+    /// The order of the tensor's dimensions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layout: Option<Layout>,
+    /// Multiplies each value from 0 to 255; 1/255 as a rule, 1 for models that take such values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f64>,
+    /// Subtracted after scaling, a number a channel in the order of `channels`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean: Option<Vec<f64>>,
+    /// Divides after that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub std: Option<Vec<f64>>,
+    /// What becomes of transparency.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<Alpha>,
+}
+
+impl ImageSpec {
+    /// `self` with its gaps filled from `base`.
+    #[must_use]
+    pub fn over(self, base: ImageSpec) -> ImageSpec {
+        ImageSpec {
+            column: self.column.or(base.column),
+            size: self.size.or(base.size),
+            resize: self.resize.or(base.resize),
+            resample: self.resample.or(base.resample),
+            crop: self.crop.or(base.crop),
+            pad_value: self.pad_value.or(base.pad_value),
+            channels: self.channels.or(base.channels),
+            layout: self.layout.or(base.layout),
+            scale: self.scale.or(base.scale),
+            mean: self.mean.or(base.mean),
+            std: self.std.or(base.std),
+            alpha: self.alpha.or(base.alpha),
+        }
+    }
+}
+
+/// How pictures become the model's one image input: no choice is left open.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Image {
+    /// The model input that takes it.
+    pub input: String,
+    /// The column that holds encoded pictures or keys of objects that do.
+    pub column: String,
+    /// Height and width after the resize; for `shortest_edge` the first is the edge; `None` without a resize.
+    pub size: Option<[u32; 2]>,
+    /// How a picture is brought to `size`.
+    pub resize: Resize,
+    /// The filter.
+    pub resample: Resample,
+    /// Height and width of the centre that is kept.
+    pub crop: Option<[u32; 2]>,
+    /// What fills the rest of a letterbox, and what a crop adds where the picture is smaller.
+    pub pad_value: u8,
+    /// Which channels the model sees.
+    pub channels: Channels,
+    /// The order of the tensor's dimensions.
+    pub layout: Layout,
+    /// Multiplies each value from 0 to 255.
+    pub scale: f64,
+    /// Subtracted after scaling: a number a channel.
+    pub mean: Vec<f64>,
+    /// Divides after that: a number a channel.
+    pub std: Vec<f64>,
+    /// What becomes of transparency.
+    pub alpha: Alpha,
+}
+
+/// Where a picture lies in the tensor that was made of it: what boxes need to find back to the original's pixels.
+///
+/// A point (x, y) of the tensor is the point ((x - left) / scale_x, (y - top) / scale_y) of the picture, orientation applied.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Geometry {
+    /// Width of the picture as people see it, pixels.
+    pub width: u32,
+    /// Its height.
+    pub height: u32,
+    /// Pixels of the tensor a pixel of the picture, horizontally.
+    pub scale_x: f64,
+    /// The same vertically.
+    pub scale_y: f64,
+    /// Where the picture's left edge lies in the tensor, pixels; negative where a crop took some of it.
+    pub left: f64,
+    /// Where its upper edge lies.
+    pub top: f64,
+}
