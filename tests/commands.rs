@@ -20,13 +20,10 @@ use support::{
 };
 
 /// Commands that are shown and not run here, each with the reason.
-const NOT_RUN: [(&str, &str); 6] = [
+const NOT_RUN: [(&str, &str); 3] = [
     ("scripts/demo", "builds the release binary, which takes minutes; `nightshift demo`, which it runs, is run"),
     ("scripts/test", "it is what runs this test"),
     ("export AWS_REGION=", "its values are for the reader to fill in; the harness sets them"),
-    ("nightshift jobs pause", "the service has no such operation yet"),
-    ("nightshift jobs resume", "the service has no such operation yet"),
-    ("nightshift jobs retry", "the service has no such operation yet"),
 ];
 /// The id that examples use.
 const EXAMPLE_ID: &str = "job_019ac2f7b0f47e0f8a1b2c3d4e5f6071";
@@ -109,6 +106,27 @@ async fn local_job(service: &Service) -> String {
     id
 }
 
+/// A job that never ends by itself, in a state in which it can be steered so.
+async fn endless_job(service: &Service, verb: &str) -> String {
+    let definition = json!({
+        "name": "endless", "model": "s3://models/endless.onnx", "input": "s3://lake/endless/", "output": format!("s3://lake/never/{verb}/"),
+    });
+    let id = service.submit(&definition).await;
+    let before = match verb {
+        "resume" => Some("pause"),
+        "retry" => Some("cancel"),
+        _ => None,
+    };
+    if let Some(before) = before {
+        let (status, answer) = service.post(&format!("/v1/jobs/{id}/{before}"), &Value::Null).await;
+        assert_eq!(status, 202, "{answer:#}");
+    }
+    if verb == "retry" {
+        service.wait(&id, Duration::from_secs(60)).await;
+    }
+    id
+}
+
 async fn settle(service: &Service) {
     for job in service.get_all("/v1/jobs").await {
         if job["name"] != "endless" {
@@ -147,12 +165,15 @@ async fn every_command_of_the_readme_and_of_help_runs() {
             continue;
         }
         let line = shown.replace("target/release/", "").replace("http://127.0.0.1:8080", &service.url(""));
-        let line = match line.contains("jobs cancel") {
-            true => {
-                let endless = json!({"name": "endless", "model": "s3://models/endless.onnx", "input": "s3://lake/endless/", "output": "s3://lake/never/"});
-                line.replace(EXAMPLE_ID, &service.submit(&endless).await)
-            }
-            false => line.replace(EXAMPLE_ID, &done),
+        let steered = ["cancel", "pause", "resume", "retry"].into_iter().find(|verb| line.contains(&format!("jobs {verb}")));
+        let endless = match steered {
+            Some(verb) => Some(endless_job(&service, verb).await),
+            None => None,
+        };
+        let line = line.replace(EXAMPLE_ID, endless.as_ref().unwrap_or(&done));
+        let line = match line.strip_prefix("nightshift healthcheck") {
+            Some(rest) => format!("nightshift healthcheck --listen {}{rest}", service.url("").trim_start_matches("http://")),
+            None => line,
         };
         println!("$ {line}");
         // Ports of the machine that runs the tests are not ours.
@@ -168,6 +189,10 @@ async fn every_command_of_the_readme_and_of_help_runs() {
         }
         let said = Said::of(shell(&line, &service.file_root(), &s3, &service).stdin(Stdio::null()).output().expect("bash"));
         assert_eq!(said.code, 0, "{shown}: {said:?}");
+        if let Some(id) = endless {
+            // It may be ending already.
+            let _answer = service.post(&format!("/v1/jobs/{id}/cancel"), &Value::Null).await;
+        }
         if line.starts_with("curl") && line.contains("/v1/jobs -d") {
             assert_eq!(said.json()["state"], "queued", "{said:?}");
         }
