@@ -105,6 +105,7 @@ impl App {
                     poll: POLL,
                     drain: seconds(settings.drain_timeout),
                     providers: settings.providers,
+                    image_limits: settings.images.limits(),
                 },
             },
             finalizer: Finalizer { store, stores, worker, wake, lease_ttl, poll: POLL },

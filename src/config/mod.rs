@@ -4,6 +4,7 @@
 
 mod buckets;
 mod file;
+mod images;
 mod library;
 mod webhooks;
 
@@ -15,6 +16,7 @@ use crate::telemetry::LogFormat;
 
 pub use buckets::BucketSection;
 pub use file::{Sections, load};
+pub use images::Images;
 pub use library::find_library;
 pub use webhooks::WebhookSection;
 
@@ -101,6 +103,9 @@ pub struct Serve {
     /// Largest model, all files together
     #[arg(long, env = "NIGHTSHIFT_MAX_MODEL_BYTES", default_value_t = 8 * 1024 * 1024 * 1024, value_name = "BYTES")]
     pub max_model_bytes: u64,
+    /// What a picture may cost
+    #[command(flatten)]
+    pub images: Images,
 }
 
 impl Serve {

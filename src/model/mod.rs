@@ -83,10 +83,10 @@ impl Models {
         let bytes = tokio::fs::read(&path).await.map_err(cache::failed(&path))?;
         let mut faults = Vec::new();
         let graph = admit::admit(&bytes, self.limits.max_nesting, &mut faults).map(|(graph, _)| graph);
-        let section = derive::read_folder(&folder, &mut faults);
+        let folder = derive::read_folder(&folder, &mut faults);
         let pipeline = graph.and_then(|graph| {
             let signature = signature::read(&graph, &mut faults);
-            derive::derive(signature, &graph, section, overrides.clone(), &mut faults)
+            derive::derive(signature, &graph, &folder, overrides.clone(), &mut faults)
         });
         match pipeline {
             Some(pipeline) if faults.is_empty() => {

@@ -6,6 +6,7 @@ use std::{io, path::PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::featurize::ImageLimits;
 use crate::domain::{
     ChunkResult, ObjectSlice, PartNames, Pipeline, Problem,
     job::PinnedModel,
@@ -51,6 +52,9 @@ pub struct ChunkTask {
     pub batch_size: Option<u32>,
     /// Execution providers, in order of preference.
     pub providers: Vec<String>,
+    /// What a picture may cost.
+    #[serde(default)]
+    pub image_limits: ImageLimits,
 }
 
 /// Supervisor → runner.

@@ -56,8 +56,10 @@ impl Reader {
     /// Reads to the end of the chunk, or until the attempt ends.
     pub(super) fn run(mut self) -> Result<(), Failure> {
         let attempt = self.attempt.clone();
-        let rows = attempt.batch_size * PACK_ROWS.div_ceil(attempt.batch_size);
-        let mut packer = Packer::new(rows);
+        // Pictures are large once they are decoded: no more of them wait together than go into the runtime together.
+        let batches = if attempt.task.pipeline.image.is_some() { 1 } else { PACK_ROWS.div_ceil(attempt.batch_size) };
+        let rows = attempt.batch_size * batches;
+        let mut packer = Packer::new(rows, BATCH_BYTES as u64);
         let projection = self.projection();
         for slice in &attempt.task.inputs {
             self.read(slice, &projection, rows, &mut packer)?;
@@ -184,7 +186,7 @@ impl Reader {
         {
             return bound.clone();
         }
-        let bound = Binding::resolve(&self.attempt.task.pipeline, &batch.columns).map(Arc::new);
+        let bound = Binding::resolve(&self.attempt.task.pipeline, &self.attempt.task.image_limits, &batch.columns).map(Arc::new);
         self.bound = Some((schema, bound.clone()));
         bound
     }

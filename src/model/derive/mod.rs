@@ -1,6 +1,13 @@
 //! Model folder → pipeline: what its files say, what the job says, and what follows from the graph.
 
-use std::{collections::BTreeMap, path::Path};
+mod detect;
+mod image;
+mod processor;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde_json::Value;
 
@@ -9,17 +16,47 @@ use crate::domain::{
     Activation, Dim, Dtype, Fault, Missing, Pipeline, PipelineSpec, Signature, Task, ValueInfo, ValueType, pipeline::ClassifierOutputs,
 };
 
-/// The pipeline section that the folder's own files give.
-pub(super) fn read_folder(folder: &Path, faults: &mut Vec<Fault>) -> PipelineSpec {
+/// What a model's folder says of how to use it.
+pub(super) struct Folder {
+    path: PathBuf,
+    /// `nightshift.json`, its gaps filled from other files.
+    section: PipelineSpec,
+    /// Hugging Face's `config.json`; null where there is none.
+    config: Value,
+}
+
+impl Folder {
+    /// A file's JSON; null where there is none. What is no JSON was written for somebody else.
+    fn json(&self, name: &str) -> Value {
+        read_json(&self.path.join(name))
+    }
+
+    fn is_multi_label(&self) -> bool {
+        self.config["problem_type"] == "multi_label_classification"
+    }
+}
+
+fn read_json(path: &Path) -> Value {
+    std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+/// Reads the folder's own files.
+pub(super) fn read_folder(folder: &Path, faults: &mut Vec<Fault>) -> Folder {
     let own = match std::fs::read(folder.join("nightshift.json")) {
         Ok(bytes) => parse_section(&bytes, faults),
         Err(_) => PipelineSpec::default(),
     };
-    let labels = match std::fs::read(folder.join("config.json")) {
-        Ok(bytes) => labels_of(&bytes),
-        Err(_) => None,
-    };
-    own.over(PipelineSpec { labels, ..PipelineSpec::default() })
+    let config = read_json(&folder.join("config.json"));
+    let section = own.over(PipelineSpec { labels: labels_of(&config), ..PipelineSpec::default() });
+    let mut folder = Folder { path: folder.to_owned(), section, config };
+    // A section of one's own takes the place of the processor's file.
+    if folder.section.image.is_none() {
+        match processor::read(&folder.json("preprocessor_config.json"), &folder.config) {
+            Ok(image) => folder.section.image = image,
+            Err(fault) => faults.push(fault),
+        }
+    }
+    folder
 }
 
 fn parse_section(bytes: &[u8], faults: &mut Vec<Fault>) -> PipelineSpec {
@@ -36,9 +73,11 @@ fn parse_section(bytes: &[u8], faults: &mut Vec<Fault>) -> PipelineSpec {
     }
 }
 
-/// `id2label` of Hugging Face's `config.json`: an object from the class's number, as text, to its name.
-fn labels_of(bytes: &[u8]) -> Option<Vec<String>> {
-    let config: Value = serde_json::from_slice(bytes).ok()?;
+/// `id2label` of Hugging Face's `config.json`: an object from the class's number, as text, to its name; or `label_names` of timm's.
+fn labels_of(config: &Value) -> Option<Vec<String>> {
+    if let Some(names) = config.get("label_names").and_then(Value::as_array) {
+        return names.iter().map(|name| name.as_str().map(str::to_owned)).collect();
+    }
     let by_id = config.get("id2label")?.as_object()?;
     (0..by_id.len()).map(|id| by_id.get(&id.to_string())?.as_str().map(str::to_owned)).collect()
 }
@@ -47,16 +86,17 @@ fn labels_of(bytes: &[u8]) -> Option<Vec<String>> {
 pub(super) fn derive(
     mut signature: Signature,
     graph: &Graph,
-    folder: PipelineSpec,
+    folder: &Folder,
     job: PipelineSpec,
     faults: &mut Vec<Fault>,
 ) -> Option<Pipeline> {
     let before = faults.len();
     let said = Said { job: job.clone() };
-    let spec = job.over(folder);
+    let spec = job.over(folder.section.clone());
     select_outputs(&mut signature, &spec, &said, faults);
     check_features(&signature, &spec, &said, faults);
-    let task = spec.task.unwrap_or_default();
+    let task = spec.task.or_else(|| image::task(&signature, folder, &spec)).unwrap_or_default();
+    let image = image::derive(&signature, &spec, task, &said, faults);
     let columns: BTreeMap<String, String> = spec.columns.clone().unwrap_or_default();
     for input in columns.keys().filter(|name| !signature.inputs.iter().any(|i| i.name == **name)) {
         let detail = format!("the model has no input {input:?}; its inputs are {}", names(&signature.inputs));
@@ -65,11 +105,16 @@ pub(super) fn derive(
                 .hint("keys are model inputs, values are columns"),
         );
     }
-    let (mut classifier, mut activation) = (None, Activation::None);
+    let (mut classifier, mut detection, mut activation) = (None, None, Activation::None);
     match task {
         Task::Raw => {}
         Task::TabularRegression => check_regression(&signature, &said, faults),
-        Task::ObjectDetection | Task::FeatureExtraction => {}
+        Task::ObjectDetection => {
+            if let Some((found, scores_by)) = detect::derive(&signature, &spec, &said, faults) {
+                (detection, activation) = (Some(found), scores_by);
+            }
+        }
+        Task::FeatureExtraction => {}
         Task::TabularClassification | Task::ImageClassification | Task::TextClassification => {
             let roles = roles(&signature);
             if roles.label.is_none() && roles.scores.is_none() {
@@ -81,7 +126,10 @@ pub(super) fn derive(
             }
             check_labels(&signature, &roles, &spec, &said, faults);
             activation = match spec.activation.unwrap_or_default() {
-                Activation::Auto => roles.scores.as_deref().map_or(Activation::None, |scores| ending(graph, scores)),
+                Activation::Auto => match roles.scores.as_deref().map_or(Activation::None, |scores| ending(graph, scores)) {
+                    Activation::Softmax if folder.is_multi_label() => Activation::Sigmoid,
+                    derived => derived,
+                },
                 chosen => chosen,
             };
             if roles.scores.is_none() && (spec.top_k.is_some_and(|k| k > 1) || spec.probabilities == Some(true)) {
@@ -100,11 +148,29 @@ pub(super) fn derive(
         missing: spec.missing.unwrap_or(Missing::Error),
         labels: spec.labels,
         activation,
-        top_k: spec.top_k.unwrap_or(1),
+        top_k: spec.top_k.unwrap_or(if task.is_classification() && spec.threshold.is_some() {
+            most_classes(&signature, &classifier)
+        } else {
+            1
+        }),
         probabilities: spec.probabilities.unwrap_or(false),
         classifier,
+        image,
+        detection,
+        threshold: spec.threshold.or((task == Task::ObjectDetection).then_some(detect::SCORE_THRESHOLD)),
         ..Pipeline::new(task, signature)
     })
+}
+
+/// As many classes as there are: what a threshold may leave when nothing else bounds it.
+fn most_classes(signature: &Signature, roles: &Option<ClassifierOutputs>) -> u32 {
+    let scores = roles.as_ref().and_then(|roles| roles.scores.as_ref());
+    let output = signature.outputs.iter().find(|o| Some(&o.name) == scores);
+    match output.and_then(ValueInfo::tensor) {
+        Some((_, [_, Dim::Fixed(classes)])) if *classes > 1 => u32::try_from(*classes).unwrap_or(u32::MAX),
+        Some((_, [_] | [_, Dim::Fixed(1)])) => 2,
+        _ => u32::MAX,
+    }
 }
 
 /// Who said something: the job, whose fields have pointers, or the model's folder.
@@ -220,8 +286,8 @@ fn ending(graph: &Graph, output: &str) -> Activation {
     for _ in 0..8 {
         let Some(node) = graph.nodes.iter().find(|n| n.outputs.iter().any(|o| o == name)) else { break };
         match node.op_type.as_str() {
-            "Gemm" | "MatMul" | "Add" => return Activation::Softmax,
-            "Identity" | "Cast" | "Reshape" | "Flatten" | "Squeeze" => match node.inputs.first() {
+            "Gemm" | "MatMul" | "Add" | "Conv" | "GlobalAveragePool" => return Activation::Softmax,
+            "Identity" | "Cast" | "Reshape" | "Flatten" | "Squeeze" | "QuantizeLinear" | "DequantizeLinear" => match node.inputs.first() {
                 Some(input) => name = input,
                 None => break,
             },

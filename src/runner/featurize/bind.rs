@@ -94,7 +94,7 @@ fn bind(pipeline: &Pipeline, input: &ValueInfo, only: bool, batch: &RecordBatch)
     Ok(BoundInput { name: input.name.clone(), dtype, dims, fill })
 }
 
-fn find(batch: &RecordBatch, name: &str) -> Option<Column> {
+pub(super) fn find(batch: &RecordBatch, name: &str) -> Option<Column> {
     let index = batch.schema_ref().fields().iter().position(|f| f.name() == name)?;
     Some(column(index, batch.schema_ref().field(index)))
 }
@@ -170,7 +170,7 @@ fn fits(kind: &DataType, dtype: Dtype, lists: bool) -> bool {
     }
 }
 
-fn missing(name: &str, input: &ValueInfo, batch: &RecordBatch) -> BindError {
+pub(super) fn missing(name: &str, input: &ValueInfo, batch: &RecordBatch) -> BindError {
     let names: Vec<&str> = batch.schema_ref().fields().iter().map(|f| f.name().as_str()).collect();
     let near = names
         .iter()
@@ -198,7 +198,7 @@ fn describe(input: &ValueInfo) -> String {
 }
 
 /// The columns of the data with their types, the first thirty of them.
-fn list(batch: &RecordBatch) -> String {
+pub(super) fn list(batch: &RecordBatch) -> String {
     const SHOWN: usize = 30;
     let fields = batch.schema_ref().fields();
     let kind = |f: &Field| if f.metadata().contains_key(ENCODING) { String::new() } else { format!(" {}", f.data_type()) };

@@ -6,6 +6,7 @@
 mod bind;
 mod cells;
 mod element;
+mod image;
 #[cfg(test)]
 mod tests;
 
@@ -21,9 +22,15 @@ use crate::{
 use bind::{BoundInput, Column, Fill, Tabular};
 use cells::{CellError, List, lists, scalars};
 use element::{Element, with_element};
+use image::Pictures;
+
+pub use image::ImageLimits;
 
 /// The columns that the pipeline reads; `None` when that depends on the data (a single `[N, F]` input that binds by count).
 pub fn wanted_columns(pipeline: &Pipeline) -> Option<BTreeSet<String>> {
+    if let Some(image) = &pipeline.image {
+        return Some(BTreeSet::from([image.column.clone()]));
+    }
     if let Some(features) = &pipeline.features {
         return Some(features.iter().cloned().collect());
     }
@@ -95,6 +102,7 @@ pub struct Binding(Kind);
 #[derive(Debug, Clone)]
 enum Kind {
     Tabular(Tabular),
+    Image(Box<Pictures>),
 }
 
 impl Binding {
@@ -102,7 +110,10 @@ impl Binding {
     ///
     /// # Errors
     /// [`BindError`] when it does not fit.
-    pub fn resolve(pipeline: &Pipeline, first: &RecordBatch) -> Result<Self, BindError> {
+    pub fn resolve(pipeline: &Pipeline, limits: &ImageLimits, first: &RecordBatch) -> Result<Self, BindError> {
+        if let Some(image) = &pipeline.image {
+            return Pictures::resolve(pipeline, image, *limits, first).map(Box::new).map(Kind::Image).map(Self);
+        }
         Tabular::resolve(pipeline, first).map(Kind::Tabular).map(Self)
     }
 
@@ -110,6 +121,7 @@ impl Binding {
     pub fn featurize(&self, columns: &RecordBatch) -> Featurized {
         match &self.0 {
             Kind::Tabular(tabular) => tabular.featurize(columns),
+            Kind::Image(pictures) => pictures.featurize(columns),
         }
     }
 }

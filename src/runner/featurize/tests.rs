@@ -36,12 +36,12 @@ fn text(encoding: &str, columns: &[(&str, &[Option<&str>])]) -> RecordBatch {
 }
 
 fn run(pipeline: &Pipeline, batch: &RecordBatch) -> (Vec<Group>, Vec<(u32, &'static str)>) {
-    let Featurized { groups, errors, .. } = Binding::resolve(pipeline, batch).unwrap().featurize(batch);
+    let Featurized { groups, errors, .. } = Binding::resolve(pipeline, &ImageLimits::default(), batch).unwrap().featurize(batch);
     (groups, errors.into_iter().map(|e| (e.row, e.code)).collect())
 }
 
 fn refused(pipeline: &Pipeline, batch: &RecordBatch) -> BindError {
-    Binding::resolve(pipeline, batch).unwrap_err()
+    Binding::resolve(pipeline, &ImageLimits::default(), batch).unwrap_err()
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod arrays;
 mod classify;
+mod detect;
 mod raw;
 #[cfg(test)]
 mod tests;
@@ -29,11 +30,12 @@ pub struct InterpretError(pub String);
 /// `raw`: an output `[N]` or `[N, 1]` is a scalar, one with more dimensions a list, nested by its rank; a sequence of maps is a map,
 /// a sequence of tensors a list. FP16 becomes Float32, BYTES becomes Utf8. `tabular-classification`: `label` Utf8, `score` Float32
 /// (Float64 where the model gives FP64), with `top_k` > 1 lists of these; `probabilities` a map by label where labels are known, a
-/// list in class order where they are not. `tabular-regression`: `prediction`, Float32 or Float64 as the model gives it.
+/// list in class order where they are not. `object-detection`: `detections`, a list of structs, see [`detect::field`]. `tabular-regression`: `prediction`, Float32 or Float64 as the model gives it.
 pub fn prediction_fields(pipeline: &Pipeline) -> Vec<Field> {
     match pipeline.task {
         Task::Raw => pipeline.signature.outputs.iter().map(raw::field).collect(),
-        Task::ObjectDetection | Task::FeatureExtraction => Vec::new(),
+        Task::ObjectDetection => vec![detect::field()],
+        Task::FeatureExtraction => Vec::new(),
         Task::TabularClassification | Task::ImageClassification | Task::TextClassification => classify::fields(pipeline),
         Task::TabularRegression => vec![Field::new("prediction", float_type(pipeline.signature.outputs.first()), true)],
     }
@@ -48,7 +50,8 @@ pub fn interpret(pipeline: &Pipeline, outputs: Vec<(String, Value)>, of: &[u32],
     let rows = of.len();
     match pipeline.task {
         Task::Raw => pipeline.signature.outputs.iter().map(|output| raw::array(output, take(&outputs, &output.name)?, rows)).collect(),
-        Task::ObjectDetection | Task::FeatureExtraction => Err(InterpretError(format!("{notes:?}"))),
+        Task::ObjectDetection => detect::array(pipeline, &outputs, of, notes).map(|column| vec![column]),
+        Task::FeatureExtraction => Err(InterpretError(format!("{notes:?}"))),
         Task::TabularClassification | Task::ImageClassification | Task::TextClassification => classify::arrays(pipeline, &outputs, rows),
         Task::TabularRegression => {
             let output = pipeline.signature.outputs.first().ok_or_else(|| InterpretError("the pipeline names no output".to_owned()))?;
