@@ -75,7 +75,7 @@ impl App {
             log_format,
             log: log.to_owned(),
         };
-        let sampler = Arc::new(Sampler::new(runner.clone(), models.clone(), settings.providers.clone()));
+        let sampler = Arc::new(Sampler::new(runner.clone(), models.clone(), settings.providers.clone(), settings.images.limits()));
         let (supervisor, _task) = Supervisor::start(runner, metrics.clone());
         let planning = plan::Options {
             chunk_bytes: settings.chunk_bytes.max(1),
@@ -125,6 +125,7 @@ impl App {
                     poll: POLL,
                     drain: seconds(settings.drain_timeout),
                     providers: settings.providers,
+                    image_limits: settings.images.limits(),
                 },
             },
             finalizer: Finalizer {

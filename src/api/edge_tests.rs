@@ -26,6 +26,7 @@ use crate::{
     notify::Guard,
     objects::{Options, Stores},
     plan,
+    runner::featurize::ImageLimits,
     telemetry::{LogFormat, Metrics},
 };
 
@@ -109,7 +110,7 @@ impl Edge {
             log_format: LogFormat::Text,
             log: "off".to_owned(),
         };
-        let sampler = Arc::new(Sampler::new(runner, models.clone(), vec!["cpu".to_owned()]));
+        let sampler = Arc::new(Sampler::new(runner, models.clone(), vec!["cpu".to_owned()], ImageLimits::default()));
         let state = ApiState {
             store: Arc::new(Down),
             stores,

@@ -6,6 +6,7 @@ mod buckets;
 mod check;
 mod client;
 mod file;
+mod images;
 mod library;
 mod settings;
 mod webhooks;
@@ -22,6 +23,7 @@ pub use buckets::BucketSection;
 pub use check::{Config, ConfigArgs, Doctor, Inspect, Models, ModelsArgs, Show, Verify};
 pub use client::{Api, Errors, Extent, Jobs, JobsArgs, List, OneJob, Results, Submit, SubmitOutput, Talk};
 pub use file::{Sections, load};
+pub use images::Images;
 pub use library::find_library;
 pub use settings::{Origin, Setting, default_file};
 pub use webhooks::{EndpointSection, WebhookSection};
@@ -180,6 +182,9 @@ pub struct Serve {
     /// Multiplies the delays between the attempts at a webhook: tests need not wait for three days
     #[arg(long, hide = true, default_value_t = 1.0)]
     pub webhook_retry_scale: f64,
+    /// What a picture may cost
+    #[command(flatten)]
+    pub images: Images,
 }
 
 impl Serve {

@@ -22,7 +22,7 @@ use crate::{
     domain::{Job, JobId, PartNames, Problem},
     model::{self, Models},
     objects::Stores,
-    runner::protocol::ChunkTask,
+    runner::{featurize::ImageLimits, protocol::ChunkTask},
     telemetry::{Metrics, traces},
 };
 
@@ -39,6 +39,8 @@ pub struct Options {
     pub drain: Duration,
     /// Execution providers for jobs that name none.
     pub providers: Vec<String>,
+    /// What a picture may cost.
+    pub image_limits: ImageLimits,
 }
 
 /// Runs chunks on one supervised runner.
@@ -171,6 +173,7 @@ impl Executor {
                     prediction_prefix: output.prediction_prefix.clone(),
                     batch_size: job.spec.execution.batch_size,
                     providers: providers.clone(),
+                    image_limits: self.options.image_limits,
                 };
                 tracing::debug!(job.id = %lease.chunk.job, chunk.seq = lease.chunk.seq, attempt, "running chunk {}", lease.chunk);
                 self.supervisor.run(task).await

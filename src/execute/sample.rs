@@ -15,7 +15,10 @@ use super::{
 use crate::{
     domain::{JobSpec, ObjectSlice, PartNames, Problem},
     model::{Models, Resolved},
-    runner::protocol::{ChunkTask, FromRunner, Sample, SampleTask, ToRunner},
+    runner::{
+        featurize::ImageLimits,
+        protocol::{ChunkTask, FromRunner, Sample, SampleTask, ToRunner},
+    },
 };
 
 /// Samples at once; others wait.
@@ -29,13 +32,14 @@ pub struct Sampler {
     runner: RunnerOptions,
     models: Arc<Models>,
     providers: Vec<String>,
+    image_limits: ImageLimits,
     turns: Semaphore,
 }
 
 impl Sampler {
-    /// `providers` are those of jobs that name none.
-    pub fn new(runner: RunnerOptions, models: Arc<Models>, providers: Vec<String>) -> Self {
-        Self { runner: RunnerOptions { workers: 1, ..runner }, models, providers, turns: Semaphore::new(TURNS) }
+    /// `providers` are those of jobs that name none; `image_limits` those of every job.
+    pub fn new(runner: RunnerOptions, models: Arc<Models>, providers: Vec<String>, image_limits: ImageLimits) -> Self {
+        Self { runner: RunnerOptions { workers: 1, ..runner }, models, providers, image_limits, turns: Semaphore::new(TURNS) }
     }
 
     /// Runs the first `records` records of `inputs` and writes nothing.
@@ -67,6 +71,7 @@ impl Sampler {
                 prediction_prefix: output.prediction_prefix.clone(),
                 batch_size: execution.batch_size,
                 providers: if execution.providers.is_empty() { self.providers.clone() } else { execution.providers.clone() },
+                image_limits: self.image_limits,
             };
             run(&self.runner, SampleTask { chunk, records }).await
         };

@@ -153,16 +153,25 @@ impl Attempt {
 }
 
 /// The batch size asked for; the model's own where it has a fixed one; otherwise as many records as make a few megabytes of
-/// tensors, 1,024 at most: on CPU the size hardly changes the speed, but it does change the memory.
+/// tensors, 1,024 at most: on CPU the size hardly changes the speed, but it does change the memory. Pictures have tensors of megabytes
+/// each: 16 of them at most, 4 where their tensors are as large as they come.
 fn batch_size(task: &ChunkTask) -> usize {
     const TENSOR_BYTES: u64 = 8 * 1024 * 1024;
     const MOST: u64 = 1024;
+    const PICTURE_BYTES: u64 = 32 * 1024 * 1024;
+    const MOST_PICTURES: u64 = 16;
+    const MOST_OF_ANY_SIZE: u64 = 4;
     let signature = &task.pipeline.signature;
     if let Some(fixed) = signature.fixed_batch() {
         return fixed.max(1) as usize;
     }
     if let Some(asked) = task.batch_size {
         return asked.max(1) as usize;
+    }
+    if let Some(image) = &task.pipeline.image {
+        let Some([height, width]) = image.tensor_size() else { return MOST_OF_ANY_SIZE as usize };
+        let elements = u64::from(height) * u64::from(width) * image.channel_count() as u64;
+        return (PICTURE_BYTES / (elements * 4).max(1)).clamp(1, MOST_PICTURES) as usize;
     }
     let tensors = signature.inputs.iter().chain(&signature.outputs).filter_map(|v| v.tensor());
     let elements: u64 = tensors.map(|(_, shape)| shape.iter().skip(1).filter_map(|d| d.fixed()).product::<u64>()).sum();

@@ -6,6 +6,7 @@ use std::{io, path::PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::featurize::ImageLimits;
 use crate::{
     domain::{
         ChunkResult, ObjectSlice, PartNames, Pipeline, Problem, RecordError,
@@ -54,6 +55,9 @@ pub struct ChunkTask {
     pub batch_size: Option<u32>,
     /// Execution providers, in order of preference.
     pub providers: Vec<String>,
+    /// What a picture may cost.
+    #[serde(default)]
+    pub image_limits: ImageLimits,
 }
 
 /// What a dry run wants to see: a chunk's first records, with nothing written.

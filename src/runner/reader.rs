@@ -65,9 +65,11 @@ impl Reader {
 
     fn read_all(&mut self) -> Result<(), Failure> {
         let attempt = self.attempt.clone();
-        let rows = attempt.batch_size * PACK_ROWS.div_ceil(attempt.batch_size);
+        // Pictures are large once they are decoded: no more of them wait together than go into the runtime together.
+        let batches = if attempt.task.pipeline.image.is_some() { 1 } else { PACK_ROWS.div_ceil(attempt.batch_size) };
+        let rows = attempt.batch_size * batches;
         let rows = self.left.map_or(rows, |left| left.clamp(1, rows));
-        let mut packer = Packer::new(rows);
+        let mut packer = Packer::new(rows, BATCH_BYTES as u64);
         let projection = self.projection();
         for slice in &attempt.task.inputs {
             if self.left == Some(0) {
@@ -207,8 +209,9 @@ impl Reader {
         {
             return bound.clone();
         }
-        let attempt = &self.attempt;
-        let bound = Binding::resolve(&attempt.task.pipeline, &batch.columns, &self.loaded.assets, attempt.batch_size).map(Arc::new);
+        let (attempt, assets) = (&self.attempt, &self.loaded.assets);
+        let task = &attempt.task;
+        let bound = Binding::resolve(&task.pipeline, &batch.columns, assets, &task.image_limits, attempt.batch_size).map(Arc::new);
         self.bound = Some((schema, bound.clone()));
         if self.first.is_none() {
             self.first.clone_from(&self.bound);

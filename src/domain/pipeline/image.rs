@@ -9,7 +9,7 @@ pub enum Resize {
     /// To exactly `size`, whatever the picture's proportions.
     #[default]
     Exact,
-    /// The shorter edge to the first number of `size`, proportions kept; a crop follows as a rule.
+    /// The shorter edge to the first number of `size`, proportions kept; a second number is the most that the longer edge may become.
     ShortestEdge,
     /// Into `size`, proportions kept, the rest filled with `pad_value`: for detectors.
     Letterbox,
@@ -51,6 +51,16 @@ pub enum Channels {
     Gray,
 }
 
+impl Channels {
+    /// How many they are.
+    pub fn count(self) -> usize {
+        match self {
+            Self::Rgb | Self::Bgr => 3,
+            Self::Gray => 1,
+        }
+    }
+}
+
 /// The order of a tensor's dimensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub enum Layout {
@@ -81,7 +91,7 @@ pub struct ImageSpec {
     /// The column that holds encoded pictures or keys of objects that do; `image` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
-    /// Height and width, or one number for both (for `shortest_edge`: the edge).
+    /// Height and width, or one number for both (for `shortest_edge`: the edge, and the most that the longer edge may become).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Vec<u32>>,
     /// How a picture is brought to `size`.
@@ -144,7 +154,8 @@ pub struct Image {
     pub input: String,
     /// The column that holds encoded pictures or keys of objects that do.
     pub column: String,
-    /// Height and width after the resize; for `shortest_edge` the first is the edge; `None` without a resize.
+    /// Height and width after the resize; for `shortest_edge` the edge, and the most that the longer edge may become (0: any
+    /// length); `None` without a resize.
     pub size: Option<[u32; 2]>,
     /// How a picture is brought to `size`.
     pub resize: Resize,
@@ -166,6 +177,18 @@ pub struct Image {
     pub std: Vec<f64>,
     /// What becomes of transparency.
     pub alpha: Alpha,
+}
+
+impl Image {
+    /// Height and width of the tensor, where they do not depend on the picture.
+    pub fn tensor_size(&self) -> Option<[u32; 2]> {
+        self.crop.or_else(|| self.size.filter(|_| matches!(self.resize, Resize::Exact | Resize::Letterbox)))
+    }
+
+    /// Channels of the tensor.
+    pub fn channel_count(&self) -> usize {
+        self.channels.count()
+    }
 }
 
 /// Where a picture lies in the tensor that was made of it: what boxes need to find back to the original's pixels.

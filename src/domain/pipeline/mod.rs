@@ -1,5 +1,6 @@
 //! How records become tensors and tensors become predictions.
 
+pub mod detection;
 pub mod image;
 pub mod text;
 
@@ -8,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::signature::Signature;
+use detection::{Detection, Head};
 use image::{Image, ImageSpec};
 use text::{Embedding, Pooling, Text, TextSpec};
 
@@ -132,6 +134,9 @@ pub struct PipelineSpec {
     /// Of two boxes of one class that overlap more than this, the one with the lower score is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iou_threshold: Option<f64>,
+    /// The form of a detector's outputs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<Head>,
     /// What makes one vector of a vector a token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pooling: Option<Pooling>,
@@ -161,6 +166,7 @@ impl PipelineSpec {
             text: either(self.text, base.text, TextSpec::over),
             threshold: self.threshold.or(base.threshold),
             iou_threshold: self.iou_threshold.or(base.iou_threshold),
+            head: self.head.or(base.head),
             pooling: self.pooling.or(base.pooling),
             normalize: self.normalize.or(base.normalize),
             dimensions: self.dimensions.or(base.dimensions),
@@ -217,6 +223,9 @@ pub struct Pipeline {
     /// For `feature-extraction`: how an output becomes a vector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedding: Option<Embedding>,
+    /// For `object-detection`: how outputs become boxes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detection: Option<Detection>,
     /// Classes and boxes below this score are left out; for classifications it makes lists of `labels` and `scores`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
@@ -239,6 +248,7 @@ impl Pipeline {
             image: None,
             text: None,
             embedding: None,
+            detection: None,
             threshold: None,
         }
     }

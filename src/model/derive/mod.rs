@@ -1,6 +1,9 @@
 //! Model folder → pipeline: what its files say, what the job says, and what follows from the graph.
 
+mod detect;
 mod embed;
+mod image;
+mod processor;
 mod text;
 
 use std::{
@@ -56,7 +59,15 @@ pub(super) fn read_folder(folder: &Path, faults: &mut Vec<Fault>) -> Folder {
     };
     let config = read_json(&folder.join("config.json"));
     let section = own.over(PipelineSpec { labels: labels_of(&config), ..PipelineSpec::default() });
-    Folder { path: folder.to_owned(), section, config }
+    let mut folder = Folder { path: folder.to_owned(), section, config };
+    // A section of one's own takes the place of the processor's file.
+    if folder.section.image.is_none() {
+        match processor::read(&folder.json("preprocessor_config.json"), &folder.config) {
+            Ok(image) => folder.section.image = image,
+            Err(fault) => faults.push(fault),
+        }
+    }
+    folder
 }
 
 fn parse_section(bytes: &[u8], faults: &mut Vec<Fault>) -> PipelineSpec {
@@ -73,8 +84,11 @@ fn parse_section(bytes: &[u8], faults: &mut Vec<Fault>) -> PipelineSpec {
     }
 }
 
-/// `id2label` of Hugging Face's `config.json`: an object from the class's number, as text, to its name.
+/// `id2label` of Hugging Face's `config.json`: an object from the class's number, as text, to its name; or `label_names` of timm's.
 fn labels_of(config: &Value) -> Option<Vec<String>> {
+    if let Some(names) = config.get("label_names").and_then(Value::as_array) {
+        return names.iter().map(|name| name.as_str().map(str::to_owned)).collect();
+    }
     let by_id = config.get("id2label")?.as_object()?;
     (0..by_id.len()).map(|id| by_id.get(&id.to_string())?.as_str().map(str::to_owned)).collect()
 }
@@ -92,8 +106,10 @@ pub(super) fn derive(
     let spec = job.over(folder.section.clone());
     select_outputs(&mut signature, &spec, &said, faults);
     check_features(&signature, &spec, &said, faults);
-    let task = spec.task.or_else(|| text::task(&signature, folder, &spec)).unwrap_or_default();
+    let task = spec.task.or_else(|| text::task(&signature, folder, &spec)).or_else(|| image::task(&signature, folder, &spec));
+    let task = task.unwrap_or_default();
     let text = text::derive(&signature, folder, &spec, task, &said, faults);
+    let image = if text.is_some() { None } else { image::derive(&signature, &spec, task, &said, faults) };
     let columns: BTreeMap<String, String> = spec.columns.clone().unwrap_or_default();
     for input in columns.keys().filter(|name| !signature.inputs.iter().any(|i| i.name == **name)) {
         let detail = format!("the model has no input {input:?}; its inputs are {}", names(&signature.inputs));
@@ -102,11 +118,15 @@ pub(super) fn derive(
                 .hint("keys are model inputs, values are columns"),
         );
     }
-    let (mut classifier, mut embedding, mut activation) = (None, None, Activation::None);
+    let (mut classifier, mut embedding, mut detection, mut activation) = (None, None, None, Activation::None);
     match task {
         Task::Raw => {}
         Task::TabularRegression => check_regression(&signature, &said, faults),
-        Task::ObjectDetection => {}
+        Task::ObjectDetection => {
+            if let Some((found, scores_by)) = detect::derive(&signature, &spec, &said, faults) {
+                (detection, activation) = (Some(found), scores_by);
+            }
+        }
         Task::FeatureExtraction => embedding = embed::derive(&mut signature, folder, &spec, &said, faults),
         Task::TabularClassification | Task::ImageClassification | Task::TextClassification => {
             let roles = roles(&signature);
@@ -141,13 +161,31 @@ pub(super) fn derive(
         missing: spec.missing.unwrap_or(Missing::Error),
         labels: spec.labels,
         activation,
-        top_k: spec.top_k.unwrap_or(1),
+        top_k: spec.top_k.unwrap_or(if task.is_classification() && spec.threshold.is_some() {
+            most_classes(&signature, &classifier)
+        } else {
+            1
+        }),
         probabilities: spec.probabilities.unwrap_or(false),
         classifier,
         text,
         embedding,
+        image,
+        detection,
+        threshold: spec.threshold.or((task == Task::ObjectDetection).then_some(detect::SCORE_THRESHOLD)),
         ..Pipeline::new(task, signature)
     })
+}
+
+/// As many classes as there are: what a threshold may leave when nothing else bounds it.
+fn most_classes(signature: &Signature, roles: &Option<ClassifierOutputs>) -> u32 {
+    let scores = roles.as_ref().and_then(|roles| roles.scores.as_ref());
+    let output = signature.outputs.iter().find(|o| Some(&o.name) == scores);
+    match output.and_then(ValueInfo::tensor) {
+        Some((_, [_, Dim::Fixed(classes)])) if *classes > 1 => u32::try_from(*classes).unwrap_or(u32::MAX),
+        Some((_, [_] | [_, Dim::Fixed(1)])) => 2,
+        _ => u32::MAX,
+    }
 }
 
 /// Who said something: the job, whose fields have pointers, or the model's folder.
@@ -282,8 +320,8 @@ fn ending(graph: &Graph, output: &str) -> Activation {
     for _ in 0..8 {
         let Some(node) = graph.nodes.iter().find(|n| n.outputs.iter().any(|o| o == name)) else { break };
         match node.op_type.as_str() {
-            "Gemm" | "MatMul" | "Add" => return Activation::Softmax,
-            "Identity" | "Cast" | "Reshape" | "Flatten" | "Squeeze" => match node.inputs.first() {
+            "Gemm" | "MatMul" | "Add" | "Conv" | "GlobalAveragePool" => return Activation::Softmax,
+            "Identity" | "Cast" | "Reshape" | "Flatten" | "Squeeze" | "QuantizeLinear" | "DequantizeLinear" => match node.inputs.first() {
                 Some(input) => name = input,
                 None => break,
             },

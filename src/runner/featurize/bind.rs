@@ -103,7 +103,7 @@ fn bind(pipeline: &Pipeline, input: &ValueInfo, only: bool, batch: &RecordBatch)
     Ok(BoundInput { name: input.name.clone(), dtype, dims, fill })
 }
 
-fn find(batch: &RecordBatch, name: &str) -> Option<Column> {
+pub(super) fn find(batch: &RecordBatch, name: &str) -> Option<Column> {
     let index = batch.schema_ref().fields().iter().position(|f| f.name() == name)?;
     Some(column(index, batch.schema_ref().field(index)))
 }
@@ -204,7 +204,7 @@ fn nearest<'b>(name: &str, batch: &'b RecordBatch) -> Option<&'b str> {
         .map(|(_, found)| found)
 }
 
-fn missing(name: &str, input: &ValueInfo, batch: &RecordBatch) -> BindError {
+pub(super) fn missing(name: &str, input: &ValueInfo, batch: &RecordBatch) -> BindError {
     let hint = nearest(name, batch).map(|found| format!("; did you mean {found:?}? Name it with pipeline.columns or pipeline.features"));
     let hint = hint.unwrap_or_default();
     let detail = format!("there is no column {name:?} for the model's input {}{hint}; the data has {}", describe(input), list(batch));
@@ -226,7 +226,7 @@ fn describe(input: &ValueInfo) -> String {
 }
 
 /// The columns of the data with their types, the first thirty of them.
-fn list(batch: &RecordBatch) -> String {
+pub(super) fn list(batch: &RecordBatch) -> String {
     const SHOWN: usize = 30;
     let fields = batch.schema_ref().fields();
     let kind = |f: &Field| if f.metadata().contains_key(ENCODING) { String::new() } else { format!(" {}", f.data_type()) };

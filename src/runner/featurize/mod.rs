@@ -6,6 +6,7 @@
 mod bind;
 mod cells;
 mod element;
+mod image;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -26,11 +27,17 @@ use crate::{
 use bind::{BoundInput, Column, Fill, Tabular};
 use cells::{CellError, List, lists, scalars};
 use element::{Element, with_element};
+use image::Pictures;
+
+pub use image::ImageLimits;
 
 /// The columns that the pipeline reads; `None` when that depends on the data (a single `[N, F]` input that binds by count).
 pub fn wanted_columns(pipeline: &Pipeline) -> Option<BTreeSet<String>> {
     if let Some(text) = &pipeline.text {
         return Some(text.pair.iter().chain([&text.column]).cloned().collect());
+    }
+    if let Some(image) = &pipeline.image {
+        return Some(BTreeSet::from([image.column.clone()]));
     }
     if let Some(features) = &pipeline.features {
         return Some(features.iter().cloned().collect());
@@ -131,6 +138,7 @@ pub struct Binding(Kind);
 enum Kind {
     Tabular(Tabular),
     Text(Box<text::Text>),
+    Image(Box<Pictures>),
 }
 
 impl Binding {
@@ -139,9 +147,18 @@ impl Binding {
     ///
     /// # Errors
     /// [`BindError`] when it does not fit.
-    pub fn resolve(pipeline: &Pipeline, first: &RecordBatch, assets: &Assets, batch_size: usize) -> Result<Self, BindError> {
+    pub fn resolve(
+        pipeline: &Pipeline,
+        first: &RecordBatch,
+        assets: &Assets,
+        limits: &ImageLimits,
+        batch_size: usize,
+    ) -> Result<Self, BindError> {
         if let Some(section) = &pipeline.text {
             return text::Text::resolve(pipeline, section, first, assets, batch_size).map(|text| Self(Kind::Text(Box::new(text))));
+        }
+        if let Some(image) = &pipeline.image {
+            return Pictures::resolve(pipeline, image, *limits, first).map(Box::new).map(Kind::Image).map(Self);
         }
         Tabular::resolve(pipeline, first).map(Kind::Tabular).map(Self)
     }
@@ -151,6 +168,7 @@ impl Binding {
         match &self.0 {
             Kind::Tabular(tabular) => tabular.featurize(columns),
             Kind::Text(text) => text.featurize(columns),
+            Kind::Image(pictures) => pictures.featurize(columns),
         }
     }
 
@@ -159,6 +177,7 @@ impl Binding {
         match &self.0 {
             Kind::Tabular(tabular) => tabular.columns(),
             Kind::Text(text) => text.columns(),
+            Kind::Image(pictures) => pictures.columns(),
         }
     }
 }

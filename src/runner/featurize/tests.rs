@@ -36,12 +36,13 @@ fn text(encoding: &str, columns: &[(&str, &[Option<&str>])]) -> RecordBatch {
 }
 
 fn run(pipeline: &Pipeline, batch: &RecordBatch) -> (Vec<Group>, Vec<(u32, &'static str)>) {
-    let Featurized { groups, errors, .. } = Binding::resolve(pipeline, batch, &Assets::default(), 1024).unwrap().featurize(batch);
+    let bound = Binding::resolve(pipeline, batch, &Assets::default(), &ImageLimits::default(), 1024).unwrap();
+    let Featurized { groups, errors, .. } = bound.featurize(batch);
     (groups, errors.into_iter().map(|e| (e.row, e.code)).collect())
 }
 
 fn refused(pipeline: &Pipeline, batch: &RecordBatch) -> BindError {
-    Binding::resolve(pipeline, batch, &Assets::default(), 1024).unwrap_err()
+    Binding::resolve(pipeline, batch, &Assets::default(), &ImageLimits::default(), 1024).unwrap_err()
 }
 
 #[test]

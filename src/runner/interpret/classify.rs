@@ -16,7 +16,7 @@ use crate::{
 
 pub(super) fn fields(pipeline: &Pipeline) -> Vec<Field> {
     let score = score_type(pipeline);
-    let mut fields = if pipeline.top_k > 1 {
+    let mut fields = if pipeline.lists_classes() {
         vec![Field::new("labels", arrays::list_type(DataType::Utf8), true), Field::new("scores", arrays::list_type(score.clone()), true)]
     } else {
         vec![Field::new("label", DataType::Utf8, true), Field::new("score", score.clone(), true)]
@@ -65,7 +65,7 @@ pub(super) fn arrays(pipeline: &Pipeline, outputs: &[(String, Value)], rows: usi
         return Err(InterpretError(format!("the model gives {} classes, and {} labels are named", scores.classes, labels.len())));
     }
     let kind = score_type(pipeline);
-    let mut columns = if pipeline.top_k > 1 {
+    let mut columns = if pipeline.lists_classes() {
         top(pipeline, scores.as_ref(), rows, &kind)?
     } else {
         best(pipeline, scores.as_ref(), given.as_deref(), rows, &kind)?
@@ -140,22 +140,24 @@ fn best(
 }
 
 fn top(pipeline: &Pipeline, scores: Option<&Scores>, rows: usize, kind: &DataType) -> Result<Vec<ArrayRef>, InterpretError> {
-    let scores = scores.ok_or_else(|| InterpretError("top_k needs an output with a score for each class".to_owned()))?;
+    let scores = scores.ok_or_else(|| InterpretError("top_k and threshold need an output with a score for each class".to_owned()))?;
     let count = (pipeline.top_k as usize).min(scores.classes);
     let names: Vec<String> = (0..scores.classes).map(|class| class_name(pipeline, scores, class)).collect();
-    let (mut labels, mut values) = (Vec::with_capacity(rows * count), Vec::with_capacity(rows * count));
+    let (mut labels, mut values, mut lengths) = (Vec::new(), Vec::new(), Vec::with_capacity(rows));
     for at in 0..rows {
         let row = row(scores, at);
         let mut order: Vec<usize> = (0..scores.classes).collect();
         // Highest first, NaN last, equals in class order.
         order.sort_by(|a, b| row[*b].partial_cmp(&row[*a]).unwrap_or_else(|| row[*a].is_nan().cmp(&row[*b].is_nan())).then(a.cmp(b)));
-        for class in &order[..count] {
+        let before = labels.len();
+        for class in order[..count].iter().filter(|class| pipeline.threshold.is_none_or(|least| row[**class] >= least)) {
             labels.push(names[*class].as_str());
             values.push(row[*class]);
         }
+        lengths.push(labels.len() - before);
     }
     let list = |items: ArrayRef| -> ArrayRef {
-        let offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(count, rows));
+        let offsets = OffsetBuffer::from_lengths(lengths.iter().copied());
         Arc::new(ListArray::new(Arc::new(Field::new_list_field(items.data_type().clone(), true)), offsets, items, None))
     };
     Ok(vec![list(Arc::new(StringArray::from(labels))), list(arrays::of_floats(&values, kind))])

@@ -5,6 +5,7 @@
 
 mod arrays;
 mod classify;
+mod detect;
 mod embed;
 mod raw;
 #[cfg(test)]
@@ -31,11 +32,12 @@ pub struct InterpretError(pub String);
 /// a sequence of tensors a list. FP16 becomes Float32, BYTES becomes Utf8. `tabular-classification`: `label` Utf8, `score` Float32
 /// (Float64 where the model gives FP64), with `top_k` > 1 lists of these; `probabilities` a map by label where labels are known, a
 /// list in class order where they are not. `tabular-regression`: `prediction`, Float32 or Float64 as the model gives it.
-/// `feature-extraction`: `embedding`, Float32 lists, of fixed size where the pipeline or the signature says how long they are.
+/// `object-detection`: `detections`, a list of structs, see [`detect::field`]. `feature-extraction`: `embedding`, Float32 lists, of fixed
+/// size where the pipeline or the signature says how long they are.
 pub fn prediction_fields(pipeline: &Pipeline) -> Vec<Field> {
     match pipeline.task {
         Task::Raw => pipeline.signature.outputs.iter().map(raw::field).collect(),
-        Task::ObjectDetection => Vec::new(),
+        Task::ObjectDetection => vec![detect::field()],
         Task::FeatureExtraction => vec![embed::field(pipeline)],
         Task::TabularClassification | Task::ImageClassification | Task::TextClassification => classify::fields(pipeline),
         Task::TabularRegression => vec![Field::new("prediction", float_type(pipeline.signature.outputs.first()), true)],
@@ -51,7 +53,7 @@ pub fn interpret(pipeline: &Pipeline, outputs: Vec<(String, Value)>, of: &[u32],
     let rows = of.len();
     match pipeline.task {
         Task::Raw => pipeline.signature.outputs.iter().map(|output| raw::array(output, take(&outputs, &output.name)?, rows)).collect(),
-        Task::ObjectDetection => Err(InterpretError(format!("{notes:?}"))),
+        Task::ObjectDetection => detect::array(pipeline, &outputs, of, notes).map(|column| vec![column]),
         Task::FeatureExtraction => Ok(vec![embed::array(pipeline, &outputs, of, notes)?]),
         Task::TabularClassification | Task::ImageClassification | Task::TextClassification => classify::arrays(pipeline, &outputs, rows),
         Task::TabularRegression => {

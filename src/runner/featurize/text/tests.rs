@@ -6,6 +6,7 @@ use arrow::array::{ArrayRef, StringArray};
 use proptest::prelude::*;
 use serde_json::Value;
 
+use super::super::ImageLimits;
 use super::{
     runs::{Run, Width, cut},
     tensors::tensor,
@@ -131,7 +132,7 @@ fn bound(file: &str, first: &RecordBatch) -> Result<Binding, BindError> {
         first_position: 0,
     });
     let assets = Assets::load(&fixtures(), &pipeline).unwrap();
-    Binding::resolve(&pipeline, first, &assets, 1024)
+    Binding::resolve(&pipeline, first, &assets, &ImageLimits::default(), 1024)
 }
 
 fn batch(name: &str, texts: Vec<Option<&str>>) -> RecordBatch {
