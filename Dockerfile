@@ -33,15 +33,6 @@ FROM fetch AS onnxruntime-cpu
 COPY scripts/fetch-onnxruntime scripts/
 RUN scripts/fetch-onnxruntime --into /opt/onnxruntime
 
-FROM fetch AS onnxruntime-gpu
-COPY scripts/fetch-onnxruntime scripts/
-RUN scripts/fetch-onnxruntime --gpu --into /opt/onnxruntime
-
-FROM fetch AS cuda
-COPY scripts/fetch-cuda scripts/
-COPY docker/cuda-requirements.txt docker/
-RUN scripts/fetch-cuda --into /opt/cuda
-
 # What both images share.
 FROM ${BASE_IMAGE} AS service
 # hadolint ignore=DL3008
@@ -66,6 +57,19 @@ LABEL org.opencontainers.image.title="Nightshift" \
       org.opencontainers.image.description="Self-hosted batch inference: POST a model and a bucket prefix, get predictions back in the bucket" \
       org.opencontainers.image.licenses="Apache-2.0"
 
+FROM service AS cpu
+COPY --from=onnxruntime-cpu /opt/onnxruntime /opt/onnxruntime
+USER 10001:10001
+
+FROM fetch AS onnxruntime-gpu
+COPY scripts/fetch-onnxruntime scripts/
+RUN scripts/fetch-onnxruntime --gpu --into /opt/onnxruntime
+
+FROM fetch AS cuda
+COPY scripts/fetch-cuda scripts/
+COPY docker/cuda-requirements.txt docker/
+RUN scripts/fetch-cuda --into /opt/cuda
+
 FROM service AS gpu
 COPY --from=onnxruntime-gpu /opt/onnxruntime /opt/onnxruntime
 COPY --from=cuda /opt/cuda /opt/cuda
@@ -77,7 +81,5 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
     NIGHTSHIFT_PROVIDERS=cuda
 USER 10001:10001
 
-# Last, so that a build without --target makes it.
-FROM service AS cpu
-COPY --from=onnxruntime-cpu /opt/onnxruntime /opt/onnxruntime
-USER 10001:10001
+# What a build without --target makes.
+FROM cpu

@@ -5,14 +5,21 @@
 //!
 //! Only spans of the target [`TARGET`] are exported: a job's milestones, not every request and not what libraries say.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use opentelemetry::{
     Context,
     trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider},
 };
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig};
-use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    trace::{SdkTracerProvider, SpanData},
+};
 use tracing::{Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{Layer, filter, registry::LookupSpan};
@@ -23,6 +30,8 @@ use crate::domain::TraceParent;
 pub const TARGET: &str = "nightshift::trace";
 /// How long the end of the process may wait for the last spans.
 const FLUSH: Duration = Duration::from_secs(2);
+/// How often a collector that is away is mentioned.
+const REMINDER: Duration = Duration::from_secs(60);
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
 
@@ -46,9 +55,13 @@ impl Traces {
         if let Some((name, other)) = PROTOCOLS.iter().find_map(|name| Some((*name, set(name)?))).filter(|(_, p)| p != "http/protobuf") {
             return Err(format!("{name} is {other:?}, and traces are sent as http/protobuf only: a collector takes those at port 4318"));
         }
-        let failed = |e: &dyn std::fmt::Display| format!("{name} ({endpoint}): {e}");
-        url::Url::parse(&endpoint).map_err(|e| failed(&e))?;
-        let exporter = SpanExporter::builder().with_http().with_protocol(Protocol::HttpBinary).build().map_err(|e| failed(&e))?;
+        // Its value is not shown: it may hold a password.
+        if !url::Url::parse(&endpoint).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
+            return Err(format!("{name} is no address such as http://collector:4318"));
+        }
+        let exporter = SpanExporter::builder().with_http().with_protocol(Protocol::HttpBinary).build();
+        let exporter = exporter.map_err(|e| format!("{name}: no exporter can be made of it: {e}"))?;
+        let exporter = Told { inner: exporter, name, lost: Mutex::default() };
         let resource = Resource::builder();
         let resource = if names_service() { resource } else { resource.with_service_name("nightshift") };
         Ok(Some(Self(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource.build()).build())))
@@ -72,6 +85,48 @@ impl Traces {
         if let Err(error) = self.0.shutdown_with_timeout(FLUSH) {
             tracing::warn!(%error, "the last spans did not reach the collector");
         }
+    }
+}
+
+/// Says in the log that spans are lost, once a minute: by itself the SDK says so with every batch.
+#[derive(Debug)]
+struct Told {
+    inner: SpanExporter,
+    /// The variable that named the collector.
+    name: &'static str,
+    lost: Mutex<Lost>,
+}
+
+#[derive(Debug, Default)]
+struct Lost {
+    spans: usize,
+    said: Option<Instant>,
+}
+
+impl opentelemetry_sdk::trace::SpanExporter for Told {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len();
+        if let Err(error) = opentelemetry_sdk::trace::SpanExporter::export(&self.inner, batch).await {
+            let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            lost.spans += spans;
+            if lost.said.is_none_or(|said| said.elapsed() > REMINDER) {
+                tracing::warn!(%error, spans = lost.spans, "{} spans were lost: the collector of {} does not take them", lost.spans, self.name);
+                *lost = Lost { spans: 0, said: Some(Instant::now()) };
+            }
+        }
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.inner.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.inner.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
     }
 }
 
