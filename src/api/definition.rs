@@ -39,8 +39,16 @@ pub(super) const EXECUTION: [&str; 7] =
     ["batch_size", "chunk_records", "priority", "max_parallel_chunks", "max_attempts", "deadline", "providers"];
 pub(super) const ERROR_POLICY: [&str; 2] = ["max_failed_records", "max_failed_ratio"];
 
-pub(super) const FORMATS: [(&str, InputFormat); 4] =
-    [("auto", InputFormat::Auto), ("parquet", InputFormat::Parquet), ("csv", InputFormat::Csv), ("jsonl", InputFormat::Jsonl)];
+pub(super) const FORMATS: [(&str, InputFormat); 8] = [
+    ("auto", InputFormat::Auto),
+    ("parquet", InputFormat::Parquet),
+    ("csv", InputFormat::Csv),
+    ("jsonl", InputFormat::Jsonl),
+    ("image", InputFormat::Image),
+    ("text", InputFormat::Text),
+    ("lines", InputFormat::Lines),
+    ("tar", InputFormat::Tar),
+];
 pub(super) const COMPRESSIONS: [(&str, InputCompression); 4] = [
     ("auto", InputCompression::Auto),
     ("none", InputCompression::None),

@@ -19,9 +19,17 @@ pub enum InputFormat {
     Csv,
     /// One JSON object a line.
     Jsonl,
+    /// One encoded picture an object: column `image`.
+    Image,
+    /// One text an object: column `text`.
+    Text,
+    /// One text a line: column `text`.
+    Lines,
+    /// Archives as WebDataset writes them: files of one name up to its first dot are one record.
+    Tar,
 }
 
-/// Compression of text input. Parquet compresses inside itself.
+/// Compression of text input and archives. Parquet compresses inside itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum InputCompression {

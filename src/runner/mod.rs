@@ -28,6 +28,7 @@ mod attempt;
 mod engine;
 mod models;
 mod pack;
+mod pictures;
 mod process;
 mod reader;
 mod worker;

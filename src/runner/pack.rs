@@ -1,9 +1,9 @@
 //! Packs decoded rows into full batches, across steps of a decoder and across small objects.
 //!
-//! In: batches of any length. Out: batches of exactly `rows` rows, shorter only before a change of schema and at the end: where
-//! batches end depends on the records alone, not on how they were read.
+//! In: batches of any length. Out: batches of exactly `rows` rows, shorter only before a change of schema, at about `bytes` bytes and at
+//! the end: where batches end depends on the records alone, not on when they came.
 
-use arrow::compute::concat_batches;
+use arrow::{array::Array, compute::concat_batches};
 
 use super::batch::Batch;
 
@@ -11,23 +11,29 @@ use super::batch::Batch;
 #[derive(Debug)]
 pub(super) struct Packer {
     rows: usize,
+    bytes: usize,
     waiting: Vec<Batch>,
     waiting_rows: usize,
+    waiting_bytes: usize,
 }
 
 impl Packer {
-    pub(super) fn new(rows: usize) -> Self {
-        Self { rows: rows.max(1), waiting: Vec::new(), waiting_rows: 0 }
+    /// Of batches of `rows` rows that hold about `bytes` bytes at most, as long as no decoder gives more at once.
+    pub(super) fn new(rows: usize, bytes: usize) -> Self {
+        Self { rows: rows.max(1), bytes, waiting: Vec::new(), waiting_rows: 0, waiting_bytes: 0 }
     }
 
     /// Adds rows; calls `emit` for each batch that is full, or ended by a change of schema.
     pub(super) fn push<E>(&mut self, batch: Batch, mut emit: impl FnMut(Batch) -> Result<(), E>) -> Result<(), E> {
-        if self.waiting.first().is_some_and(|first| first.columns.schema_ref() != batch.columns.schema_ref())
+        let bytes = bytes_of(&batch);
+        let other = self.waiting.first().is_some_and(|first| first.columns.schema_ref() != batch.columns.schema_ref());
+        if (other || self.waiting_bytes + bytes > self.bytes)
             && let Some(ended) = self.flush()
         {
             emit(ended)?;
         }
         self.waiting_rows += batch.rows();
+        self.waiting_bytes += bytes;
         self.waiting.push(batch);
         if self.waiting_rows < self.rows {
             return Ok(());
@@ -41,6 +47,7 @@ impl Packer {
         if start < all.rows() {
             let rest = slice(&all, start, all.rows() - start);
             self.waiting_rows = rest.rows();
+            self.waiting_bytes = bytes_of(&rest);
             self.waiting.push(rest);
         }
         Ok(())
@@ -48,7 +55,7 @@ impl Packer {
 
     /// What is left, as one batch.
     pub(super) fn flush(&mut self) -> Option<Batch> {
-        self.waiting_rows = 0;
+        (self.waiting_rows, self.waiting_bytes) = (0, 0);
         let mut waiting = std::mem::take(&mut self.waiting);
         if waiting.len() <= 1 {
             return waiting.pop();
@@ -62,6 +69,12 @@ impl Packer {
         }
         Some(Batch { provenance, columns })
     }
+}
+
+/// What the rows of a batch hold, whatever buffers they share with others.
+fn bytes_of(batch: &Batch) -> usize {
+    let columns = batch.columns.columns().iter();
+    columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())).sum()
 }
 
 fn slice(batch: &Batch, start: usize, rows: usize) -> Batch {
@@ -93,7 +106,7 @@ mod tests {
         #[test]
         fn batches_end_at_the_same_records_however_they_were_read(lengths in prop::collection::vec(0i64..40, 0..20), rows in 1usize..30) {
             let total: i64 = lengths.iter().sum();
-            let mut packer = Packer::new(rows);
+            let mut packer = Packer::new(rows, usize::MAX);
             let (mut at, mut out) = (0, Vec::new());
             for length in lengths {
                 packer.push(batch("a", at..at + length), |b| { out.push(b); Ok::<(), ()>(()) }).unwrap();
@@ -111,5 +124,21 @@ mod tests {
             }
             prop_assert_eq!(next, total);
         }
+    }
+
+    #[test]
+    fn large_records_make_small_batches() {
+        let mut packer = Packer::new(1000, 100);
+        let mut out = Vec::new();
+        for at in 0..30 {
+            packer
+                .push(batch("a", at..at + 1), |b| {
+                    out.push(b.rows());
+                    Ok::<(), ()>(())
+                })
+                .unwrap();
+        }
+        out.extend(packer.flush().map(|b| b.rows()));
+        assert!(out.iter().all(|rows| *rows * 8 <= 100) && out.iter().sum::<usize>() == 30 && out.len() == 3, "{out:?}");
     }
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
 use crossbeam_channel::Sender;
 use tokio::runtime::Handle;
 
@@ -13,7 +14,8 @@ use super::{
     featurize::{BindError, Binding, wanted_columns},
     models::Loaded,
     pack::Packer,
-    source::StoreObject,
+    pictures::Pictures,
+    source::{Ahead, Fetched, ObjectBytes, StoreObject},
 };
 use crate::{
     domain::{ObjectSlice, RecordError, Stage, spec::IncludeInput},
@@ -26,6 +28,8 @@ const PACK_ROWS: usize = 1024;
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// A record above this size is an error row.
 const MAX_RECORD_BYTES: usize = 16 * 1024 * 1024;
+/// A picture, or a sample of an archive, above this size is an error row.
+const MAX_MEDIA_BYTES: usize = 64 * 1024 * 1024;
 
 /// Reads one chunk's objects on the thread that calls it.
 pub(super) struct Reader {
@@ -39,6 +43,9 @@ pub(super) struct Reader {
     /// Error rows that wait for the next batch to take them along.
     errors: Vec<RecordError>,
     bound: Option<(SchemaRef, Result<Arc<Binding>, BindError>)>,
+    ahead: Ahead,
+    /// For pipelines that take pictures.
+    pictures: Option<Pictures>,
 }
 
 impl Reader {
@@ -50,17 +57,30 @@ impl Reader {
         work: Sender<Work>,
         done: Sender<Outcome>,
     ) -> Self {
-        Self { attempt, loaded, bucket, handle, work, done, next_seq: 0, errors: Vec::new(), bound: None }
+        let task = &attempt.task;
+        let ahead = Ahead::new(bucket.clone(), handle.clone(), attempt.bytes_read.clone());
+        let pictures = task.pipeline.image.as_ref().map(|image| {
+            let (include, read) = (&task.include_input, attempt.bytes_read.clone());
+            Pictures::new(image, include, bucket.clone(), &task.input, handle.clone(), read, MAX_MEDIA_BYTES as u64)
+        });
+        Self { attempt, loaded, bucket, handle, work, done, next_seq: 0, errors: Vec::new(), bound: None, ahead, pictures }
     }
 
     /// Reads to the end of the chunk, or until the attempt ends.
     pub(super) fn run(mut self) -> Result<(), Failure> {
         let attempt = self.attempt.clone();
-        let rows = attempt.batch_size * PACK_ROWS.div_ceil(attempt.batch_size);
-        let mut packer = Packer::new(rows);
+        // Next to a picture's tensor the cost of a hand-over is nothing, and the tensors of all the batch's rows are made at once.
+        let most = if attempt.task.pipeline.image.is_some() { attempt.batch_size } else { PACK_ROWS };
+        let rows = attempt.batch_size * most.div_ceil(attempt.batch_size);
+        let mut packer = Packer::new(rows, BATCH_BYTES);
         let projection = self.projection();
-        for slice in &attempt.task.inputs {
-            self.read(slice, &projection, rows, &mut packer)?;
+        let inputs = &attempt.task.inputs;
+        for (at, slice) in inputs.iter().enumerate() {
+            if attempt.is_stopped() {
+                return Err(Failure::Stopped);
+            }
+            let fetched = timed(&attempt.times.decode, || self.ahead.take(&inputs[at..]));
+            self.read(slice, fetched, &projection, rows, &mut packer)?;
         }
         if let Some(rest) = packer.flush() {
             self.submit(rest)?;
@@ -80,14 +100,25 @@ impl Reader {
         }
     }
 
-    fn read(&mut self, slice: &ObjectSlice, projection: &Projection, rows: usize, packer: &mut Packer) -> Result<(), Failure> {
+    fn read(
+        &mut self,
+        slice: &ObjectSlice,
+        fetched: Option<objects::Result<Bytes>>,
+        projection: &Projection,
+        rows: usize,
+        packer: &mut Packer,
+    ) -> Result<(), Failure> {
         let attempt = self.attempt.clone();
         let source: Arc<str> = self.bucket.display_key(&slice.key).into();
-        let object = StoreObject {
-            bucket: self.bucket.clone(),
-            object: slice.clone(),
-            handle: self.handle.clone(),
-            bytes_read: attempt.bytes_read.clone(),
+        let object: Arc<dyn ObjectBytes> = match fetched {
+            Some(Ok(bytes)) => Arc::new(Fetched(bytes)),
+            Some(Err(error)) => return self.lose_object(source, DecodeError::Source(error)),
+            None => Arc::new(StoreObject {
+                bucket: self.bucket.clone(),
+                object: slice.clone(),
+                handle: self.handle.clone(),
+                bytes_read: attempt.bytes_read.clone(),
+            }),
         };
         let request = decode::Request {
             source: source.clone(),
@@ -97,8 +128,9 @@ impl Reader {
             batch_rows: rows,
             batch_bytes: BATCH_BYTES,
             max_record_bytes: MAX_RECORD_BYTES,
+            max_media_bytes: MAX_MEDIA_BYTES,
         };
-        let mut decoder = match timed(&attempt.times.decode, || decode::open(Arc::new(object), request)) {
+        let mut decoder = match timed(&attempt.times.decode, || decode::open(object, request)) {
             Ok(decoder) => decoder,
             Err(error) => return self.lose_object(source, error),
         };
@@ -110,7 +142,9 @@ impl Reader {
                 Ok(Some(step)) => {
                     self.errors.extend(step.errors);
                     if let Some(batch) = step.batch {
-                        packer.push(batch, |full| self.submit(full))?;
+                        for batch in self.with_pictures(batch)? {
+                            packer.push(batch, |full| self.submit(full))?;
+                        }
                     }
                     // A file of nothing but bad records fills no batch: its errors must not pile up.
                     if self.errors.len() >= rows {
@@ -121,6 +155,14 @@ impl Reader {
                 Err(error) => return self.lose_object(source, error),
             }
         }
+    }
+
+    /// Rows whose picture cannot be had become error rows.
+    fn with_pictures(&mut self, batch: Batch) -> Result<Vec<Batch>, Failure> {
+        let Some(pictures) = &self.pictures else { return Ok(vec![batch]) };
+        let found = timed(&self.attempt.times.decode, || pictures.find(batch)).map_err(|error| Failure::of_store(&error))?;
+        self.errors.extend(found.errors);
+        Ok(found.batches)
     }
 
     /// What is left of the object becomes one error row, unless trying again may help.

@@ -74,6 +74,20 @@ pub enum Alpha {
     Drop,
 }
 
+/// What a column of texts holds in place of pictures; a Binary column holds the pictures themselves, whatever is said here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageSource {
+    /// Value by value: a text that begins with `data:`, and one that is Base64 of something that begins as a picture, is Base64; every
+    /// other is a key.
+    #[default]
+    Auto,
+    /// Base64 (RFC 4648, either alphabet, padding or not), also after `data:…,`.
+    Base64,
+    /// Keys of objects relative to the input prefix, or full locations in the input's bucket.
+    Key,
+}
+
 /// The `image` part of a pipeline section: every field optional.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
@@ -81,6 +95,9 @@ pub struct ImageSpec {
     /// The column that holds encoded pictures or keys of objects that do; `image` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
+    /// What that column holds when it is one of texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<ImageSource>,
     /// Height and width, or one number for both (for `shortest_edge`: the edge).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Vec<u32>>,
@@ -122,6 +139,7 @@ impl ImageSpec {
     pub fn over(self, base: ImageSpec) -> ImageSpec {
         ImageSpec {
             column: self.column.or(base.column),
+            source: self.source.or(base.source),
             size: self.size.or(base.size),
             resize: self.resize.or(base.resize),
             resample: self.resample.or(base.resample),
@@ -144,6 +162,9 @@ pub struct Image {
     pub input: String,
     /// The column that holds encoded pictures or keys of objects that do.
     pub column: String,
+    /// What that column holds when it is one of texts.
+    #[serde(default)]
+    pub source: ImageSource,
     /// Height and width after the resize; for `shortest_edge` the first is the edge; `None` without a resize.
     pub size: Option<[u32; 2]>,
     /// How a picture is brought to `size`.

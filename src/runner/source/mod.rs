@@ -3,6 +3,8 @@
 //! In: an object as pinned by the snapshot. Out: its bytes, by range or as a stream with bounded prefetch, always those of
 //! the pinned etag. Synchronous, for the decoders' own threads.
 
+mod ahead;
+mod fetched;
 mod object;
 
 use std::{io, ops::Range};
@@ -11,6 +13,8 @@ use bytes::Bytes;
 
 use crate::objects;
 
+pub use ahead::Ahead;
+pub use fetched::Fetched;
 pub use object::StoreObject;
 
 /// The bytes of one object. Implemented over a bucket here and over memory in the decoders' tests.

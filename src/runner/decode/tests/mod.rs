@@ -4,6 +4,7 @@ mod compression;
 mod csv;
 mod hostile;
 mod jsonl;
+mod media;
 mod parquet;
 mod slices;
 
