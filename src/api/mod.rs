@@ -11,6 +11,7 @@ mod examples;
 mod health;
 mod jobs;
 mod openapi;
+mod pipeline;
 mod problem;
 mod query;
 mod read;
@@ -18,6 +19,7 @@ mod request;
 mod results;
 mod spec;
 mod submit;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod types;

@@ -7,7 +7,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ApiState, definition, errors, health, jobs, results};
+use super::{ApiState, definition, errors, health, jobs, pipeline, results};
 use crate::domain::{ChunkState, JobState, Task};
 
 #[derive(OpenApi)]
@@ -45,14 +45,21 @@ pub fn document() -> OpenApiDocument {
     let tasks = Task::ALL.map(Task::name);
     let states = JobState::ALL.map(JobState::name);
     let chunk_states = [ChunkState::Pending, ChunkState::Running, ChunkState::Done, ChunkState::Failed, ChunkState::Cancelled];
-    let words: [(&str, &str, Vec<&str>); 10] = [
+    let words: [(&str, &str, Vec<&str>); 17] = [
         ("InputDefinition", "format", names(&definition::FORMATS)),
         ("InputDefinition", "compression", names(&definition::COMPRESSIONS)),
         ("OutputDefinition", "format", names(&definition::OUTPUT_FORMATS)),
         ("OutputDefinition", "compression", names(&definition::OUTPUT_COMPRESSIONS)),
         ("PipelineDefinition", "task", tasks.to_vec()),
-        ("PipelineDefinition", "missing", names(&definition::MISSING)),
-        ("PipelineDefinition", "activation", names(&definition::ACTIVATIONS)),
+        ("PipelineDefinition", "missing", names(&pipeline::MISSING)),
+        ("PipelineDefinition", "activation", names(&pipeline::ACTIVATIONS)),
+        ("PipelineDefinition", "pooling", names(&pipeline::POOLINGS)),
+        ("ImageDefinition", "source", names(&pipeline::SOURCES)),
+        ("ImageDefinition", "resize", names(&pipeline::RESIZES)),
+        ("ImageDefinition", "resample", names(&pipeline::RESAMPLES)),
+        ("ImageDefinition", "channels", names(&pipeline::CHANNELS)),
+        ("ImageDefinition", "layout", names(&pipeline::LAYOUTS)),
+        ("ImageDefinition", "alpha", names(&pipeline::ALPHAS)),
         ("JobBody", "state", states.to_vec()),
         ("ChunkBody", "state", chunk_states.map(ChunkState::name).to_vec()),
         ("SliceBody", "slice", vec!["whole", "bytes", "rows"]),

@@ -23,6 +23,7 @@ pub(super) async fn submit(state: &ApiState, definition: &Value) -> Result<Job, 
     let resolved = match state.models.resolve(&spec.model, &spec.pipeline).await {
         Ok(resolved) => {
             faults.extend(definition::collisions(&spec, &resolved.pipeline));
+            faults.extend(definition::unknown_flags(&spec, &resolved.pipeline));
             Some(resolved)
         }
         Err(error) => {
@@ -32,8 +33,13 @@ pub(super) async fn submit(state: &ApiState, definition: &Value) -> Result<Job, 
     };
     faults.extend(check_store(state, "/input", &spec.input.uri));
     faults.extend(check_store(state, "/output", &spec.output.uri));
+    let review = spec.output.review.as_ref().map(|review| &review.uri);
+    faults.extend(review.and_then(|uri| check_store(state, "/output/review", uri)));
     let Some(resolved) = resolved.filter(|_| faults.is_empty()) else { return Err(ApiProblem::faults(faults)) };
-    check_output(state, &spec.output.uri).await?;
+    check_output(state, "/output", &spec.output.uri).await?;
+    if let Some(review) = &spec.output.review {
+        check_output(state, "/output/review", &review.uri).await?;
+    }
     let new = NewJob { id: JobId::generate(), spec, model: resolved.model, pipeline: resolved.pipeline };
     match state.store.create_job(new).await? {
         Created::Job(job) => {
@@ -52,12 +58,12 @@ fn check_store(state: &ApiState, pointer: &str, uri: &Uri) -> Option<Fault> {
 }
 
 /// Refuses a prefix that already holds a job's output, and one that cannot be listed.
-async fn check_output(state: &ApiState, output: &Uri) -> Result<(), ApiProblem> {
+async fn check_output(state: &ApiState, pointer: &str, output: &Uri) -> Result<(), ApiProblem> {
     let fault = |error: objects::Error| match error.retryable() {
         true => ApiProblem::unavailable(error.to_string()),
         false => ApiProblem::faults(vec![
-            Fault::new("/output", error.code(), error.to_string())
-                .hint("output is a prefix such as s3://bucket/scores/ that the service can write to"),
+            Fault::new(pointer, error.code(), error.to_string())
+                .hint("this is a prefix such as s3://bucket/scores/ that the service can write to"),
         ]),
     };
     let bucket = state.stores.open(output).map_err(fault)?;

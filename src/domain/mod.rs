@@ -13,6 +13,7 @@ pub mod outcome;
 pub mod pipeline;
 pub mod signature;
 pub mod spec;
+pub mod summary;
 pub mod time;
 pub mod uri;
 
@@ -24,5 +25,6 @@ pub use outcome::{RecordError, Stage};
 pub use pipeline::{Activation, Missing, Pipeline, PipelineSpec, Task};
 pub use signature::{Dim, Dtype, Signature, ValueInfo, ValueType};
 pub use spec::JobSpec;
+pub use summary::Summary;
 pub use time::Timestamp;
 pub use uri::{Scheme, Uri};

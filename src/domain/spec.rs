@@ -154,6 +154,18 @@ pub struct OutputSpec {
     pub prediction_prefix: String,
     /// What an occupied prefix means.
     pub if_exists: IfExists,
+    /// Where flagged records are written a second time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub review: Option<ReviewSpec>,
+}
+
+/// A queue for people: the rows of flagged records, with a manifest and a marker of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReviewSpec {
+    /// Always a prefix.
+    pub uri: Uri,
+    /// Names of flags: a record that meets one of them is written.
+    pub when: Vec<String>,
 }
 
 /// How to run.

@@ -11,7 +11,7 @@ use super::manifest::Manifest;
 use crate::{
     db::{self, JobLease, Store, Written},
     domain::{
-        ChunkState, Job, JobState, PartNames, Problem, Uri,
+        ChunkState, Job, JobState, PartNames, Problem, Summary, Uri,
         job::Ending,
         names::{MANIFEST, SUCCESS},
     },
@@ -36,6 +36,20 @@ pub struct Finalizer {
     pub lease_ttl: Duration,
     /// How often to look for work when nobody says that there is some.
     pub poll: Duration,
+}
+
+/// A prefix that the job wrote to.
+struct Target {
+    uri: Uri,
+    manifest: Manifest,
+    /// Parts and error rows that committed chunks name.
+    named: HashSet<String>,
+}
+
+impl Target {
+    fn to(uri: &Uri, manifest: Manifest) -> Self {
+        Self { uri: uri.clone(), manifest, named: HashSet::new() }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -118,32 +132,42 @@ impl Finalizer {
         }
     }
 
-    /// Manifest, then clean-up, then marker. A job that failed before it wrote anything leaves nothing, so that its prefix can be
-    /// used again.
+    /// Manifests, then clean-up, then markers, the output's own last of all. A job that failed before it wrote anything leaves nothing,
+    /// so that its prefix can be used again.
     async fn write(&self, lease: &JobLease, job: &Job, ending: Ending) -> Result<(), Error> {
-        let output = &job.spec.output.uri;
-        let bucket = self.stores.open(output)?;
-        let mut manifest = Manifest::new(job);
-        let mut named = HashSet::new();
+        let output = &job.spec.output;
+        let mut own = Target::to(&output.uri, Manifest::new(job));
+        let mut review = output.review.as_ref().map(|review| Target::to(&review.uri, Manifest::of_review(job, review)));
+        let mut summary = Summary::default();
         let mut from = 0;
         loop {
             let page = self.store.chunks(&job.id, from, PAGE).await?;
             let Some(last) = page.last() else { break };
             from = last.id.seq + 1;
             for chunk in page.iter().filter(|c| c.state == ChunkState::Done) {
-                manifest.push(chunk);
-                let files = chunk.result.iter().flat_map(|r| r.part.iter().chain(&r.errors));
-                named.extend(files.map(|f| f.key.clone()));
+                own.manifest.push(chunk);
+                let Some(result) = &chunk.result else { continue };
+                own.named.extend(result.part.iter().chain(&result.errors).map(|f| f.key.clone()));
+                summary.merge(&result.summary);
+                if let Some(review) = &mut review {
+                    review.manifest.push_flagged(chunk);
+                    review.named.extend(result.review.iter().map(|f| f.key.clone()));
+                }
             }
             self.renew(lease).await?;
         }
-        if ending == Ending::Completed || !named.is_empty() {
-            bucket.put(output.join(MANIFEST).path(), Bytes::from(manifest.to_json())).await?;
+        own.manifest.summary = summary.report();
+        let targets: Vec<Target> = review.into_iter().chain([own]).collect();
+        for target in &targets {
+            let bucket = self.stores.open(&target.uri)?;
+            if ending == Ending::Completed || !target.named.is_empty() {
+                bucket.put(target.uri.join(MANIFEST).path(), Bytes::from(target.manifest.to_json())).await?;
+            }
+            self.remove_unnamed(lease, &bucket, &target.uri, &target.named).await?;
         }
-        self.remove_unnamed(lease, &bucket, output, &named).await?;
-        if ending == Ending::Completed {
+        for target in targets.iter().filter(|_| ending == Ending::Completed) {
             let marker = format!("{}\n", job.id);
-            bucket.put(output.join(SUCCESS).path(), Bytes::from(marker)).await?;
+            self.stores.open(&target.uri)?.put(target.uri.join(SUCCESS).path(), Bytes::from(marker)).await?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 mod admit;
 mod cache;
 mod derive;
+mod flags;
 mod folder;
 mod onnx;
 mod signature;
@@ -18,6 +19,7 @@ use crate::{
 };
 use cache::{CachedFile, Entry, Staging};
 use folder::Found;
+
 
 /// Limits on what is fetched and admitted.
 #[derive(Debug, Clone)]
@@ -84,10 +86,14 @@ impl Models {
         let mut faults = Vec::new();
         let graph = admit::admit(&bytes, self.limits.max_nesting, &mut faults).map(|(graph, _)| graph);
         let section = derive::read_folder(&folder, &mut faults);
-        let pipeline = graph.and_then(|graph| {
+        let folders_flags = section.flags.clone();
+        let mut pipeline = graph.and_then(|graph| {
             let signature = signature::read(&graph, &mut faults);
             derive::derive(signature, &graph, section, overrides.clone(), &mut faults)
         });
+        if let Some(pipeline) = &mut pipeline {
+            flags::add(pipeline, folders_flags, overrides, &mut faults);
+        }
         match pipeline {
             Some(pipeline) if faults.is_empty() => {
                 let model = PinnedModel { uri: uri.clone(), digest: entry.digest, file: entry.file, bytes: entry.bytes };

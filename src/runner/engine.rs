@@ -104,6 +104,7 @@ impl Engine {
         let task = &attempt.task;
         let input = self.stores.open(&task.input).map_err(|e| Failure::of_store(&e))?;
         let output = self.stores.open(&task.output).map_err(|e| Failure::of_store(&e))?;
+        let review = task.review.as_ref().map(|review| self.stores.open(&review.uri)).transpose().map_err(|e| Failure::of_store(&e))?;
         let loaded = self.models.get(task).map_err(|e| match e {
             infer::Error::Load { code, detail } => Failure::fatal(code, "The model could not be loaded", detail),
             other => Failure::fatal("model_load_failed", "The model could not be loaded", other.to_string()),
@@ -120,7 +121,7 @@ impl Engine {
             if let Err(error) = reading {
                 attempt.fail(Failure::fatal("internal_error", "The runner could not start a thread", error.to_string()));
             }
-            Writer::new(attempt, output, self.handle.clone()).run(&outcomes, &loaded, &self.runtime, started)
+            Writer::new(attempt, output, review, self.handle.clone()).run(&outcomes, &loaded, &self.runtime, started)
         })
     }
 }

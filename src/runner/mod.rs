@@ -31,6 +31,8 @@ mod pack;
 mod pictures;
 mod process;
 mod reader;
+mod review;
+mod summarize;
 mod worker;
 mod writer;
 

@@ -1,9 +1,16 @@
 //! Packs decoded rows into full batches, across steps of a decoder and across small objects.
 //!
-//! In: batches of any length. Out: batches of exactly `rows` rows, shorter only before a change of schema, at about `bytes` bytes and at
-//! the end: where batches end depends on the records alone, not on when they came.
+//! In: batches of any length. Out: batches of exactly `rows` rows, shorter only before a row that would bring their texts and bytes over
+//! the limit, before a change of schema, and at the end: where batches end depends on the records alone, not on how they were read.
 
-use arrow::{array::Array, compute::concat_batches};
+use std::ops::AddAssign;
+
+use arrow::{
+    array::{Array, AsArray},
+    buffer::OffsetBuffer,
+    compute::concat_batches,
+    datatypes::{ArrowNativeType, DataType},
+};
 
 use super::batch::Batch;
 
@@ -11,44 +18,45 @@ use super::batch::Batch;
 #[derive(Debug)]
 pub(super) struct Packer {
     rows: usize,
-    bytes: usize,
+    bytes: u64,
     waiting: Vec<Batch>,
     waiting_rows: usize,
-    waiting_bytes: usize,
+    waiting_bytes: u64,
 }
 
 impl Packer {
-    /// Of batches of `rows` rows that hold about `bytes` bytes at most, as long as no decoder gives more at once.
-    pub(super) fn new(rows: usize, bytes: usize) -> Self {
+    /// Batches of `rows` rows, and of at most `bytes` bytes in columns of texts and bytes unless one row has more.
+    pub(super) fn new(rows: usize, bytes: u64) -> Self {
         Self { rows: rows.max(1), bytes, waiting: Vec::new(), waiting_rows: 0, waiting_bytes: 0 }
     }
 
     /// Adds rows; calls `emit` for each batch that is full, or ended by a change of schema.
     pub(super) fn push<E>(&mut self, batch: Batch, mut emit: impl FnMut(Batch) -> Result<(), E>) -> Result<(), E> {
-        let bytes = bytes_of(&batch);
-        let other = self.waiting.first().is_some_and(|first| first.columns.schema_ref() != batch.columns.schema_ref());
-        if (other || self.waiting_bytes + bytes > self.bytes)
+        if self.waiting.first().is_some_and(|first| first.columns.schema_ref() != batch.columns.schema_ref())
             && let Some(ended) = self.flush()
         {
             emit(ended)?;
         }
-        self.waiting_rows += batch.rows();
-        self.waiting_bytes += bytes;
-        self.waiting.push(batch);
-        if self.waiting_rows < self.rows {
-            return Ok(());
-        }
-        let Some(all) = self.flush() else { return Ok(()) };
+        let weights = weights(&batch);
         let mut start = 0;
-        while all.rows() - start >= self.rows {
-            emit(slice(&all, start, self.rows))?;
-            start += self.rows;
+        for (row, weight) in weights.iter().enumerate() {
+            if self.waiting_rows == self.rows || self.waiting_rows > 0 && self.waiting_bytes + weight > self.bytes {
+                self.waiting.push(slice(&batch, start, row - start));
+                start = row;
+                if let Some(full) = self.flush() {
+                    emit(full)?;
+                }
+            }
+            self.waiting_rows += 1;
+            self.waiting_bytes += weight;
         }
-        if start < all.rows() {
-            let rest = slice(&all, start, all.rows() - start);
-            self.waiting_rows = rest.rows();
-            self.waiting_bytes = bytes_of(&rest);
-            self.waiting.push(rest);
+        if start < batch.rows() {
+            self.waiting.push(slice(&batch, start, batch.rows() - start));
+        }
+        if self.waiting_rows == self.rows
+            && let Some(full) = self.flush()
+        {
+            emit(full)?;
         }
         Ok(())
     }
@@ -57,6 +65,7 @@ impl Packer {
     pub(super) fn flush(&mut self) -> Option<Batch> {
         (self.waiting_rows, self.waiting_bytes) = (0, 0);
         let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|batch| batch.rows() > 0);
         if waiting.len() <= 1 {
             return waiting.pop();
         }
@@ -71,12 +80,6 @@ impl Packer {
     }
 }
 
-/// What the rows of a batch hold, whatever buffers they share with others.
-fn bytes_of(batch: &Batch) -> usize {
-    let columns = batch.columns.columns().iter();
-    columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())).sum()
-}
-
 fn slice(batch: &Batch, start: usize, rows: usize) -> Batch {
     if start == 0 && rows == batch.rows() {
         return batch.clone();
@@ -84,12 +87,44 @@ fn slice(batch: &Batch, start: usize, rows: usize) -> Batch {
     Batch { provenance: batch.provenance.slice(start, rows), columns: batch.columns.slice(start, rows) }
 }
 
+/// Bytes of each row in columns of texts and bytes.
+fn weights(batch: &Batch) -> Vec<u64> {
+    fn add<O: ArrowNativeType>(weights: &mut [u64], offsets: &OffsetBuffer<O>) {
+        weights.iter_mut().zip(offsets.lengths()).for_each(|(weight, length)| weight.add_assign(length as u64));
+    }
+    let mut weights = vec![0; batch.rows()];
+    for column in batch.columns.columns() {
+        match column.data_type() {
+            DataType::Utf8 => add(&mut weights, column.as_string::<i32>().offsets()),
+            DataType::LargeUtf8 => add(&mut weights, column.as_string::<i64>().offsets()),
+            DataType::Binary => add(&mut weights, column.as_binary::<i32>().offsets()),
+            DataType::LargeBinary => add(&mut weights, column.as_binary::<i64>().offsets()),
+            // The low half of a view is its length.
+            DataType::Utf8View => add_views(&mut weights, column.as_string_view().views()),
+            DataType::BinaryView => add_views(&mut weights, column.as_binary_view().views()),
+            DataType::Struct(_) => {
+                for member in column.as_struct().columns() {
+                    if member.data_type() == &DataType::Binary {
+                        add(&mut weights, member.as_binary::<i32>().offsets());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    weights
+}
+
+fn add_views(weights: &mut [u64], views: &[u128]) {
+    weights.iter_mut().zip(views).for_each(|(weight, view)| *weight += u64::from(*view as u32));
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use arrow::{
-        array::{ArrayRef, AsArray, Int64Array, RecordBatch},
+        array::{ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch},
         datatypes::Int64Type,
     };
     use proptest::prelude::*;
@@ -106,7 +141,7 @@ mod tests {
         #[test]
         fn batches_end_at_the_same_records_however_they_were_read(lengths in prop::collection::vec(0i64..40, 0..20), rows in 1usize..30) {
             let total: i64 = lengths.iter().sum();
-            let mut packer = Packer::new(rows, usize::MAX);
+            let mut packer = Packer::new(rows, u64::MAX);
             let (mut at, mut out) = (0, Vec::new());
             for length in lengths {
                 packer.push(batch("a", at..at + length), |b| { out.push(b); Ok::<(), ()>(()) }).unwrap();
@@ -124,21 +159,36 @@ mod tests {
             }
             prop_assert_eq!(next, total);
         }
-    }
 
-    #[test]
-    fn large_records_make_small_batches() {
-        let mut packer = Packer::new(1000, 100);
-        let mut out = Vec::new();
-        for at in 0..30 {
-            packer
-                .push(batch("a", at..at + 1), |b| {
-                    out.push(b.rows());
-                    Ok::<(), ()>(())
-                })
-                .unwrap();
+        #[test]
+        fn batches_end_by_bytes_at_the_same_records_however_they_were_read(
+            sizes in prop::collection::vec(0usize..40, 0..60),
+            step in 1usize..20,
+            rows in 1usize..8,
+        ) {
+            const BYTES: usize = 64;
+            let whole = |from: usize, sizes: &[usize]| {
+                let column: ArrayRef = Arc::new(BinaryArray::from_iter_values(sizes.iter().map(|s| vec![0u8; *s])));
+                let provenance = Provenance::of("a".into(), (from..from + sizes.len()).map(|v| v as u64));
+                Batch { provenance, columns: RecordBatch::try_from_iter([("image", column)]).unwrap() }
+            };
+            let ends = |step: usize| {
+                let (mut packer, mut out, mut from) = (Packer::new(rows, BYTES as u64), Vec::new(), 0);
+                for some in sizes.chunks(step) {
+                    packer.push(whole(from, some), |b| { out.push(b); Ok::<(), ()>(()) }).unwrap();
+                    from += some.len();
+                }
+                out.extend(packer.flush());
+                out
+            };
+            let out = ends(step);
+            let lengths: Vec<usize> = out.iter().map(Batch::rows).collect();
+            prop_assert_eq!(&lengths, &ends(sizes.len().max(1)).iter().map(Batch::rows).collect::<Vec<_>>());
+            prop_assert_eq!(lengths.iter().sum::<usize>(), sizes.len());
+            for b in &out {
+                let bytes: usize = b.provenance.rows.iter().map(|r| sizes[r.position as usize]).sum();
+                prop_assert!(b.rows() == 1 || b.rows() <= rows && bytes <= BYTES);
+            }
         }
-        out.extend(packer.flush().map(|b| b.rows()));
-        assert!(out.iter().all(|rows| *rows * 8 <= 100) && out.iter().sum::<usize>() == 30 && out.len() == 3, "{out:?}");
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::domain::{
     ChunkResult, ObjectSlice, PartNames, Pipeline, Problem,
     job::PinnedModel,
-    spec::{CsvOptions, IncludeInput, OutputCompression, OutputFormat},
+    spec::{CsvOptions, IncludeInput, OutputCompression, OutputFormat, ReviewSpec},
     uri::Uri,
 };
 
@@ -47,6 +47,8 @@ pub struct ChunkTask {
     pub include_input: IncludeInput,
     /// Put before prediction columns.
     pub prediction_prefix: String,
+    /// Where flagged records are written a second time, under the name of the part.
+    pub review: Option<ReviewSpec>,
     /// Records a call of the runtime; `None` lets the runner choose.
     pub batch_size: Option<u32>,
     /// Execution providers, in order of preference.

@@ -69,10 +69,10 @@ impl Reader {
     /// Reads to the end of the chunk, or until the attempt ends.
     pub(super) fn run(mut self) -> Result<(), Failure> {
         let attempt = self.attempt.clone();
-        // Next to a picture's tensor the cost of a hand-over is nothing, and the tensors of all the batch's rows are made at once.
-        let most = if attempt.task.pipeline.image.is_some() { attempt.batch_size } else { PACK_ROWS };
-        let rows = attempt.batch_size * most.div_ceil(attempt.batch_size);
-        let mut packer = Packer::new(rows, BATCH_BYTES);
+        // Pictures are large once they are decoded: no more of them wait together than go into the runtime together.
+        let batches = if attempt.task.pipeline.image.is_some() { 1 } else { PACK_ROWS.div_ceil(attempt.batch_size) };
+        let rows = attempt.batch_size * batches;
+        let mut packer = Packer::new(rows, BATCH_BYTES as u64);
         let projection = self.projection();
         let inputs = &attempt.task.inputs;
         for (at, slice) in inputs.iter().enumerate() {
@@ -195,7 +195,7 @@ impl Reader {
             Err(BindError { code, detail }) => {
                 errors.extend((0..batch.rows()).map(|row| batch.provenance.error(row, Stage::Featurize, code, detail.clone())));
                 self.attempt.sort(&mut errors);
-                done.send(Outcome { seq, rows: None, errors }).map_err(|_| Failure::Stopped)
+                done.send(Outcome::of_errors(seq, errors)).map_err(|_| Failure::Stopped)
             }
         }
     }
@@ -207,7 +207,7 @@ impl Reader {
         let mut errors = std::mem::take(&mut self.errors);
         self.attempt.sort(&mut errors);
         let (seq, done) = self.enter()?;
-        done.send(Outcome { seq, rows: None, errors }).map_err(|_| Failure::Stopped)
+        done.send(Outcome::of_errors(seq, errors)).map_err(|_| Failure::Stopped)
     }
 
     fn enter(&mut self) -> Result<(u64, Sender<Outcome>), Failure> {

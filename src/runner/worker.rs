@@ -21,8 +21,9 @@ use super::{
     infer::{self, Inferred},
     interpret::{interpret, prediction_fields},
     models::lock,
+    summarize::summarize,
 };
-use crate::domain::{RecordError, Stage};
+use crate::domain::{RecordError, Stage, Summary};
 
 /// What a worker has inside the runtime: attempt, since when, records.
 pub(super) type BusySlot = Mutex<Option<(u64, Instant, u64)>>;
@@ -66,7 +67,8 @@ fn predict(index: usize, work: Work, busy: &BusySlot) -> Result<Outcome, Failure
 
     let rows = timed(&attempt.times.interpret, || rows_of(&attempt, &batch, inferred, &notes, &mut errors))?;
     attempt.sort(&mut errors);
-    Ok(Outcome { seq, rows, errors })
+    let (rows, summary) = rows.unzip();
+    Ok(Outcome { seq, rows, errors, summary: summary.unwrap_or_default() })
 }
 
 fn failure_of(error: &infer::Error) -> Failure {
@@ -77,14 +79,14 @@ fn failure_of(error: &infer::Error) -> Failure {
     }
 }
 
-/// Predictions of all groups, back in input order, beside their provenance and the chosen input columns.
+/// Predictions of all groups, back in input order, beside their provenance and the chosen input columns; and what they are like.
 fn rows_of(
     attempt: &Attempt,
     batch: &Batch,
     inferred: Vec<Inferred>,
     notes: &Notes,
     errors: &mut Vec<RecordError>,
-) -> Result<Option<RecordBatch>, Failure> {
+) -> Result<Option<(RecordBatch, Summary)>, Failure> {
     let pipeline = &attempt.task.pipeline;
     let mut rows: Vec<u32> = Vec::with_capacity(batch.rows());
     let mut pieces: Vec<Vec<ArrayRef>> = Vec::with_capacity(inferred.len());
@@ -121,7 +123,7 @@ fn rows_of(
         Batch { provenance: batch.provenance.take(&rows), columns }
     };
     match encode::assemble(&kept, &attempt.task.include_input, &predictions, &attempt.task.prediction_prefix) {
-        Ok(rows) => Ok(Some(rows)),
+        Ok(assembled) => Ok(Some((assembled, summarize(pipeline, &predictions, notes, &rows)))),
         Err(error) => {
             let (code, detail) = match error {
                 EncodeError::MissingColumn(detail) => ("missing_column", detail),

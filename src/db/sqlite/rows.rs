@@ -10,7 +10,7 @@ use crate::{
 
 /// Columns of [`job`], in one place.
 pub(super) const JOB: &str = "id, spec, model, pipeline, state, ending, error, plan, objects, bytes, chunks, chunks_done, \
-                              succeeded, failed, usage, created_at, started_at, finished_at";
+                              succeeded, failed, usage, summary, created_at, started_at, finished_at";
 /// Columns of [`chunk`], in one place.
 pub(super) const CHUNK: &str = "job_id, seq, state, claims, failures, crashes, not_before, lease_epoch, worker, started_at, \
                                 finished_at, error, result, inputs";
@@ -82,6 +82,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job> {
         },
         plan: r.json("plan")?,
         usage: r.json("usage")?,
+        summary: r.json("summary")?,
         created_at: Timestamp(r.get("created_at")?),
         started_at: r.time("started_at")?,
         finished_at: r.time("finished_at")?,

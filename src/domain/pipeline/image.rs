@@ -1,6 +1,6 @@
 //! How a picture becomes a tensor.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// How a picture is brought to `size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -99,7 +99,7 @@ pub struct ImageSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<ImageSource>,
     /// Height and width, or one number for both (for `shortest_edge`: the edge).
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "sides", skip_serializing_if = "Option::is_none")]
     pub size: Option<Vec<u32>>,
     /// How a picture is brought to `size`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,7 +108,7 @@ pub struct ImageSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resample: Option<Resample>,
     /// Height and width of the centre that is kept after the resize, or one number for both.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "sides", skip_serializing_if = "Option::is_none")]
     pub crop: Option<Vec<u32>>,
     /// What fills the rest of a letterbox, and what a crop or pad adds: 0 to 255.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,6 +131,21 @@ pub struct ImageSpec {
     /// What becomes of transparency.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<Alpha>,
+}
+
+/// A number alone is short for a list of one.
+fn sides<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u32>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Sides {
+        Both(u32),
+        Each(Vec<u32>),
+    }
+    let sides = Option::<Sides>::deserialize(deserializer)?;
+    Ok(sides.map(|sides| match sides {
+        Sides::Both(side) => vec![side],
+        Sides::Each(sides) => sides,
+    }))
 }
 
 impl ImageSpec {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use arrow::array::{Array, AsArray, StringArray};
+use arrow::array::{AsArray, StringArray};
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 
 use super::*;
@@ -59,8 +59,11 @@ fn texts(texts: &[&str]) -> Batch {
     batch(texts.iter().map(|text| Some((*text).to_owned())).collect(), None)
 }
 
+type Row = (u64, Vec<u8>);
+type Lost = (u64, String);
+
 /// Position and picture of each row, position and code of each error.
-fn found(pictures: &Pictures, batch: Batch) -> (Vec<(u64, Vec<u8>)>, Vec<(u64, String)>) {
+fn found(pictures: &Pictures, batch: Batch) -> (Vec<Row>, Vec<Lost>) {
     let found = pictures.find(batch).unwrap();
     let rows = found.batches.iter().flat_map(|b| {
         let column = b.columns.column_by_name("image").unwrap().as_binary::<i32>();
