@@ -8,6 +8,7 @@ mod cache;
 mod derive;
 mod flags;
 mod folder;
+mod init;
 mod onnx;
 mod signature;
 
@@ -20,6 +21,8 @@ use crate::{
 use cache::{CachedFile, Entry, Staging};
 use folder::Found;
 
+/// The file of a model's folder that holds its pipeline section.
+const SECTION: &str = "nightshift.json";
 
 /// Limits on what is fetched and admitted.
 #[derive(Debug, Clone)]

@@ -2,6 +2,7 @@
 
 pub mod flags;
 pub mod image;
+mod section;
 pub mod text;
 
 use std::collections::BTreeMap;
