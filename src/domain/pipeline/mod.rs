@@ -1,6 +1,8 @@
 //! How records become tensors and tensors become predictions.
 
+pub mod flags;
 pub mod image;
+mod section;
 pub mod text;
 
 use std::collections::BTreeMap;
@@ -8,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::signature::Signature;
+use flags::Flags;
 use image::{Image, ImageSpec};
 use text::{Embedding, Pooling, Text, TextSpec};
 
@@ -141,6 +144,9 @@ pub struct PipelineSpec {
     /// How many of an embedding's first elements are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dimensions: Option<u32>,
+    /// Named conditions over labels and scores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flags: Option<Flags>,
 }
 
 impl PipelineSpec {
@@ -164,6 +170,7 @@ impl PipelineSpec {
             pooling: self.pooling.or(base.pooling),
             normalize: self.normalize.or(base.normalize),
             dimensions: self.dimensions.or(base.dimensions),
+            flags: self.flags.or(base.flags),
         }
     }
 }
@@ -220,6 +227,9 @@ pub struct Pipeline {
     /// Classes and boxes below this score are left out; for classifications it makes lists of `labels` and `scores`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
+    /// Named conditions over labels and scores: where there are any, a prediction has the column `flags`.
+    #[serde(default, skip_serializing_if = "Flags::is_empty")]
+    pub flags: Flags,
 }
 
 impl Pipeline {
@@ -240,6 +250,7 @@ impl Pipeline {
             text: None,
             embedding: None,
             threshold: None,
+            flags: Flags::new(),
         }
     }
 
@@ -263,6 +274,9 @@ impl Pipeline {
         let mut names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
         if self.task.is_classification() && self.probabilities {
             names.push("probabilities".to_owned());
+        }
+        if !self.flags.is_empty() {
+            names.push("flags".to_owned());
         }
         names
     }

@@ -103,7 +103,7 @@ fn bind(pipeline: &Pipeline, input: &ValueInfo, only: bool, batch: &RecordBatch)
     Ok(BoundInput { name: input.name.clone(), dtype, dims, fill })
 }
 
-fn find(batch: &RecordBatch, name: &str) -> Option<Column> {
+pub(super) fn find(batch: &RecordBatch, name: &str) -> Option<Column> {
     let index = batch.schema_ref().fields().iter().position(|f| f.name() == name)?;
     Some(column(index, batch.schema_ref().field(index)))
 }
