@@ -4,15 +4,15 @@ use globset::GlobBuilder;
 use serde_json::Value;
 
 use super::{
-    meant,
+    meant, pipeline,
     read::{Faults, Field, Object, did_you_mean},
     webhook,
 };
 use crate::domain::{
-    Activation, Fault, JobSpec, Missing, Pipeline, PipelineSpec, Task, Uri,
+    Fault, JobSpec, Pipeline, Uri,
     spec::{
         CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputKind, InputSpec, Layout,
-        OutputCompression, OutputFormat, OutputSpec,
+        OutputCompression, OutputFormat, OutputSpec, ReviewSpec,
     },
 };
 
@@ -22,33 +22,21 @@ pub(super) const INPUT: [&str; 7] = ["uri", "format", "compression", "include", 
 pub(super) const CSV: [&str; 2] = ["delimiter", "header"];
 pub(super) const OUTPUT: [&str; 9] =
     ["uri", "format", "compression", "include_input", "prediction_prefix", "layout", "if_exists", "table", "review"];
-pub(super) const PIPELINE: [&str; 15] = [
-    "task",
-    "features",
-    "columns",
-    "missing",
-    "labels",
-    "activation",
-    "top_k",
-    "probabilities",
-    "outputs",
-    "image",
-    "text",
-    "threshold",
-    "pooling",
-    "normalize",
-    "flags",
-];
+pub(super) const REVIEW: [&str; 2] = ["uri", "when"];
 pub(super) const EXECUTION: [&str; 7] =
     ["batch_size", "chunk_records", "priority", "max_parallel_chunks", "max_attempts", "deadline", "providers"];
 pub(super) const ERROR_POLICY: [&str; 2] = ["max_failed_records", "max_failed_ratio"];
 
-pub(super) const FORMATS: [(&str, InputFormat); 5] = [
+pub(super) const FORMATS: [(&str, InputFormat); 9] = [
     ("auto", InputFormat::Auto),
     ("parquet", InputFormat::Parquet),
     ("csv", InputFormat::Csv),
     ("jsonl", InputFormat::Jsonl),
     ("arrow", InputFormat::Arrow),
+    ("image", InputFormat::Image),
+    ("text", InputFormat::Text),
+    ("lines", InputFormat::Lines),
+    ("tar", InputFormat::Tar),
 ];
 pub(super) const COMPRESSIONS: [(&str, InputCompression); 4] = [
     ("auto", InputCompression::Auto),
@@ -62,12 +50,9 @@ pub(super) const OUTPUT_COMPRESSIONS: [(&str, OutputCompression); 3] =
     [("none", OutputCompression::None), ("gzip", OutputCompression::Gzip), ("zstd", OutputCompression::Zstd)];
 pub(super) const LAYOUTS: [(&str, Layout); 2] = [("parts", Layout::Parts), ("mirror", Layout::Mirror)];
 pub(super) const IF_EXISTS: [(&str, IfExists); 2] = [("fail", IfExists::Fail), ("replace", IfExists::Replace)];
-pub(super) const MISSING: [(&str, Missing); 2] = [("error", Missing::Error), ("nan", Missing::Nan)];
-pub(super) const ACTIVATIONS: [(&str, Activation); 4] =
-    [("auto", Activation::Auto), ("softmax", Activation::Softmax), ("sigmoid", Activation::Sigmoid), ("none", Activation::None)];
 /// Fields by the object that they stand in.
 const BELOW: [(&str, &[&str]); 5] =
-    [("input", &INPUT), ("output", &OUTPUT), ("pipeline", &PIPELINE), ("execution", &EXECUTION), ("error_policy", &ERROR_POLICY)];
+    [("input", &INPUT), ("output", &OUTPUT), ("pipeline", &pipeline::PIPELINE), ("execution", &EXECUTION), ("error_policy", &ERROR_POLICY)];
 const MOST_LABELS: usize = 32;
 const LONGEST_LABEL: usize = 256;
 
@@ -105,7 +90,7 @@ fn job(root: &Field<'_>, providers: &[String], faults: &mut Faults) -> Option<Jo
     let model = model(&job.field("model"), faults);
     let input = input(&job.field("input"), faults);
     let output = output(&job.field("output"), faults);
-    let pipeline = pipeline(&job.field("pipeline"), faults);
+    let pipeline = pipeline::read(&job.field("pipeline"), faults);
     let execution = execution(&job.field("execution"), providers, faults);
     let policy = job.field("error_policy").object(&ERROR_POLICY, faults);
     let error_policy = ErrorPolicy {
@@ -120,6 +105,9 @@ fn job(root: &Field<'_>, providers: &[String], faults: &mut Faults) -> Option<Jo
             let detail = "layout \"mirror\" names outputs like the objects below one prefix, and a manifest has none";
             faults.add(&layout, "layout_needs_prefix", detail, "write \"parts\", or name a prefix in input.uri");
         }
+        if let Some(review) = &output.review {
+            check_review(&job.field("output").child("review"), &input.uri, output, &review.uri, faults);
+        }
     }
     Some(JobSpec { name, labels, model: model?, input: input?, output: output?, pipeline, execution, error_policy, webhook })
 }
@@ -131,6 +119,25 @@ fn check_overlap(field: &Field<'_>, input: &Uri, output: &Uri, faults: &mut Faul
     if clash {
         let detail = format!("{output} and the input {input} overlap: results would be read as input");
         faults.add(field, "output_overlaps_input", detail, "choose an output prefix that is not inside the input prefix");
+    }
+}
+
+/// Two queues in one place would take each other's parts for their own.
+fn check_review(field: &Field<'_>, input: &Uri, output: &OutputSpec, review: &Uri, faults: &mut Faults) {
+    check_overlap(field, input, review, faults);
+    if output.uri.overlaps(review) {
+        let detail = format!("{review} and the output {} overlap: each needs a prefix of its own", output.uri);
+        faults.add(field, "review_overlaps_output", detail, "choose a review prefix beside the output prefix");
+    }
+    // A queue is cut as the work was, and whoever works at an earlier one must not lose it.
+    for (chosen, other) in [
+        (output.layout == Layout::Mirror, "output.layout \"mirror\""),
+        (output.if_exists == IfExists::Replace, "output.if_exists \"replace\""),
+    ] {
+        if chosen {
+            let detail = format!("a review queue does not go together with {other}");
+            faults.add(field, "contradiction", detail, "leave one of them out");
+        }
     }
 }
 
@@ -285,6 +292,7 @@ fn output(field: &Field<'_>, faults: &mut Faults) -> Option<OutputSpec> {
         prediction_prefix: String::new(),
         layout: Layout::Parts,
         if_exists: IfExists::Fail,
+        review: None,
     };
     if field.value().is_some_and(Value::is_object) {
         let object = field.any_object(faults);
@@ -300,11 +308,26 @@ fn output(field: &Field<'_>, faults: &mut Faults) -> Option<OutputSpec> {
         spec.layout = object.field("layout").choice(&LAYOUTS, faults).unwrap_or_default();
         spec.if_exists = object.field("if_exists").choice(&IF_EXISTS, faults).unwrap_or_default();
         object.field("table").not_supported("a table as a second destination", faults);
-        object.field("review").not_supported("a review queue", faults);
+        spec.review = review(&object.field("review"), faults);
     }
     uri.is_some().then_some(spec)
 }
 
+fn review(field: &Field<'_>, faults: &mut Faults) -> Option<ReviewSpec> {
+    const WHEN: &str = "name flags of the pipeline, such as [\"needs_review\"]";
+    let object = field.object(&REVIEW, faults);
+    if !object.is_present() {
+        return None;
+    }
+    let (uri, when) = (object.field("uri"), object.field("when"));
+    const EXAMPLE: &str = "s3://lake/review/2026-11-23/";
+    let location = if uri.required(&format!("write a location such as {EXAMPLE:?}"), faults) { uri.uri(EXAMPLE, faults) } else { None };
+    let names = if when.required(WHEN, faults) { when.texts(faults) } else { None };
+    if names.as_ref().is_some_and(Vec::is_empty) {
+        faults.add(&when, "empty", "without a flag no record would be written", WHEN);
+    }
+    Some(ReviewSpec { uri: location?.as_prefix(), when: names? })
+}
 fn include_input(field: &Field<'_>, faults: &mut Faults) -> IncludeInput {
     match field.value() {
         None | Some(Value::Bool(false)) => IncludeInput::None,
@@ -318,39 +341,6 @@ fn include_input(field: &Field<'_>, faults: &mut Faults) -> IncludeInput {
             faults.wrong_type(field, "true, false or a list of column names", &hint);
             IncludeInput::None
         }
-    }
-}
-
-fn pipeline(field: &Field<'_>, faults: &mut Faults) -> PipelineSpec {
-    let object = field.object(&PIPELINE, faults);
-    for name in ["image", "text", "threshold", "pooling", "normalize", "flags"] {
-        object.field(name).not_supported(&format!("pipeline.{name}"), faults);
-    }
-    let task = object.field("task");
-    let later = ["image-classification", "object-detection", "text-classification", "feature-extraction"];
-    let task = match task.value() {
-        Some(Value::String(name)) if later.contains(&name.as_str()) => {
-            faults.add(
-                &task,
-                "not_supported",
-                format!("the task {name:?} is not supported yet"),
-                "use \"raw\" with tensors as list columns",
-            );
-            None
-        }
-        _ => task.choice(&Task::ALL.map(|task| (task.name(), task)), faults),
-    };
-    PipelineSpec {
-        task,
-        features: object.field("features").texts(faults),
-        columns: object.field("columns").text_map(faults),
-        missing: object.field("missing").choice(&MISSING, faults),
-        labels: object.field("labels").texts(faults),
-        activation: object.field("activation").choice(&ACTIVATIONS, faults),
-        top_k: object.field("top_k").integer(1..=1000, faults).map(|n| n as u32),
-        probabilities: object.field("probabilities").bool(faults),
-        outputs: object.field("outputs").texts(faults),
-        ..PipelineSpec::default()
     }
 }
 
@@ -388,6 +378,18 @@ fn execution(field: &Field<'_>, providers: &[String], faults: &mut Faults) -> Ex
         deadline_seconds: object.field("deadline").seconds(faults),
         providers: chosen,
     }
+}
+
+/// Faults that show only once the pipeline is known: a review queue of flags that there are not.
+pub(super) fn unknown_flags(spec: &JobSpec, pipeline: &Pipeline) -> Vec<Fault> {
+    let known: Vec<&str> = pipeline.flags.keys().map(String::as_str).collect();
+    let when = spec.output.review.iter().flat_map(|review| review.when.iter().enumerate());
+    let unknown = when.filter(|(_, name)| !known.contains(&name.as_str()));
+    let fault = |(at, name): (usize, &String)| {
+        let hint = if known.is_empty() { "define it in pipeline.flags".to_owned() } else { did_you_mean(name, &known) };
+        Fault::new(format!("/output/review/when/{at}"), "unknown_flag", format!("the pipeline has no flag {name:?}")).hint(hint)
+    };
+    unknown.map(fault).collect()
 }
 
 /// Faults that show only once the pipeline is known: columns of one name in the output.

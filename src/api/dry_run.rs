@@ -172,10 +172,10 @@ fn shown(sample: &Sample) -> Result<Shown, ApiProblem> {
 
 /// Why a job would not get its output prefix; faults and stores that do not answer are answers of their own.
 async fn output_problem(state: &ApiState, output: &OutputSpec) -> Result<Option<JobProblem>, ApiProblem> {
-    if let Some((by, uri)) = state.store.output_claim(&output.uri).await? {
+    if let Some((by, uri)) = state.store.output_claim(output).await? {
         return Ok(Some(ApiProblem::output_claimed(&by, &uri).into()));
     }
-    match submit::check_output(state, output).await {
+    match submit::check_outputs(state, output).await {
         Ok(()) => Ok(None),
         Err(problem) if problem.status == 409 => Ok(Some(problem.into())),
         Err(problem) => Err(problem),

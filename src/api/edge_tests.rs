@@ -20,6 +20,7 @@ use crate::{
     domain::{
         Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Job, JobId, ObjectSlice, Problem, Uri,
         job::{Ending, PlanCursor},
+        spec::OutputSpec,
     },
     execute::{RunnerOptions, RunnerStatus, Sampler},
     model::{Limits, Models},
@@ -49,7 +50,7 @@ impl Store for Down {
     /// Not a fault of the database but of the program.
     async fn cancel_job(&self, _: &JobId) -> Result<Changed> { panic!("password=hunter2") }
     async fn replay(&self, _: &IdempotencyKey) -> Result<Option<Created>> { down() }
-    async fn output_claim(&self, _: &Uri) -> Result<Option<(JobId, Uri)>> { down() }
+    async fn output_claim(&self, _: &OutputSpec) -> Result<Option<(JobId, Uri)>> { down() }
     async fn pause_job(&self, _: &JobId) -> Result<Changed> { down() }
     async fn resume_job(&self, _: &JobId) -> Result<Changed> { down() }
     async fn retry_job(&self, _: &JobId) -> Result<Retried> { down() }

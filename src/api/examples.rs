@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::domain::{
     Attempt, Chunk, ChunkId, ChunkResult, ChunkState, Counts, Delivery, DeliveryId, DeliveryState, Dim, Dtype, EventKind, Job, JobId,
-    JobSpec, JobState, Missing, ObjectSlice, PartFile, Pipeline, PipelineSpec, Signature, Slice, Task, Timestamp, Uri, ValueInfo,
+    JobSpec, JobState, Missing, ObjectSlice, PartFile, Pipeline, PipelineSpec, Signature, Slice, Summary, Task, Timestamp, Uri, ValueInfo,
     ValueType, WebhookSecret, WebhookSpec, WebhookUrl,
     chunk::Usage,
     job::{Breaks, PinnedModel, PlanCursor},
@@ -67,6 +67,7 @@ pub(super) fn completed() -> JobBody {
         counts: Counts { objects: 24, bytes: 96_400_212, chunks: 12, chunks_done: 12, succeeded: 999_997, failed: 3 },
         plan: PlanCursor { done: true, ..PlanCursor::default() },
         usage,
+        summary: summary(),
         started_at: Some(Timestamp(ACCEPTED.0 + ONE_SECOND / 2)),
         finished_at: Some(Timestamp(ACCEPTED.0 + 50 * ONE_SECOND)),
         ..job(JobState::Completed)
@@ -158,6 +159,19 @@ fn second() -> Attempt {
     Attempt { number: 2, at: Timestamp(ACCEPTED.0 + 56 * ONE_SECOND), status: Some(204), error: None, latency_us: 38_500 }
 }
 
+fn summary() -> Summary {
+    let mut summary = Summary::default();
+    for (label, score, count) in [("ok", 0.97, 991_204), ("fraud", 0.81, 8_793)] {
+        let mut one = Summary::default();
+        one.add_label(label, Some(score));
+        one.labels.counts.values_mut().for_each(|n| *n = count);
+        one.scores.iter_mut().flat_map(|s| &mut s.bins).for_each(|n| *n *= count);
+        summary.merge(&one);
+    }
+    summary.flags.insert("needs_review".to_owned(), 1207);
+    summary
+}
+
 fn usage(wall_seconds: f64, device_seconds: f64) -> Usage {
     Usage {
         wall_seconds,
@@ -198,6 +212,7 @@ fn job(state: JobState) -> Job {
                 prediction_prefix: String::new(),
                 layout: Layout::Parts,
                 if_exists: IfExists::Fail,
+                review: None,
             },
             pipeline: PipelineSpec::default(),
             execution: ExecutionSpec { deadline_seconds: Some(6 * 3600), ..ExecutionSpec::default() },
@@ -216,6 +231,7 @@ fn job(state: JobState) -> Job {
         counts: Counts::default(),
         plan: PlanCursor::default(),
         usage: Usage::default(),
+        summary: Summary::default(),
         created_at: ACCEPTED,
         started_at: None,
         finished_at: None,

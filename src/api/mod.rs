@@ -17,6 +17,7 @@ mod jobs;
 mod meant;
 mod metrics;
 mod openapi;
+mod pipeline;
 mod problem;
 mod query;
 mod read;
@@ -25,6 +26,7 @@ mod results;
 mod spec;
 mod steer;
 mod submit;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod types;

@@ -7,8 +7,8 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ApiState, definition, deliveries, errors, health, jobs, metrics, results, steer};
-use crate::domain::{ChunkState, DeliveryState, EventKind, JobState, Task};
+use super::{ApiState, definition, deliveries, errors, health, jobs, metrics, pipeline, results, steer};
+use crate::domain::{ChunkState, DeliveryState, EventKind, JobState, Task, pipeline::detection::Head};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -53,14 +53,22 @@ pub fn document() -> OpenApiDocument {
     let tasks = Task::ALL.map(Task::name);
     let states = JobState::ALL.map(JobState::name);
     let chunk_states = [ChunkState::Pending, ChunkState::Running, ChunkState::Done, ChunkState::Failed, ChunkState::Cancelled];
-    let words: [(&str, &str, Vec<&str>); 12] = [
+    let words: [(&str, &str, Vec<&str>); 20] = [
         ("InputDefinition", "format", names(&definition::FORMATS)),
         ("InputDefinition", "compression", names(&definition::COMPRESSIONS)),
         ("OutputDefinition", "format", names(&definition::OUTPUT_FORMATS)),
         ("OutputDefinition", "compression", names(&definition::OUTPUT_COMPRESSIONS)),
         ("PipelineDefinition", "task", tasks.to_vec()),
-        ("PipelineDefinition", "missing", names(&definition::MISSING)),
-        ("PipelineDefinition", "activation", names(&definition::ACTIVATIONS)),
+        ("PipelineDefinition", "missing", names(&pipeline::MISSING)),
+        ("PipelineDefinition", "activation", names(&pipeline::ACTIVATIONS)),
+        ("PipelineDefinition", "head", Head::ALL.map(Head::name).to_vec()),
+        ("PipelineDefinition", "pooling", names(&pipeline::POOLINGS)),
+        ("ImageDefinition", "source", names(&pipeline::SOURCES)),
+        ("ImageDefinition", "resize", names(&pipeline::RESIZES)),
+        ("ImageDefinition", "resample", names(&pipeline::RESAMPLES)),
+        ("ImageDefinition", "channels", names(&pipeline::CHANNELS)),
+        ("ImageDefinition", "layout", names(&pipeline::LAYOUTS)),
+        ("ImageDefinition", "alpha", names(&pipeline::ALPHAS)),
         ("JobBody", "state", states.to_vec()),
         ("ChunkBody", "state", chunk_states.map(ChunkState::name).to_vec()),
         ("DeliveryBody", "state", DeliveryState::ALL.map(DeliveryState::name).to_vec()),

@@ -254,6 +254,32 @@ impl<'v> Field<'v> {
         }
     }
 
+    /// Any number.
+    pub(super) fn number(&self, faults: &mut Faults) -> Option<f64> {
+        match self.value?.as_f64() {
+            Some(number) if number.is_finite() => Some(number),
+            _ => {
+                faults.wrong_type(self, "a number", "write a number, without quotes");
+                None
+            }
+        }
+    }
+
+    /// The items of a list.
+    pub(super) fn items(&self, wanted: &str, hint: &str, faults: &mut Faults) -> Option<Vec<Field<'v>>> {
+        let Value::Array(items) = self.value? else {
+            faults.wrong_type(self, wanted, hint);
+            return None;
+        };
+        Some(
+            items
+                .iter()
+                .enumerate()
+                .map(|(at, item)| Field { pointer: below(&self.pointer, &at.to_string()), value: Some(item) })
+                .collect(),
+        )
+    }
+
     /// A number from 0 to 1.
     pub(super) fn share(&self, faults: &mut Faults) -> Option<f64> {
         const HINT: &str = "give a share from 0 to 1: 0.05 is five percent";

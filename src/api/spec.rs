@@ -98,7 +98,10 @@ pub(super) struct InputDefinition {
     /// read, each once and in any store; `_source` is the whole location then.
     #[serde(skip_serializing_if = "Option::is_none")]
     manifest: Option<String>,
-    /// Of every object; `auto` goes by extension, then by content, object by object.
+    /// Of every object; `auto` goes by extension, then by content, object by object. `image` and `text`: an object is a record, with the
+    /// column `image` or `text`. `lines` (`.txt`): a line is a record, with the column `text`. `tar`: a sample is a record, that is the
+    /// consecutive files of one name up to its first dot; its columns are `__key__`, `image`, `text` (`.txt`), `cls`, the fields of
+    /// `.json`, and every other extension.
     #[schema(default = "auto")]
     format: Option<&'static str>,
     /// Of every object; `auto` goes by extension, then by content, object by object.
@@ -147,6 +150,21 @@ pub(super) struct OutputDefinition {
     /// What to do when the prefix holds a job's output already: `fail` refuses the job, `replace` removes it once this job's own is there.
     #[schema(default = "fail")]
     if_exists: Option<&'static str>,
+    /// A second prefix for the rows of flagged records; not together with `mirror` or `replace`.
+    review: Option<ReviewDefinition>,
+}
+
+/// A queue for reviewers: the rows of flagged records are written here as well, with the format of the parts and a manifest and a
+/// marker of their own.
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"uri": "s3://lake/review/2026-11-23/", "when": ["needs_review"]}))]
+pub(super) struct ReviewDefinition {
+    /// A prefix that holds no other job's output and overlaps neither `input` nor `output`.
+    uri: String,
+    /// Names of flags of the pipeline: a record that meets one of them is written.
+    #[schema(min_items = 1)]
+    when: Vec<String>,
 }
 
 /// All input columns or none, or these in this order.
@@ -159,9 +177,14 @@ pub(super) enum IncludeInputDefinition {
     Columns(Vec<String>),
 }
 
-/// How records become tensors and tensors become predictions; the same fields as in a model folder's `nightshift.json`.
+/// How records become tensors and tensors become predictions. A model folder's `nightshift.json` is one of these as well; a job's
+/// fields win over the folder's.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(title = "nightshift.json", example = json!({
+    "task": "image-classification", "image": {"size": [224, 224], "channels": "BGR", "layout": "NHWC", "scale": 1.0, "mean": [104.0, 117.0, 123.0]},
+    "labels": ["safe", "unsafe"], "flags": {"needs_review": {"any_of": ["unsafe"], "min_score": 0.6}}
+}))]
 #[allow(dead_code, reason = "as above")]
 pub(super) struct PipelineDefinition {
     /// What the model is for. When neither this nor the model folder says it: `raw`, every output as a column.
@@ -186,6 +209,115 @@ pub(super) struct PipelineDefinition {
     probabilities: Option<bool>,
     /// Which outputs to use, by name; all when absent.
     outputs: Option<Vec<String>>,
+    /// How pictures become tensors, where the model's own files do not say it.
+    image: Option<ImageDefinition>,
+    /// How texts become tensors.
+    text: Option<TextDefinition>,
+    /// Classes and boxes below this score are left out; a classification then gives lists `labels` and `scores`.
+    #[schema(minimum = 0.0, maximum = 1.0)]
+    threshold: Option<f64>,
+    /// Of two boxes of one class that overlap more than this, the one with the lower score is left out.
+    #[schema(minimum = 0.0, maximum = 1.0)]
+    iou_threshold: Option<f64>,
+    /// The form of a detector's outputs, where names and shapes leave it open.
+    head: Option<String>,
+    /// What makes one vector of a vector a token, for `feature-extraction`.
+    pooling: Option<String>,
+    /// Whether embeddings are divided by their Euclidean length.
+    normalize: Option<bool>,
+    /// How many of an embedding's first elements are kept; all when absent.
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    dimensions: Option<u32>,
+    /// Named conditions over labels and scores. Predictions get the column `flags` with the names of those that are met, and the job's
+    /// summary how many records met each.
+    #[schema(example = json!({"needs_review": {"any_of": ["unsafe"], "min_score": 0.6}, "unsure": {"top_below": 0.5}}))]
+    flags: Option<BTreeMap<String, FlagDefinition>>,
+}
+
+/// How pictures become tensors: decoded with their EXIF orientation, resized, cropped, scaled, and normalised, in this order.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "as above")]
+pub(super) struct ImageDefinition {
+    /// The column of pictures: a Binary one, or one of texts that hold or name them.
+    #[schema(default = "image")]
+    column: Option<String>,
+    /// What a column of texts holds. `base64`: the pictures, also after `data:…,`. `key`: keys of objects relative to the input prefix, or full
+    /// locations in the input's bucket. `auto`, value by value: Base64 where a text begins with `data:` or is Base64 of something that
+    /// begins as a picture, a key otherwise.
+    #[schema(default = "auto")]
+    source: Option<String>,
+    /// Height and width after the resize, 1 to 16384, or one number for both; with `shortest_edge` that of the edge.
+    #[schema(example = json!([224, 224]))]
+    size: Option<SidesDefinition>,
+    /// How a picture is brought to `size`: without regard to its proportions, by its shorter edge, into it with the rest filled, or not at
+    /// all.
+    resize: Option<String>,
+    /// The filter; Hugging Face's numbers 0 to 5 are `nearest`, `lanczos`, `bilinear`, `bicubic`, `box`, `hamming`.
+    resample: Option<String>,
+    /// Height and width of the centre that is kept after the resize, or one number for both.
+    #[schema(example = 224)]
+    crop: Option<SidesDefinition>,
+    /// What fills the rest of a letterbox, and what a crop adds.
+    #[schema(minimum = 0, maximum = 255)]
+    pad_value: Option<u8>,
+    /// Which channels the model sees, in which order; `L` is luma alone.
+    channels: Option<String>,
+    /// The order of the tensor's dimensions.
+    layout: Option<String>,
+    /// Multiplies each value from 0 to 255; 1/255 as a rule.
+    #[schema(example = 0.00392156862745098)]
+    scale: Option<f64>,
+    /// Subtracted after scaling: a number a channel, in the order of `channels`.
+    #[schema(example = json!([0.485, 0.456, 0.406]))]
+    mean: Option<Vec<f64>>,
+    /// Divides after that: a number a channel.
+    #[schema(example = json!([0.229, 0.224, 0.225]))]
+    std: Option<Vec<f64>>,
+    /// What becomes of transparency: composited on white, or dropped.
+    alpha: Option<String>,
+}
+
+/// One number for height and width, or both.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "as above")]
+pub(super) enum SidesDefinition {
+    /// For both.
+    Both(u32),
+    /// Height and width.
+    Each(Vec<u32>),
+}
+
+/// How texts become tensors, by the model's own `tokenizer.json`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "as above")]
+pub(super) struct TextDefinition {
+    /// The column of texts.
+    #[schema(default = "text")]
+    column: Option<String>,
+    /// The column of second texts, for models that compare two.
+    pair: Option<String>,
+    /// Most tokens of a record, special ones included; what is longer is truncated.
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    max_length: Option<u32>,
+}
+
+/// A condition: either `any_of`, with or without `min_score`, or `top_below`. A label that the model gives without a score has the score 1.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"any_of": ["unsafe"], "min_score": 0.6}))]
+#[allow(dead_code, reason = "as above")]
+pub(super) struct FlagDefinition {
+    /// Met when one of these labels has a score of at least `min_score`, whether or not it is the best. 1 to 100 labels of the model.
+    any_of: Option<Vec<String>>,
+    /// The lowest score that counts.
+    #[schema(default = 0.0, minimum = 0.0, maximum = 1.0)]
+    min_score: Option<f64>,
+    /// Met when the best label's score is below this; so it is where there is no label at all.
+    #[schema(minimum = 0.0, maximum = 1.0)]
+    top_below: Option<f64>,
 }
 
 /// How to run.
@@ -292,6 +424,7 @@ impl From<&OutputSpec> for OutputDefinition {
             prediction_prefix: Some(spec.prediction_prefix.clone()),
             layout: word(&LAYOUTS, spec.layout),
             if_exists: word(&IF_EXISTS, spec.if_exists),
+            review: spec.review.as_ref().map(|r| ReviewDefinition { uri: r.uri.to_string(), when: r.when.clone() }),
         }
     }
 }

@@ -95,7 +95,7 @@ async fn accept(
     trace: Option<TraceParent>,
 ) -> Result<Submitted, ApiProblem> {
     let (spec, resolved) = resolve(state, definition).await?;
-    check_output(state, &spec.output).await?;
+    check_outputs(state, &spec.output).await?;
     let new = NewJob { id: JobId::generate(), spec, model: resolved.model, pipeline: resolved.pipeline, key: key.clone(), trace };
     answered(state, state.store.create_job(new).await?, key.as_ref())
 }
@@ -107,6 +107,7 @@ pub(super) async fn resolve(state: &ApiState, definition: &Value) -> Result<(Job
     let resolved = match state.models.resolve(&spec.model, &spec.pipeline).await {
         Ok(resolved) => {
             faults.extend(definition::collisions(&spec, &resolved.pipeline));
+            faults.extend(definition::unknown_flags(&spec, &resolved.pipeline));
             Some(resolved)
         }
         Err(error) => {
@@ -116,6 +117,8 @@ pub(super) async fn resolve(state: &ApiState, definition: &Value) -> Result<(Job
     };
     faults.extend(check_store(state, "/input", &spec.input.uri));
     faults.extend(check_store(state, "/output", &spec.output.uri));
+    let review = spec.output.review.as_ref().map(|review| &review.uri);
+    faults.extend(review.and_then(|uri| check_store(state, "/output/review", uri)));
     faults.extend(spec.webhook.as_ref().and_then(|webhook| check_receiver(state, &webhook.url)));
     match resolved.filter(|_| faults.is_empty()) {
         Some(resolved) => Ok((spec, resolved)),
@@ -140,15 +143,23 @@ fn check_receiver(state: &ApiState, url: &WebhookUrl) -> Option<Fault> {
     Some(Fault::new("/webhook/url", "forbidden_address", refused.to_string()).hint(hint))
 }
 
-/// Refuses a prefix that already holds a job's output, unless that is to be replaced; one that holds what the job would write over
-/// without its being a job's; and one that cannot be listed.
-pub(super) async fn check_output(state: &ApiState, spec: &OutputSpec) -> Result<(), ApiProblem> {
+/// Refuses prefixes, the review queue's too, that already hold a job's output, unless that is to be replaced; that hold what the job would
+/// write over without its being a job's; and that cannot be listed.
+pub(super) async fn check_outputs(state: &ApiState, spec: &OutputSpec) -> Result<(), ApiProblem> {
+    check_output(state, "/output", spec).await?;
+    match &spec.review {
+        Some(review) => check_output(state, "/output/review", &OutputSpec { uri: review.uri.clone(), ..spec.clone() }).await,
+        None => Ok(()),
+    }
+}
+
+async fn check_output(state: &ApiState, pointer: &str, spec: &OutputSpec) -> Result<(), ApiProblem> {
     let output = &spec.uri;
     let fault = |error: objects::Error| match error.retryable() {
         true => ApiProblem::unavailable(error.to_string()),
         false => ApiProblem::faults(vec![
-            Fault::new("/output", error.code(), error.to_string())
-                .hint("output is a prefix such as s3://bucket/scores/ that the service can write to"),
+            Fault::new(pointer, error.code(), error.to_string())
+                .hint("this is a prefix such as s3://bucket/scores/ that the service can write to"),
         ]),
     };
     let bucket = state.stores.open(output).map_err(fault)?;

@@ -4,13 +4,16 @@ use proptest::{option, prelude::*, sample::select};
 use serde_json::{Value, json};
 
 use super::{
-    definition, openapi, read,
+    definition, openapi, pipeline, read,
     spec::{ErrorPolicyDefinition, ExecutionDefinition, InputDefinition, OutputDefinition},
     webhook,
 };
 use crate::domain::{
-    EventKind, JobSpec, Uri,
-    spec::{CsvOptions, ErrorPolicy, ExecutionSpec, IncludeInput, InputFormat, InputKind, InputSpec, Layout, OutputFormat, OutputSpec},
+    EventKind, JobSpec, PipelineSpec, Uri,
+    spec::{
+        CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputFormat, InputKind, InputSpec, Layout, OutputFormat,
+        OutputSpec, ReviewSpec,
+    },
 };
 
 fn good() -> Value {
@@ -80,13 +83,58 @@ fn typical_mistakes_each_get_a_pointer_a_code_and_a_hint() {
         (with("/output", json!("s3://lake/tx/scores/")), "/output", "output_overlaps_input", "not inside"),
         (with("/output", json!("s3://lake/tx")), "/output", "output_overlaps_input", "not inside"),
         (with("/pipeline/task", json!("classification")), "/pipeline/task", "unknown_value", "did you mean \"tabular-classification\"?"),
-        (with("/pipeline/task", json!("image-classification")), "/pipeline/task", "not_supported", "raw"),
+        (with("/pipeline/task", json!("image-clasification")), "/pipeline/task", "unknown_value", "\"image-classification\""),
         (with("/pipeline/feature", json!(["a"])), "/pipeline/feature", "unknown_field", "\"features\""),
         (with("/pipeline/features", json!("a,b")), "/pipeline/features", "wrong_type", "[\""),
         (with("/pipeline/missing", json!("null")), "/pipeline/missing", "unknown_value", "nan"),
         (with("/pipeline/top_k", json!(0)), "/pipeline/top_k", "out_of_range", "1 to 1000"),
         (with("/pipeline/columns", json!({"x": 1})), "/pipeline/columns/x", "wrong_type", "quotes"),
-        (with("/pipeline/image", json!({"size": [224, 224]})), "/pipeline/image", "not_supported", "leave"),
+        (with("/pipeline/image", json!("224")), "/pipeline/image", "wrong_type", "{"),
+        (with("/pipeline/image/sise", json!(224)), "/pipeline/image/sise", "unknown_field", "\"size\""),
+        (with("/pipeline/image/size", json!("224")), "/pipeline/image/size", "wrong_type", "[224, 224]"),
+        (with("/pipeline/image/size", json!([3, 224, 224])), "/pipeline/image/size", "wrong_length", "height and width"),
+        (with("/pipeline/image/size", json!([224, 0])), "/pipeline/image/size/1", "out_of_range", "1 to 16384"),
+        (with("/pipeline/image/crop", json!(1e9)), "/pipeline/image/crop", "out_of_range", "1 to 16384"),
+        (with("/pipeline/image/resample", json!("bilinar")), "/pipeline/image/resample", "unknown_value", "\"bilinear\""),
+        (with("/pipeline/image/resample", json!(2)), "/pipeline/image/resample", "wrong_type", "bilinear"),
+        (with("/pipeline/image/resize", json!("shortest-edge")), "/pipeline/image/resize", "unknown_value", "\"shortest_edge\""),
+        (with("/pipeline/image/channels", json!("rgb")), "/pipeline/image/channels", "unknown_value", "\"RGB\""),
+        (with("/pipeline/image/layout", json!("HWC")), "/pipeline/image/layout", "unknown_value", "\"NHWC\""),
+        (with("/pipeline/image/source", json!("keys")), "/pipeline/image/source", "unknown_value", "\"key\""),
+        (with("/pipeline/image/pad_value", json!(256)), "/pipeline/image/pad_value", "out_of_range", "0 to 255"),
+        (with("/pipeline/image/mean", json!([0.5, 0.5])), "/pipeline/image/mean", "wrong_length", "one number a channel"),
+        (with("/pipeline/image/mean", json!([0.5, "x", 0.5])), "/pipeline/image/mean/1", "wrong_type", "without quotes"),
+        (with("/pipeline/image", json!({"channels": "L", "std": [1, 1, 1]})), "/pipeline/image/std", "wrong_length", "a list of one"),
+        (with("/pipeline/image/std", json!([0.2, 0.0, 0.2])), "/pipeline/image/std", "out_of_range", "deviation"),
+        (with("/pipeline/image/scale", json!(0)), "/pipeline/image/scale", "out_of_range", "1/255"),
+        (with("/pipeline/image/alpha", json!("black")), "/pipeline/image/alpha", "unknown_value", "white"),
+        (with("/pipeline/text/max_lenght", json!(1)), "/pipeline/text/max_lenght", "unknown_field", "\"max_length\""),
+        (with("/pipeline/text/max_length", json!(0)), "/pipeline/text/max_length", "out_of_range", "1 to"),
+        (with("/pipeline/text/column", json!("")), "/pipeline/text/column", "empty", "name"),
+        (with("/pipeline/threshold", json!(50)), "/pipeline/threshold", "out_of_range", "0 to 1"),
+        (with("/pipeline/iou_threshold", json!("0.5")), "/pipeline/iou_threshold", "wrong_type", "0 to 1"),
+        (with("/pipeline/pooling", json!("avg")), "/pipeline/pooling", "unknown_value", "mean"),
+        (with("/pipeline/normalize", json!(1)), "/pipeline/normalize", "wrong_type", "true or false"),
+        (with("/pipeline/dimensions", json!(0)), "/pipeline/dimensions", "out_of_range", "1 to"),
+        (with("/pipeline/flags", json!(["unsafe"])), "/pipeline/flags", "wrong_type", "{"),
+        (with("/pipeline/flags", json!({"a/b": {}})), "/pipeline/flags/a~1b", "missing", "any_of"),
+        (with("/pipeline/flags/f", json!({"anyof": ["x"]})), "/pipeline/flags/f/anyof", "unknown_field", "\"any_of\""),
+        (with("/pipeline/flags/f", json!({"any_of": "x"})), "/pipeline/flags/f/any_of", "wrong_type", "[\""),
+        (with("/pipeline/flags/f", json!({"any_of": []})), "/pipeline/flags/f/any_of", "wrong_length", "unsafe"),
+        (with("/pipeline/flags/f", json!({"any_of": ["x"], "min_score": 60})), "/pipeline/flags/f/min_score", "out_of_range", "0 to 1"),
+        (with("/pipeline/flags/f", json!({"any_of": ["x"], "top_below": 0.5})), "/pipeline/flags/f", "contradiction", "of its own"),
+        (with("/pipeline/flags/f", json!({"top_below": 0.5, "min_score": 0.5})), "/pipeline/flags/f/min_score", "contradiction", "any_of"),
+        (with("/output/review", json!("s3://lake/review/")), "/output/review", "wrong_type", "{"),
+        (with("/output/review", json!({"uri": "s3://lake/review/"})), "/output/review/when", "missing", "needs_review"),
+        (with("/output/review", json!({"uri": "s3://lake/review/", "when": []})), "/output/review/when", "empty", "needs_review"),
+        (with("/output/review", json!({"when": ["x"]})), "/output/review/uri", "missing", "s3://"),
+        (
+            with("/output/review", json!({"uri": "s3://lake/scores/q/", "when": ["x"]})),
+            "/output/review",
+            "review_overlaps_output",
+            "beside",
+        ),
+        (with("/output/review", json!({"uri": "s3://lake/tx/q/", "when": ["x"]})), "/output/review", "output_overlaps_input", "not inside"),
         (with("/execution/batch_size", json!("large")), "/execution/batch_size", "wrong_type", "\"auto\""),
         (with("/execution/batch_size", json!(0)), "/execution/batch_size", "out_of_range", "1 to 65536"),
         (with("/execution/batch_size", json!(1.5)), "/execution/batch_size", "out_of_range", "whole"),
@@ -195,6 +243,22 @@ fn the_short_and_the_full_form_are_read() {
 }
 
 #[test]
+fn a_pipeline_section_means_in_a_job_what_it_means_in_a_models_folder() {
+    let section = json!({
+        "task": "image-classification", "labels": ["safe", "unsafe"], "activation": "softmax", "top_k": 2, "probabilities": true,
+        "image": {"column": "photo", "source": "key", "size": 256, "resize": "shortest_edge", "resample": "bicubic", "crop": [224, 224],
+                  "pad_value": 114, "channels": "BGR", "layout": "NHWC", "scale": 1.0, "mean": [104, 117, 123], "std": [1, 1, 1], "alpha": "drop"},
+        "text": {"column": "body", "pair": "title", "max_length": 128},
+        "threshold": 0.25, "iou_threshold": 0.45, "pooling": "cls", "normalize": true, "dimensions": 64, "outputs": ["y"],
+        "flags": {"needs_review": {"any_of": ["unsafe"], "min_score": 0.6}, "odd": {"any_of": ["safe"]}, "unsure": {"top_below": 0.5}}
+    });
+    let job = definition::read(&with("/pipeline", section.clone()), &providers()).unwrap().pipeline;
+    let folder: PipelineSpec = serde_json::from_value(section).unwrap();
+    assert_eq!(job, folder);
+    assert_eq!((job.image.unwrap().size, job.flags.unwrap().len()), (Some(vec![256]), 3));
+}
+
+#[test]
 fn a_field_that_stands_twice_is_refused_with_its_place() {
     let error = read::parse(b"{\"model\": \"a\",\n \"model\": \"b\"}").unwrap_err();
     assert!(error.contains("\"model\" stands twice") && error.contains("line 2"), "{error}");
@@ -210,7 +274,7 @@ fn the_document_names_the_fields_that_are_read() {
         names
     };
     // Fields that are known only to be refused with a better word than "unknown".
-    let later = ["table", "review", "image", "text", "threshold", "pooling", "normalize", "flags"];
+    let later = ["table"];
     let known = |fields: &[&str]| -> Vec<String> {
         let mut names: Vec<String> = fields.iter().filter(|f| !later.contains(f)).map(|f| (*f).to_owned()).collect();
         names.sort();
@@ -219,11 +283,25 @@ fn the_document_names_the_fields_that_are_read() {
     assert_eq!(documented("JobDefinition"), known(&definition::JOB));
     assert_eq!(documented("InputDefinition"), known(&definition::INPUT));
     assert_eq!(documented("CsvDefinition"), known(&definition::CSV));
-    assert_eq!(documented("OutputDefinition"), known(&definition::OUTPUT));
-    assert_eq!(documented("PipelineDefinition"), known(&definition::PIPELINE));
+    let output: Vec<&str> = definition::OUTPUT.into_iter().filter(|field| *field != "layout").collect();
+    assert_eq!(documented("OutputDefinition"), known(&output));
+    assert_eq!(documented("ReviewDefinition"), known(&definition::REVIEW));
+    assert_eq!(documented("PipelineDefinition"), known(&pipeline::PIPELINE));
+    assert_eq!(documented("ImageDefinition"), known(&pipeline::IMAGE));
+    assert_eq!(documented("TextDefinition"), known(&pipeline::TEXT));
+    assert_eq!(documented("FlagDefinition"), known(&pipeline::FLAG));
     assert_eq!(documented("ExecutionDefinition"), known(&definition::EXECUTION));
     assert_eq!(documented("ErrorPolicyDefinition"), known(&definition::ERROR_POLICY));
     assert_eq!(documented("WebhookDefinition"), known(&webhook::WEBHOOK));
+}
+
+#[test]
+fn the_example_of_a_pipeline_section_is_a_good_one() {
+    let document = serde_json::to_value(openapi()).unwrap();
+    let schema = &document["components"]["schemas"]["PipelineDefinition"];
+    assert_eq!(schema["title"], "nightshift.json");
+    definition::read(&with("/pipeline", schema["example"].clone()), &providers()).unwrap();
+    fits(&document, schema, &schema["example"]).unwrap();
 }
 
 #[test]
@@ -277,19 +355,25 @@ fn output() -> impl Strategy<Value = OutputSpec> {
     ];
     let uri = Uri::parse("s3://lake/out/").unwrap();
     let words = (select(definition::OUTPUT_FORMATS.to_vec()), select(definition::OUTPUT_COMPRESSIONS.to_vec()));
+    let review = option::of(prop::collection::vec("[a-z]{1,5}", 1..3).prop_map(|when| {
+        let uri = Uri::parse("s3://lake/review/").unwrap();
+        ReviewSpec { uri, when }
+    }));
     let words = words.prop_filter("refused", |(format, compression)| (format.0, compression.0) != ("parquet", "gzip"));
     let if_exists = select(definition::IF_EXISTS.to_vec());
-    (words, include, "[a-z_]{0,5}", if_exists).prop_map(move |((format, compression), include_input, prediction_prefix, if_exists)| {
-        OutputSpec {
+    (words, include, "[a-z_]{0,5}", if_exists, review).prop_map(
+        move |((format, compression), include_input, prediction_prefix, if_exists, review)| OutputSpec {
             uri: uri.clone(),
             format: format.1,
             compression: compression.1,
             include_input,
             prediction_prefix,
             layout: Layout::Parts,
-            if_exists: if_exists.1,
-        }
-    })
+            // A review queue takes no earlier one's place.
+            if_exists: if review.is_some() { IfExists::Fail } else { if_exists.1 },
+            review,
+        },
+    )
 }
 
 fn execution() -> impl Strategy<Value = ExecutionSpec> {

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::{
     problem::{ApiProblem, JobProblem},
     spec::{ErrorPolicyDefinition, ExecutionDefinition, InputDefinition, OutputDefinition, WebhookDefinition},
+    summary::SummaryBody,
 };
 use crate::domain::{Chunk, Dim, Job, JobState, Slice, Timestamp, ValueInfo, chunk::Usage, job::PinnedModel};
 
@@ -49,6 +50,8 @@ pub(super) struct JobBody {
     eta_seconds: Option<f64>,
     /// Work done so far.
     usage: UsageBody,
+    /// What the predictions so far are like.
+    summary: SummaryBody,
     /// Why the job failed.
     error: Option<JobProblem>,
     /// RFC 3339, UTC.
@@ -162,6 +165,7 @@ impl JobBody {
             progress,
             eta_seconds: eta,
             usage: UsageBody::new(&job.usage, wall, done),
+            summary: job.summary.report().into(),
             error: job.error.as_ref().map(ApiProblem::of_job),
             created_at: job.created_at.to_string(),
             started_at: job.started_at.map(|t| t.to_string()),

@@ -14,11 +14,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::{
-    ChunkState, Dim, Dtype, PartFile, PipelineSpec, Signature, Slice, Task, ValueInfo, ValueType,
+    ChunkState, Dim, Dtype, PartFile, PipelineSpec, Signature, Slice, Summary, Task, ValueInfo, ValueType,
     chunk::Usage,
     spec::{
         CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputKind, InputSpec, Layout,
-        OutputCompression, OutputFormat, OutputSpec,
+        OutputCompression, OutputFormat, OutputSpec, ReviewSpec,
     },
 };
 
@@ -54,6 +54,7 @@ fn new_job(output: &str) -> NewJob {
             prediction_prefix: String::new(),
             layout: Layout::Parts,
             if_exists: IfExists::Fail,
+            review: None,
         },
         pipeline: PipelineSpec::default(),
         execution: ExecutionSpec::default(),
@@ -81,12 +82,12 @@ fn result(succeeded: u64, failed: u64) -> ChunkResult {
     let part = PartFile { key: "part-000000-a.jsonl".to_owned(), records: succeeded, bytes: 1, sha256: "s".to_owned() };
     ChunkResult {
         part: (succeeded > 0).then_some(part),
-        errors: None,
         succeeded,
         failed,
         error_codes: BTreeMap::from([("bad".to_owned(), failed)]),
         first_error: (failed > 0).then(|| "in/a at 3: bad".to_owned()),
         usage: Usage { bytes_read: 10, ..Usage::default() },
+        ..ChunkResult::default()
     }
 }
 
@@ -196,6 +197,52 @@ async fn an_output_prefix_belongs_to_one_unfinished_job_nested_prefixes_included
     b.store.cancel_job(&id).await.unwrap();
     b.finalize(Ending::Cancelled).await;
     b.create(new_job("s3://lake/out/a/")).await;
+}
+
+#[tokio::test]
+async fn a_review_prefix_is_claimed_as_an_output_prefix_is() {
+    let with_review = |output: &str, review: &str| {
+        let mut new = new_job(output);
+        new.spec.output.review = Some(ReviewSpec { uri: uri(review), when: vec!["f".to_owned()] });
+        new
+    };
+    let b = Bench::new().await;
+    let id = b.create(with_review("s3://lake/out/", "s3://lake/queue/a/")).await;
+    let taken = [
+        new_job("s3://lake/queue/a/"),
+        new_job("s3://lake/queue/"),
+        new_job("s3://lake/queue/a/b/"),
+        with_review("s3://lake/x/", "s3://lake/queue/a/b/"),
+        with_review("s3://lake/x/", "s3://lake/out/"),
+    ];
+    for new in taken {
+        match b.store.create_job(new.clone()).await.unwrap() {
+            Created::OutputClaimed { by, .. } => assert_eq!(by, id),
+            other => panic!("{:?} was free: {other:?}", new.spec.output),
+        }
+    }
+    b.create(with_review("s3://lake/x/", "s3://lake/queue/ab/")).await;
+    b.store.cancel_job(&id).await.unwrap();
+    b.finalize(Ending::Cancelled).await;
+    b.create(new_job("s3://lake/queue/a/")).await;
+}
+
+#[tokio::test]
+async fn a_jobs_summary_is_that_of_its_committed_chunks() {
+    let b = Bench::new().await;
+    let id = b.planned(new_job("s3://lake/out/"), 3).await;
+    let leases: Vec<ChunkLease> = b.claim(3).await.into_iter().map(|c| c.lease).collect();
+    for (at, lease) in leases.iter().enumerate().rev() {
+        let mut summary = Summary::default();
+        summary.add_label(if at == 0 { "a" } else { "b" }, Some(0.5));
+        summary.flags.insert("odd".to_owned(), at as u64);
+        let result = ChunkResult { summary, ..result(1, 0) };
+        assert_eq!(b.store.commit_chunk(lease, &result).await.unwrap(), Written::Done);
+        assert_eq!(b.store.commit_chunk(lease, &result).await.unwrap(), Written::Fenced, "counted once");
+    }
+    let summary = b.job(&id).await.summary;
+    assert_eq!(summary.labels.counts, BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 2)]));
+    assert_eq!((summary.scores.unwrap().bins[10], summary.flags["odd"]), (3, 3));
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use crate::domain::{
     Attempt, Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, DeliveryState, Event, Job, JobId, JobSpec, JobState, ObjectSlice,
     Pipeline, Problem, Timestamp, TraceParent, Uri, WebhookSecret, WebhookSpec, WebhookUrl,
     job::{Conflict, Ending, PinnedModel, PlanCursor},
+    spec::OutputSpec,
 };
 
 pub use sqlite::{Inspection, SqliteStore, inspect};
@@ -297,8 +298,9 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// What [`Store::create_job`] would say of this key: [`Created::Replay`] or [`Created::KeyReused`]; `None` when it is new.
     async fn replay(&self, key: &IdempotencyKey) -> Result<Option<Created>>;
 
-    /// The unfinished job that writes to this prefix, to one above it or to one below it, and its output.
-    async fn output_claim(&self, output: &Uri) -> Result<Option<(JobId, Uri)>>;
+    /// The unfinished job that writes to the prefix of this output or of its review queue, to one above or to one below it, and where it
+    /// writes.
+    async fn output_claim(&self, output: &OutputSpec) -> Result<Option<(JobId, Uri)>>;
 
     /// One job.
     async fn job(&self, id: &JobId) -> Result<Option<Job>>;

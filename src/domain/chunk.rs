@@ -8,6 +8,7 @@ use super::{
     fault::Problem,
     job::JobId,
     spec::{InputCompression, InputFormat},
+    summary::Summary,
     time::Timestamp,
     uri::{Scheme, Uri},
 };
@@ -136,6 +137,9 @@ pub struct ChunkResult {
     pub part: Option<PartFile>,
     /// The error rows; `None` when there are none.
     pub errors: Option<PartFile>,
+    /// The flagged records, relative to the review prefix; `None` when there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub review: Option<PartFile>,
     /// Records with a prediction.
     pub succeeded: u64,
     /// Error rows.
@@ -146,6 +150,9 @@ pub struct ChunkResult {
     pub first_error: Option<String>,
     /// Work done.
     pub usage: Usage,
+    /// What the predictions are like.
+    #[serde(default, skip_serializing_if = "Summary::is_empty")]
+    pub summary: Summary,
 }
 
 /// Work done by one chunk, or summed over a job.

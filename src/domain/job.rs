@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{chunk::Usage, fault::Problem, pipeline::Pipeline, spec::JobSpec, time::Timestamp, trace::TraceParent, uri::Uri};
+use super::{
+    chunk::Usage, fault::Problem, pipeline::Pipeline, spec::JobSpec, summary::Summary, time::Timestamp, trace::TraceParent, uri::Uri,
+};
 
 /// `job_` and a UUIDv7: ids sort by time of creation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -331,6 +333,8 @@ pub struct Job {
     pub plan: PlanCursor,
     /// Work done, summed over committed chunks.
     pub usage: Usage,
+    /// What its predictions are like, over committed chunks.
+    pub summary: Summary,
     /// When it was accepted.
     pub created_at: Timestamp,
     /// When its first chunk was claimed.

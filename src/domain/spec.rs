@@ -21,9 +21,17 @@ pub enum InputFormat {
     Jsonl,
     /// Arrow IPC, stream or file (Feather version 2).
     Arrow,
+    /// One encoded picture an object: column `image`.
+    Image,
+    /// One text an object: column `text`.
+    Text,
+    /// One text a line: column `text`.
+    Lines,
+    /// Archives as WebDataset writes them: files of one name up to its first dot are one record.
+    Tar,
 }
 
-/// Compression of text input. Parquet compresses inside itself.
+/// Compression of text input and archives. Parquet compresses inside itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum InputCompression {
@@ -178,6 +186,18 @@ pub struct OutputSpec {
     pub layout: Layout,
     /// What an occupied prefix means.
     pub if_exists: IfExists,
+    /// Where flagged records are written a second time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub review: Option<ReviewSpec>,
+}
+
+/// A queue for people: the rows of flagged records, with a manifest and a marker of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReviewSpec {
+    /// Always a prefix.
+    pub uri: Uri,
+    /// Names of flags: a record that meets one of them is written.
+    pub when: Vec<String>,
 }
 
 /// How to run.

@@ -8,7 +8,7 @@ use tracing::Span;
 use super::supervisor::Ended;
 use crate::{
     db::{self, ChunkLease, Store, Written},
-    domain::{PartNames, Uri},
+    domain::{PartNames, spec::OutputSpec},
     objects::Stores,
     telemetry::metrics::{AttemptEnd, Metrics},
 };
@@ -34,7 +34,7 @@ impl Committer {
         &self,
         lease: &ChunkLease,
         failures: u32,
-        output: &Uri,
+        output: &OutputSpec,
         names: &PartNames,
         ended: Ended,
         stop: &CancellationToken,
@@ -97,11 +97,12 @@ impl Committer {
     }
 
     /// What stays behind when this fails is removed when the job is finalised.
-    async fn drop_parts(&self, output: &Uri, names: &PartNames) {
-        let Ok(bucket) = self.stores.open(output) else { return };
-        for name in [&names.part, &names.errors] {
-            if let Err(error) = bucket.delete(output.join(name).path()).await {
-                tracing::debug!(%error, "{name} stays until its job is finalised");
+    async fn drop_parts(&self, output: &OutputSpec, names: &PartNames) {
+        let review = output.review.iter().map(|review| review.uri.join(&names.part));
+        for file in [output.uri.join(&names.part), output.uri.join(&names.errors)].into_iter().chain(review) {
+            let Ok(bucket) = self.stores.open(&file) else { continue };
+            if let Err(error) = bucket.delete(file.path()).await {
+                tracing::debug!(%error, "{file} stays until its job is finalised");
             }
         }
     }

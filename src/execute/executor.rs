@@ -171,6 +171,7 @@ impl Executor {
                     compression: output.compression,
                     include_input: output.include_input.clone(),
                     prediction_prefix: output.prediction_prefix.clone(),
+                    review: output.review.clone(),
                     batch_size: job.spec.execution.batch_size,
                     providers: providers.clone(),
                     image_limits: self.options.image_limits,
@@ -181,7 +182,7 @@ impl Executor {
             Err(error) => model_failure(&error),
         };
         let committer = Committer { store: self.store.clone(), stores: self.stores.clone(), metrics: self.metrics.clone() };
-        committer.apply(&lease, chunk.failures, &output.uri, &names, ended, stop).await;
+        committer.apply(&lease, chunk.failures, &output, &names, ended, stop).await;
         held.remove(attempt);
         // The finaliser waits for the last chunk, and other executors for a job's turn.
         self.wake.notify_waiters();

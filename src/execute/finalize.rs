@@ -15,7 +15,7 @@ use super::{
 use crate::{
     db::{self, JobLease, Store, Written},
     domain::{
-        ChunkState, Job, JobState, PartNames, Problem, Uri,
+        ChunkState, Job, JobState, PartNames, Problem, Summary, Uri,
         job::Ending,
         names::{self, MANIFEST, SUCCESS},
         spec::IfExists,
@@ -47,6 +47,22 @@ pub struct Finalizer {
     pub lease_ttl: Duration,
     /// How often to look for work when nobody says that there is some.
     pub poll: Duration,
+}
+
+/// A prefix that the job wrote to.
+struct Target {
+    uri: Uri,
+    manifest: Manifest,
+    /// Parts and error rows that committed chunks name, by their final names.
+    named: HashSet<String>,
+    /// Parts that are to get those.
+    copies: Vec<Copy>,
+}
+
+impl Target {
+    fn to(uri: &Uri, manifest: Manifest) -> Self {
+        Self { uri: uri.clone(), manifest, named: HashSet::new(), copies: Vec::new() }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -145,33 +161,54 @@ impl Finalizer {
 
     /// An earlier job's output goes, outputs get their final names, then manifest, clean-up, marker. A job that failed before it wrote
     /// anything leaves nothing, so that its prefix can be used again, and an earlier output as it was. Of a job that was retried, what it
-    /// wrote when it ended before is good until the new manifest stands; a marker that is not true any more goes first.
+    /// wrote when it ended before is good until the new manifest stands; a marker that is not true any more goes first. A review queue is
+    /// settled like the output and before it; the output's own marker is the last of all.
     async fn write(&self, lease: &JobLease, job: &Job, ending: Ending) -> Result<(), Error> {
-        let output = &job.spec.output.uri;
-        let bucket = self.stores.open(output)?;
-        let mut manifest = Manifest::new(job);
-        let mut named = HashSet::new();
-        let mut copies = Vec::new();
+        let output = &job.spec.output;
+        let mut own = Target::to(&output.uri, Manifest::new(job));
+        let mut review = output.review.as_ref().map(|review| Target::to(&review.uri, Manifest::of_review(job, review)));
+        let mut summary = Summary::default();
         let mut from = 0;
         loop {
             let page = self.store.chunks(&job.id, from, PAGE).await?;
             let Some(last) = page.last() else { break };
             from = last.id.seq + 1;
             for chunk in page.iter().filter(|c| c.state == ChunkState::Done) {
-                manifest.push(&job.spec, chunk);
+                own.manifest.push(&job.spec, chunk);
                 let Some(result) = &chunk.result else { continue };
-                named.extend(result.errors.iter().map(|errors| errors.key.clone()));
+                summary.merge(&result.summary);
+                own.named.extend(result.errors.iter().map(|errors| errors.key.clone()));
                 if let (Some(part), Some(name)) = (&result.part, names::final_part(&job.spec, chunk)) {
                     if name != part.key {
                         let (part, sha256, bytes) = (part.key.clone(), part.sha256.clone(), part.bytes);
-                        copies.push(Copy { part, name: name.clone(), sha256, bytes });
+                        own.copies.push(Copy { part, name: name.clone(), sha256, bytes });
                     }
-                    named.insert(name);
+                    own.named.insert(name);
+                }
+                if let Some(review) = &mut review {
+                    review.manifest.push_flagged(&job.spec, chunk);
+                    review.named.extend(result.review.iter().map(|f| f.key.clone()));
                 }
             }
             self.renew(lease).await?;
         }
-        let found = earlier::read(&bucket, output).await?;
+        own.manifest.summary = summary.report();
+        let mut targets: Vec<Target> = review.into_iter().chain([own]).collect();
+        for target in &mut targets {
+            self.settle(lease, job, ending, target).await?;
+        }
+        for target in targets.iter().filter(|_| ending == Ending::Completed) {
+            let marker = format!("{}\n", job.id);
+            self.stores.open(&target.uri)?.put(target.uri.join(SUCCESS).path(), Bytes::from(marker)).await?;
+        }
+        Ok(())
+    }
+
+    /// All that comes before a prefix's marker.
+    async fn settle(&self, lease: &JobLease, job: &Job, ending: Ending, target: &mut Target) -> Result<(), Error> {
+        let Target { uri, manifest, named, copies } = target;
+        let bucket = self.stores.open(uri)?;
+        let found = earlier::read(&bucket, uri).await?;
         let nothing = ending != Ending::Completed && named.is_empty();
         match found {
             // Its own manifest: it was interrupted after it had put it, or it is tried again.
@@ -180,34 +217,28 @@ impl Finalizer {
                     !own.parts.iter().any(|part| part.key.as_ref() == Some(&copy.name) && part.sha256.as_ref() == Some(&copy.sha256))
                 });
                 if ending != Ending::Completed || !copies.is_empty() {
-                    bucket.delete(output.join(SUCCESS).path()).await?;
+                    bucket.delete(uri.join(SUCCESS).path()).await?;
                 }
                 if nothing {
-                    bucket.delete(output.join(MANIFEST).path()).await?;
+                    bucket.delete(uri.join(MANIFEST).path()).await?;
                 }
             }
-            Found::Manifest(earlier) if !nothing => self.replace(lease, job, &bucket, &earlier).await?,
+            Found::Manifest(earlier) if !nothing => self.replace(lease, job, &bucket, uri, &earlier).await?,
             Found::Manifest(_) | Found::Nothing | Found::Foreign => {}
         }
         if nothing {
             // Beside an earlier output only this job's own attempts are its to remove.
             let replaces = job.spec.output.if_exists == IfExists::Replace;
             let ours = |name: &str| if replaces { PartNames::is_part_of(name, &job.id) } else { PartNames::is_part(name) };
-            return self.remove_unnamed(lease, &bucket, output, ours).await;
+            return self.remove_unnamed(lease, &bucket, uri, ours).await;
         }
-        self.copy(lease, &bucket, output, &copies).await?;
-        bucket.put(output.join(MANIFEST).path(), Bytes::from(manifest.to_json())).await?;
-        self.remove_unnamed(lease, &bucket, output, |name| PartNames::is_part(name) && !named.contains(name)).await?;
-        if ending == Ending::Completed {
-            let marker = format!("{}\n", job.id);
-            bucket.put(output.join(SUCCESS).path(), Bytes::from(marker)).await?;
-        }
-        Ok(())
+        self.copy(lease, &bucket, uri, copies).await?;
+        bucket.put(uri.join(MANIFEST).path(), Bytes::from(manifest.to_json())).await?;
+        self.remove_unnamed(lease, &bucket, uri, |name| PartNames::is_part(name) && !named.contains(name)).await
     }
 
     /// Removes what an earlier job left below the prefix, its marker first.
-    async fn replace(&self, lease: &JobLease, job: &Job, bucket: &Bucket, earlier: &Manifest) -> Result<(), Error> {
-        let output = &job.spec.output.uri;
+    async fn replace(&self, lease: &JobLease, job: &Job, bucket: &Bucket, output: &Uri, earlier: &Manifest) -> Result<(), Error> {
         tracing::info!(job.id = %job.id, "{} takes the place of {} at {output}", job.id, earlier.job);
         bucket.delete(output.join(SUCCESS).path()).await?;
         let paths = earlier::named(earlier, output).into_iter().map(|name| output.join(&name).path().to_owned());

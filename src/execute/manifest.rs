@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Chunk, Job, JobId, JobSpec, ObjectSlice, PartFile, Pipeline, Slice, Uri,
+    Chunk, ChunkResult, Job, JobId, JobSpec, ObjectSlice, PartFile, Pipeline, Slice, Uri,
     job::Ending,
     names,
-    spec::{CsvOptions, InputCompression, InputFormat, InputKind, Layout, OutputCompression, OutputFormat},
+    spec::{CsvOptions, InputCompression, InputFormat, InputKind, Layout, OutputCompression, OutputFormat, ReviewSpec},
+    summary::Report,
 };
 
 /// The whole document.
@@ -45,6 +46,9 @@ pub struct Manifest {
     pub counts: Counts,
     /// Error rows by code, over all parts.
     pub error_codes: BTreeMap<String, u64>,
+    /// What the predictions are like, over all parts.
+    #[serde(default)]
+    pub summary: Report,
     /// Committed chunks, in input order.
     pub parts: Vec<Part>,
 }
@@ -176,8 +180,26 @@ impl Manifest {
             output: Output { uri: output.uri.clone(), format: output.format, compression: output.compression, layout: output.layout },
             counts: Counts { objects: job.plan.objects, chunks: job.counts.chunks, records: 0, succeeded: 0, failed: 0 },
             error_codes: BTreeMap::new(),
+            summary: Report::default(),
             parts: Vec::new(),
         }
+    }
+
+    /// The manifest of such a job's review queue, without its parts: they hold flagged records a second time, and no error rows.
+    pub fn of_review(job: &Job, review: &ReviewSpec) -> Self {
+        let mut manifest = Self::new(job);
+        manifest.output.uri = review.uri.clone();
+        manifest
+    }
+
+    /// Adds a committed chunk's flagged records to the manifest of a review queue, as [`push`](Self::push) adds all of its records.
+    pub fn push_flagged(&mut self, spec: &JobSpec, chunk: &Chunk) {
+        let flagged = chunk.result.as_ref().map(|result| ChunkResult {
+            succeeded: result.review.as_ref().map_or(0, |file| file.records),
+            part: result.review.clone(),
+            ..ChunkResult::default()
+        });
+        self.push(spec, &Chunk { result: flagged, ..chunk.clone() });
     }
 
     /// Adds a committed chunk at its place, whatever the order of calls. A chunk without a result has written nothing that counts and
@@ -259,7 +281,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{
-        ChunkId, ChunkResult, ChunkState, JobSpec, JobState, Timestamp,
+        ChunkId, ChunkState, JobSpec, JobState, Summary, Timestamp,
         chunk::Usage,
         job::{self, PinnedModel, PlanCursor},
     };
@@ -293,6 +315,7 @@ mod tests {
             counts: job::Counts { objects: 2, bytes: 30, chunks: 3, chunks_done: 3, succeeded: 5, failed: 3 },
             plan: PlanCursor { objects: 2, bytes: 30, digest: "d2".into(), done: true, ..PlanCursor::default() },
             usage: Usage { provider: "cpu".into(), runtime: "1.31.1".into(), wall_seconds: 0.25, ..Usage::default() },
+            summary: Summary::default(),
             created_at: Timestamp(1_764_000_000_000_000),
             started_at: Some(Timestamp(1_764_000_001_000_000)),
             finished_at: None,
@@ -366,6 +389,8 @@ mod tests {
                 "output": {"uri": "s3://lake/out/", "format": "jsonl", "compression": "gzip", "layout": "parts"},
                 "counts": {"objects": 2, "chunks": 3, "records": 8, "succeeded": 5, "failed": 3},
                 "error_codes": {"missing_value": 3},
+                "summary": {"labels": [], "other_labels": 0, "scores": null, "values": null, "embedding_dimension": null, "images": null,
+                            "tokens": null, "detections": null, "flags": {}},
                 "parts": [
                     {"part": 0, "key": "part-000000-x.jsonl.gz", "records": 5, "failed": 0, "bytes": 50, "sha256": "ab", "errors": null,
                      "inputs": input(0, 10)},
@@ -382,6 +407,23 @@ mod tests {
         let expected = manifest(&[a.clone(), b.clone(), c.clone()]);
         assert_eq!(manifest(&[c.clone(), a.clone(), b.clone(), a, c, b]).to_json(), expected.to_json());
         assert_eq!((expected.counts.succeeded, expected.counts.failed, expected.counts.records), (8, 2, 10));
+    }
+
+    #[test]
+    fn a_review_queues_manifest_names_its_own_parts_and_no_error_rows() {
+        let review = ReviewSpec { uri: Uri::parse("s3://lake/review/").unwrap(), when: vec!["odd".into()] };
+        let job = job(Ending::Completed);
+        let mut manifest = Manifest::of_review(&job, &review);
+        let mut flagged = chunk(0, 5, 2);
+        flagged.result.as_mut().unwrap().review = Some(file("part-000000-x.jsonl.gz".into(), 1));
+        manifest.push_flagged(&job.spec, &flagged);
+        manifest.push_flagged(&job.spec, &chunk(1, 3, 0));
+        assert_eq!(
+            (manifest.output.uri.to_string().as_str(), manifest.counts.records, manifest.counts.failed),
+            ("s3://lake/review/", 1, 0)
+        );
+        assert_eq!((manifest.parts[0].records, manifest.parts[0].failed, &manifest.parts[0].errors), (1, 0, &None));
+        assert_eq!((&manifest.parts[1].key, manifest.parts[1].records), (&None, 0));
     }
 
     #[test]

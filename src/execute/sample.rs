@@ -69,6 +69,7 @@ impl Sampler {
                 compression: output.compression,
                 include_input: output.include_input.clone(),
                 prediction_prefix: output.prediction_prefix.clone(),
+                review: None,
                 batch_size: execution.batch_size,
                 providers: if execution.providers.is_empty() { self.providers.clone() } else { execution.providers.clone() },
                 image_limits: self.image_limits,

@@ -6,7 +6,9 @@
 mod admit;
 mod cache;
 mod derive;
+mod flags;
 mod folder;
+mod init;
 mod onnx;
 mod origin;
 mod signature;
@@ -20,6 +22,9 @@ use crate::{
 use cache::{CachedFile, Entry, Staging};
 use folder::Found;
 pub use origin::Origin;
+
+/// The file of a model's folder that holds its pipeline section.
+const SECTION: &str = "nightshift.json";
 
 /// Limits on what is fetched and admitted.
 #[derive(Debug, Clone)]
@@ -118,7 +123,8 @@ impl Models {
             let says = derive::read_folder(&folder, &mut faults);
             let derived = graph.and_then(|graph| {
                 let signature = signature::read(&graph, &mut faults);
-                let pipeline = derive::derive(signature.clone(), &graph, &says, spec.clone(), &mut faults)?;
+                let mut pipeline = derive::derive(signature.clone(), &graph, &says, spec.clone(), &mut faults)?;
+                flags::add(&mut pipeline, says.section().flags.clone(), &spec, &mut faults);
                 let origins = origin::of(&pipeline, &spec, &folder, says.section());
                 Some((signature, pipeline, origins))
             });

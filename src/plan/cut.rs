@@ -2,7 +2,7 @@
 //!
 //! In: an object as listed. Out: the object whole, or slices of it in order. Parquet is cut by the row counts in its footer;
 //! JSON Lines by bytes, as no record holds a newline; CSV by reading it through the decoder's own border scanner, as a newline in
-//! quotes is no border and only the quotes before it tell. Compressed text is not cut.
+//! quotes is no border and only the quotes before it tell. Compressed text is not cut, nor are archives and objects that are one record.
 
 use std::sync::{Arc, atomic::AtomicU64};
 
@@ -57,6 +57,9 @@ impl Cutter {
     pub(super) async fn cut<'c>(&'c self, found: &'c Found) -> Result<Cut<'c>, Error> {
         let object = &found.meta;
         let (mut format, mut compression) = self.kind_by_name(&object.key);
+        if let Some(records) = self.records_of_whole(format) {
+            return Ok(Cut::Whole { slice: slice_of(found, format, compression, Slice::Whole), records });
+        }
         let large = object.size > self.chunk_bytes.saturating_mul(3) / 2;
         if !large && self.chunk_records.is_none() || self.layout == Layout::Mirror {
             return Ok(Cut::Whole { slice: slice_of(found, format, compression, Slice::Whole), records: 0 });
@@ -81,7 +84,7 @@ impl Cutter {
                 }
                 Ok(Cut::Slices(stream::iter(row_slices(&groups, self.chunk_bytes, most)).map(move |s| Ok(of(s))).boxed()))
             }
-            (InputFormat::Csv | InputFormat::Jsonl, InputCompression::None) => {
+            (InputFormat::Csv | InputFormat::Jsonl | InputFormat::Lines, InputCompression::None) => {
                 let slice = of(Slice::Whole);
                 let target = self.target_bytes(&head);
                 if slice.size <= target.saturating_mul(3) / 2 {
@@ -89,13 +92,28 @@ impl Cutter {
                     return Ok(Cut::Whole { slice, records });
                 }
                 let slices = match format {
-                    InputFormat::Jsonl => stream::iter(byte_slices(slice.size, target)).map(Ok).boxed(),
+                    InputFormat::Jsonl | InputFormat::Lines => stream::iter(byte_slices(slice.size, target)).map(Ok).boxed(),
                     _ => self.csv_slices(&found.bucket, &slice, target).await?,
                 };
                 Ok(Cut::Slices(slices.map_ok(of).boxed()))
             }
             // Not cut: how many records a compressed text holds is not known, so with a limit on them it is a chunk of its own.
-            _ => Ok(Cut::Whole { slice: of(Slice::Whole), records: self.chunk_records.unwrap_or_default() }),
+            _ => {
+                let records = self.records_of_whole(format).or(self.chunk_records).unwrap_or_default();
+                Ok(Cut::Whole { slice: of(Slice::Whole), records })
+            }
+        }
+    }
+
+    /// How many records an object of a format that is never cut counts for: how many an archive holds is not known, so with a limit on
+    /// them it is a chunk of its own. `None` for other formats.
+    fn records_of_whole(&self, format: InputFormat) -> Option<u64> {
+        match format {
+            InputFormat::Image | InputFormat::Text => Some(1),
+            InputFormat::Tar => Some(self.chunk_records.unwrap_or_default()),
+            InputFormat::Auto | InputFormat::Parquet | InputFormat::Csv | InputFormat::Jsonl | InputFormat::Arrow | InputFormat::Lines => {
+                None
+            }
         }
     }
 

@@ -135,13 +135,26 @@ struct Probed {
 }
 
 impl Probed {
-    /// Parquet says how many rows it has; of a text the length of the first lines is known. What cannot be read tells nothing.
+    /// Parquet says how many rows it has; of a text the length of the first lines is known; a picture is one record. What cannot be read,
+    /// and an archive, tells nothing.
     async fn add(&mut self, cutter: &Cutter, found: &Found, object: &ObjectSlice) {
         let head = head(found).await.unwrap_or_default();
         let format = match object.format {
             InputFormat::Auto => sniff::format_of(&head[..head.len().min(sniff::HEAD_BYTES)]).unwrap_or_default(),
             known => known,
         };
+        match format {
+            InputFormat::Image | InputFormat::Text => {
+                self.bytes += object.size;
+                self.records += 1;
+                return;
+            }
+            InputFormat::Tar => {
+                self.counted = false;
+                return;
+            }
+            _ => {}
+        }
         let counted = if format == InputFormat::Parquet { cutter.row_groups(&found.bucket, object).await } else { None };
         self.counted &= counted.is_some();
         let plain = format != InputFormat::Parquet && sniff::compression_of(&head) == InputCompression::None;

@@ -19,7 +19,7 @@ use super::{
     models::{Loaded, lock},
     protocol::ChunkTask,
 };
-use crate::domain::{Problem, RecordError};
+use crate::domain::{Problem, RecordError, Summary};
 
 /// Why an attempt ends without a result.
 #[derive(Debug, Clone)]
@@ -66,6 +66,15 @@ pub(super) struct Outcome {
     /// Rows of the part, in input order; `None` when no record of the batch got a prediction.
     pub(super) rows: Option<RecordBatch>,
     pub(super) errors: Vec<RecordError>,
+    /// Of those rows.
+    pub(super) summary: Summary,
+}
+
+impl Outcome {
+    /// Error rows and nothing else.
+    pub(super) fn of_errors(seq: u64, errors: Vec<RecordError>) -> Self {
+        Self { seq, rows: None, errors, summary: Summary::default() }
+    }
 }
 
 /// What reader, workers and writer share.

@@ -13,6 +13,10 @@ pub const ENCODING_CSV: &str = "csv";
 /// Value of [`ENCODING`]: JSON values as found (`"red"`, `12`, `[1, 2]`, `null`); a field that a line lacks is an Arrow null.
 pub const ENCODING_JSON: &str = "json";
 
+/// Field metadata key of a column that stands for another one in the output; its value is that one's name. The other holds what was
+/// made of it, for the model.
+pub const CARRIED: &str = "nightshift.carried";
+
 /// Where one record came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowId {

@@ -13,7 +13,6 @@ use crossbeam_channel::{Sender, bounded, unbounded};
 use tokio::runtime::Handle;
 
 use super::{
-    ahead::Ahead,
     attempt::{Attempt, Failure, Work},
     infer,
     models::{Loaded, Models, lock},
@@ -132,12 +131,12 @@ impl Engine {
         let started = Instant::now();
         let task = &attempt.task;
         let output = self.stores.open(&task.output).map_err(|e| Failure::of_store(&e))?;
+        let review = task.review.as_ref().map(|review| self.stores.open(&review.uri)).transpose().map_err(|e| Failure::of_store(&e))?;
         let loaded = self.load(task)?;
         // Bounded by the permits: no more outcomes exist than batches that entered.
         let (done, outcomes) = unbounded();
         thread::scope(|scope| {
-            let objects = Ahead::start(&self.stores, attempt, &self.handle);
-            let reader = Reader::new(attempt.clone(), loaded.clone(), objects, self.work.clone(), done);
+            let reader = Reader::new(attempt.clone(), loaded.clone(), self.stores.clone(), self.handle.clone(), self.work.clone(), done);
             let reading = thread::Builder::new().name(format!("read-{}", task.attempt)).spawn_scoped(scope, || {
                 let _in_span = attempt.span.clone().entered();
                 if let Err(failure) = reader.run() {
@@ -147,7 +146,7 @@ impl Engine {
             if let Err(error) = reading {
                 attempt.fail(Failure::fatal("internal_error", "The runner could not start a thread", error.to_string()));
             }
-            Writer::new(attempt, output, self.handle.clone()).run(&outcomes, &loaded, &self.runtime, started)
+            Writer::new(attempt, output, review, self.handle.clone()).run(&outcomes, &loaded, &self.runtime, started)
         })
     }
 }
@@ -157,8 +156,7 @@ impl Engine {
         let task = &attempt.task;
         let loaded = self.load(task)?;
         let (done, outcomes) = unbounded();
-        let objects = Ahead::start(&self.stores, attempt, &self.handle);
-        let reader = Reader::new(attempt.clone(), loaded.clone(), objects, self.work.clone(), done);
+        let reader = Reader::new(attempt.clone(), loaded.clone(), self.stores.clone(), self.handle.clone(), self.work.clone(), done);
         thread::scope(|scope| {
             let reading = thread::Builder::new().name(format!("read-{}", task.attempt)).spawn_scoped(scope, || {
                 reader.sample(records).unwrap_or_else(|failure| {

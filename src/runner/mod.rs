@@ -29,11 +29,14 @@ mod attempt;
 mod engine;
 mod models;
 mod pack;
+mod pictures;
 mod process;
 mod reader;
+mod review;
 mod sample;
+mod summarize;
 mod worker;
 mod writer;
 
 pub use process::{Options, run};
-pub(crate) use reader::MAX_RECORD_BYTES;
+pub(crate) use reader::{MAX_MEDIA_BYTES, MAX_RECORD_BYTES};

@@ -11,7 +11,7 @@ use crate::{
     domain::{
         ChunkResult, ObjectSlice, PartNames, Pipeline, Problem, RecordError,
         job::PinnedModel,
-        spec::{CsvOptions, IncludeInput, OutputCompression, OutputFormat},
+        spec::{CsvOptions, IncludeInput, OutputCompression, OutputFormat, ReviewSpec},
         uri::Uri,
     },
     telemetry::tally::Counts,
@@ -51,6 +51,8 @@ pub struct ChunkTask {
     pub include_input: IncludeInput,
     /// Put before prediction columns.
     pub prediction_prefix: String,
+    /// Where flagged records are written a second time, under the name of the part.
+    pub review: Option<ReviewSpec>,
     /// Records a call of the runtime; `None` lets the runner choose.
     pub batch_size: Option<u32>,
     /// Execution providers, in order of preference.

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use arrow::datatypes::SchemaRef;
 use crossbeam_channel::Sender;
+use tokio::runtime::Handle;
 
 use super::{
     ahead::Ahead,
@@ -13,10 +14,11 @@ use super::{
     featurize::{BindError, Binding, wanted_columns},
     models::Loaded,
     pack::Packer,
+    pictures::Pictures,
 };
 use crate::{
-    domain::{ObjectSlice, RecordError, Stage, spec::IncludeInput},
-    objects,
+    domain::{ObjectSlice, RecordError, Stage, Uri, spec::IncludeInput},
+    objects::{self, Stores},
 };
 
 /// Fewest rows in a batch handed on, where the batch size is smaller: the cost of a hand-over is spread over them.
@@ -25,6 +27,8 @@ const PACK_ROWS: usize = 1024;
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// A record above this size is an error row.
 pub(crate) const MAX_RECORD_BYTES: usize = 16 * 1024 * 1024;
+/// A picture, or a sample of an archive, above this size is an error row.
+pub(crate) const MAX_MEDIA_BYTES: usize = 64 * 1024 * 1024;
 
 /// Reads one chunk's objects on the thread that calls it.
 pub(super) struct Reader {
@@ -41,14 +45,41 @@ pub(super) struct Reader {
     first: Option<Bound>,
     /// Records still wanted; `None` wants them all.
     left: Option<usize>,
+    /// Opens the stores of pictures that records name.
+    stores: Stores,
+    handle: Handle,
+    /// For pipelines that take pictures, who finds those that the records of a table name, and where the table lies.
+    pictures: Option<(Uri, Pictures)>,
 }
 
 /// A schema of the data, and how it fits the model.
 pub(super) type Bound = (SchemaRef, Result<Arc<Binding>, BindError>);
 
 impl Reader {
-    pub(super) fn new(attempt: Arc<Attempt>, loaded: Arc<Loaded>, objects: Ahead, work: Sender<Work>, done: Sender<Outcome>) -> Self {
-        Self { attempt, loaded, objects, work, done, next_seq: 0, errors: Vec::new(), bound: None, first: None, left: None }
+    /// Begins to open the objects.
+    pub(super) fn new(
+        attempt: Arc<Attempt>,
+        loaded: Arc<Loaded>,
+        stores: Stores,
+        handle: Handle,
+        work: Sender<Work>,
+        done: Sender<Outcome>,
+    ) -> Self {
+        Self {
+            objects: Ahead::start(&stores, &attempt, &handle),
+            attempt,
+            loaded,
+            work,
+            done,
+            next_seq: 0,
+            errors: Vec::new(),
+            bound: None,
+            first: None,
+            left: None,
+            stores,
+            handle,
+            pictures: None,
+        }
     }
 
     /// Reads to the end of the chunk, or until the attempt ends.
@@ -74,6 +105,9 @@ impl Reader {
         for slice in &attempt.task.inputs {
             if self.left == Some(0) {
                 break;
+            }
+            if attempt.is_stopped() {
+                return Err(Failure::Stopped);
             }
             self.read(slice, &projection, rows, &mut packer)?;
         }
@@ -107,6 +141,7 @@ impl Reader {
             Some(Err(error)) => return self.lose_object(source, error.into()),
             None => return Err(Failure::fatal("internal_error", "The runner met a fault of its own", "the objects' task is gone")),
         };
+        self.look_for_pictures(slice)?;
         let request = decode::Request {
             source: source.clone(),
             slice: slice.clone(),
@@ -115,6 +150,7 @@ impl Reader {
             batch_rows: rows,
             batch_bytes: BATCH_BYTES,
             max_record_bytes: MAX_RECORD_BYTES,
+            max_media_bytes: MAX_MEDIA_BYTES,
         };
         let mut decoder = match timed(&attempt.times.decode, || decode::open(object, request)) {
             Ok(decoder) => decoder,
@@ -132,7 +168,9 @@ impl Reader {
                     };
                     self.errors.extend(step.errors);
                     if let Some(batch) = step.batch {
-                        packer.push(batch, |full| self.submit(full))?;
+                        for batch in self.with_pictures(batch)? {
+                            packer.push(batch, |full| self.submit(full))?;
+                        }
                     }
                     // A file of nothing but bad records fills no batch: its errors must not pile up.
                     if self.errors.len() >= rows {
@@ -146,6 +184,29 @@ impl Reader {
                 Err(error) => return self.lose_object(source, error),
             }
         }
+    }
+
+    /// Keys in a table lead to pictures of its own store: relative to the input prefix, or to the folder of the object that is the input,
+    /// be it named by the job or by a manifest.
+    fn look_for_pictures(&mut self, slice: &ObjectSlice) -> Result<(), Failure> {
+        let task = &self.attempt.task;
+        let Some(image) = &task.pipeline.image else { return Ok(()) };
+        let home = slice.bucket.as_ref().map_or_else(|| task.input.clone(), |bucket| bucket.with_path(&slice.key));
+        if self.pictures.as_ref().is_none_or(|(of, _)| *of != home) {
+            let bucket = self.stores.open(&home).map_err(|error| Failure::of_store(&error))?;
+            let (include, read) = (&task.include_input, self.attempt.bytes_read.clone());
+            let pictures = Pictures::new(image, include, bucket, &home, self.handle.clone(), read, MAX_MEDIA_BYTES as u64);
+            self.pictures = Some((home, pictures));
+        }
+        Ok(())
+    }
+
+    /// Rows whose picture cannot be had become error rows.
+    fn with_pictures(&mut self, batch: Batch) -> Result<Vec<Batch>, Failure> {
+        let Some((_, pictures)) = &self.pictures else { return Ok(vec![batch]) };
+        let found = timed(&self.attempt.times.decode, || pictures.find(batch)).map_err(|error| Failure::of_store(&error))?;
+        self.errors.extend(found.errors);
+        Ok(found.batches)
     }
 
     /// What is left of the object becomes one error row, unless trying again may help.
@@ -178,7 +239,7 @@ impl Reader {
             Err(BindError { code, detail }) => {
                 errors.extend((0..batch.rows()).map(|row| batch.provenance.error(row, Stage::Featurize, code, detail.clone())));
                 self.attempt.sort(&mut errors);
-                done.send(Outcome { seq, rows: None, errors }).map_err(|_| Failure::Stopped)
+                done.send(Outcome::of_errors(seq, errors)).map_err(|_| Failure::Stopped)
             }
         }
     }
@@ -190,7 +251,7 @@ impl Reader {
         let mut errors = std::mem::take(&mut self.errors);
         self.attempt.sort(&mut errors);
         let (seq, done) = self.enter()?;
-        done.send(Outcome { seq, rows: None, errors }).map_err(|_| Failure::Stopped)
+        done.send(Outcome::of_errors(seq, errors)).map_err(|_| Failure::Stopped)
     }
 
     fn enter(&mut self) -> Result<(u64, Sender<Outcome>), Failure> {

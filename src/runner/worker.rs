@@ -17,13 +17,14 @@ use super::{
     attempt::{Attempt, Failure, Outcome, Work, timed},
     batch::Batch,
     encode::{self, EncodeError},
-    featurize::Featurized,
+    featurize::{Featurized, Notes},
     infer::{self, Inferred},
     interpret::{interpret, prediction_fields},
     models::lock,
+    summarize::summarize,
 };
 use crate::{
-    domain::{RecordError, Stage},
+    domain::{RecordError, Stage, Summary},
     telemetry::tally::Tally,
 };
 
@@ -78,9 +79,10 @@ fn predict(index: usize, work: Work, busy: &BusySlot, tally: &Tally) -> Result<O
     }
     drop(session);
 
-    let rows = timed(&attempt.times.interpret, || rows_of(&attempt, &batch, predicted, &mut errors))?;
+    let rows = timed(&attempt.times.interpret, || rows_of(&attempt, &batch, predicted, &notes, &mut errors))?;
     attempt.sort(&mut errors);
-    Ok(Outcome { seq, rows, errors })
+    let (rows, summary) = rows.unzip();
+    Ok(Outcome { seq, rows, errors, summary: summary.unwrap_or_default() })
 }
 
 fn failure_of(error: &infer::Error) -> Failure {
@@ -97,13 +99,14 @@ struct Predicted {
     columns: Vec<ArrayRef>,
 }
 
-/// Predictions of all groups, back in input order, beside their provenance and the chosen input columns.
+/// Predictions of all groups, back in input order, beside their provenance and the chosen input columns; and what they are like.
 fn rows_of(
     attempt: &Attempt,
     batch: &Batch,
     predicted: Vec<Predicted>,
+    notes: &Notes,
     errors: &mut Vec<RecordError>,
-) -> Result<Option<RecordBatch>, Failure> {
+) -> Result<Option<(RecordBatch, Summary)>, Failure> {
     let pipeline = &attempt.task.pipeline;
     let mut rows: Vec<u32> = Vec::with_capacity(batch.rows());
     let mut pieces: Vec<Vec<ArrayRef>> = Vec::with_capacity(predicted.len());
@@ -138,7 +141,7 @@ fn rows_of(
         Batch { provenance: batch.provenance.take(&rows), columns }
     };
     match encode::assemble(&kept, &attempt.task.include_input, &predictions, &attempt.task.prediction_prefix) {
-        Ok(rows) => Ok(Some(rows)),
+        Ok(assembled) => Ok(Some((assembled, summarize(pipeline, &predictions, notes, &rows)))),
         Err(error) => {
             let (code, detail) = match error {
                 EncodeError::MissingColumn(detail) => ("missing_column", detail),

@@ -19,6 +19,7 @@ use super::{
     attempt::{Attempt, Failure, Outcome, timed},
     encode::{EncodeError, PartEncoder, error_line},
     models::Loaded,
+    review::Queue,
 };
 use crate::{
     domain::{ChunkResult, PartFile, RecordError, Stage, chunk::Usage},
@@ -65,12 +66,17 @@ pub(super) struct Writer<'a> {
     encoder: Option<PartEncoder>,
     part: Option<Sink<'a>>,
     errors: Option<Sink<'a>>,
+    /// Where flagged rows go a second time.
+    review_bucket: Option<Bucket>,
+    queue: Option<Queue>,
+    review: Option<Sink<'a>>,
     result: ChunkResult,
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(attempt: &'a Attempt, bucket: Bucket, handle: Handle) -> Self {
-        Self { attempt, bucket, handle, encoder: None, part: None, errors: None, result: ChunkResult::default() }
+    pub(super) fn new(attempt: &'a Attempt, bucket: Bucket, review_bucket: Option<Bucket>, handle: Handle) -> Self {
+        let result = ChunkResult::default();
+        Self { attempt, bucket, handle, encoder: None, part: None, errors: None, review_bucket, queue: None, review: None, result }
     }
 
     /// Writes until every sender is gone; the result, or why there is none.
@@ -86,7 +92,7 @@ impl<'a> Writer<'a> {
             self.attempt.fail(failure);
         }
         if let Some(failure) = self.attempt.failure() {
-            for sink in self.part.iter_mut().chain(&mut self.errors) {
+            for sink in self.part.iter_mut().chain(&mut self.errors).chain(&mut self.review) {
                 self.handle.block_on(sink.upload.abort());
             }
             return Err(failure);
@@ -113,14 +119,15 @@ impl<'a> Writer<'a> {
         let mut errors = outcome.errors;
         if let Some(rows) = outcome.rows {
             match self.write_rows(&rows) {
-                Ok(()) => {}
+                Ok(()) => {
+                    self.result.summary.merge(&outcome.summary);
+                    self.write_flagged(&rows)?;
+                }
                 Err(EncodeError::SchemaMismatch(detail)) => {
                     errors.extend(rows_as_errors(&rows, "schema_mismatch", &detail));
                     self.attempt.sort(&mut errors);
                 }
-                Err(EncodeError::MissingColumn(detail) | EncodeError::Failed(detail)) => {
-                    return Err(Failure::fatal("encoding_failed", "A part could not be encoded", detail));
-                }
+                Err(error) => return Err(encoding_failed(&error)),
             }
             self.drain_encoder()?;
         }
@@ -135,6 +142,28 @@ impl<'a> Writer<'a> {
         timed(&self.attempt.times.encode, || encoder.write(rows))?;
         self.result.succeeded += rows.num_rows() as u64;
         Ok(())
+    }
+
+    /// Flagged rows are in the part already; they go to the review queue as well.
+    fn write_flagged(&mut self, rows: &RecordBatch) -> Result<(), Failure> {
+        let task = &self.attempt.task;
+        let Some(review) = &task.review else { return Ok(()) };
+        let queue = self.queue.get_or_insert_with(|| Queue::new(task, review, rows.schema()));
+        let bytes = timed(&self.attempt.times.encode, || queue.write(rows)).map_err(|e| encoding_failed(&e))?;
+        self.put_review(bytes)
+    }
+
+    fn put_review(&mut self, bytes: Bytes) -> Result<(), Failure> {
+        let task = &self.attempt.task;
+        let (Some(bucket), Some(review)) = (&self.review_bucket, &task.review) else { return Ok(()) };
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let sink = match &mut self.review {
+            Some(sink) => sink,
+            None => self.review.insert(Sink::open(bucket, review.uri.path(), &task.names.part)?),
+        };
+        timed(&self.attempt.times.put, || sink.put(&self.handle, bytes))
     }
 
     fn drain_encoder(&mut self) -> Result<(), Failure> {
@@ -180,8 +209,13 @@ impl<'a> Writer<'a> {
             && let Some(encoder) = self.encoder.take()
         {
             let last = timed(&attempt.times.encode, || encoder.finish());
-            let last = last.map_err(|e| Failure::fatal("encoding_failed", "A part could not be encoded", e.to_string()))?;
-            self.put_part(last)?;
+            self.put_part(last.map_err(|e| encoding_failed(&e))?)?;
+        }
+        let mut flagged = 0;
+        if let Some(queue) = self.queue.take() {
+            flagged = queue.records();
+            let last = timed(&attempt.times.encode, || queue.finish());
+            self.put_review(last.map_err(|e| encoding_failed(&e))?)?;
         }
         let mut result = std::mem::take(&mut self.result);
         if let Some(part) = &mut self.part {
@@ -191,12 +225,16 @@ impl<'a> Writer<'a> {
         if let Some(errors) = &mut self.errors {
             result.errors = Some(timed(&attempt.times.put, || errors.finish(&self.handle))?);
         }
+        if let Some(review) = &mut self.review {
+            review.records = flagged;
+            result.review = Some(timed(&attempt.times.put, || review.finish(&self.handle))?);
+        }
         let stage_seconds = attempt.times.seconds();
         result.usage = Usage {
             wall_seconds: started.elapsed().as_secs_f64(),
             device_seconds: stage_seconds.get("infer").copied().unwrap_or_default(),
             bytes_read: attempt.bytes_read.load(Ordering::Relaxed),
-            bytes_written: result.part.iter().chain(&result.errors).map(|p| p.bytes).sum(),
+            bytes_written: result.part.iter().chain(&result.errors).chain(&result.review).map(|p| p.bytes).sum(),
             stage_seconds,
             batch_size: attempt.batch_size as u32,
             provider: loaded.provider.clone(),
@@ -206,6 +244,10 @@ impl<'a> Writer<'a> {
         };
         Ok(result)
     }
+}
+
+fn encoding_failed(error: &EncodeError) -> Failure {
+    Failure::fatal("encoding_failed", "A part could not be encoded", error.to_string())
 }
 
 /// The rows of an assembled batch as error rows: its first two columns are their provenance.

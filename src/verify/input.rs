@@ -13,7 +13,7 @@ use super::{
 use crate::{
     execute::manifest::{Input, Part, PartInput},
     runner::{
-        MAX_RECORD_BYTES,
+        MAX_MEDIA_BYTES, MAX_RECORD_BYTES,
         decode::{self, DecodeError, Decoder, Projection},
     },
 };
@@ -33,7 +33,7 @@ fn open(input: &PartInput, said: &Input, access: &Access, projection: Projection
     let source: Arc<str> = slice.source(&said.uri).into();
     let object = Arc::new(rows::object(&bucket, slice.clone(), &access.handle));
     let request = rows::request(source, slice, said.csv.clone(), projection);
-    decode::open(object, decode::Request { max_record_bytes: MAX_RECORD_BYTES, ..request })
+    decode::open(object, decode::Request { max_record_bytes: MAX_RECORD_BYTES, max_media_bytes: MAX_MEDIA_BYTES, ..request })
 }
 
 /// The records of one input.

@@ -81,7 +81,16 @@ pub(super) fn whole(meta: &ObjectMeta) -> ObjectSlice {
 
 /// A request to the decoders for these columns.
 pub(super) fn request(source: Arc<str>, slice: ObjectSlice, csv: CsvOptions, projection: Projection) -> Request {
-    Request { source, slice, csv, projection, batch_rows: BATCH_ROWS, batch_bytes: BATCH_BYTES, max_record_bytes: MAX_ROW_BYTES }
+    Request {
+        source,
+        slice,
+        csv,
+        projection,
+        batch_rows: BATCH_ROWS,
+        batch_bytes: BATCH_BYTES,
+        max_record_bytes: MAX_ROW_BYTES,
+        max_media_bytes: MAX_ROW_BYTES,
+    }
 }
 
 /// Calls `each` for every row of a file in its order.

@@ -170,6 +170,14 @@ impl Service {
         pids
     }
 
+    /// The most memory that the runner has had, bytes.
+    pub fn runner_peak_bytes(&self) -> u64 {
+        let pid = self.runner_pids().first().expect("a runner").as_raw_nonzero().get();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a high-water mark");
+        line.trim().strip_suffix(" kB").and_then(|kilobytes| kilobytes.parse::<u64>().ok()).expect("kilobytes") * 1024
+    }
+
     /// `kill -9` of a runner; false when there is none.
     pub fn kill_runner(&self) -> bool {
         self.runner_pids().into_iter().any(|pid| rustix::process::kill_process(pid, Signal::KILL).is_ok())

@@ -187,6 +187,8 @@ pub(super) async fn commit(tx: &mut Tx<'_>, lease: &ChunkLease, result: &ChunkRe
     let job = jobs::existing(tx, &lease.chunk.job).await?;
     let mut usage: Usage = job.usage.clone();
     usage.add(&result.usage);
+    let mut summary = job.summary.clone();
+    summary.merge(&result.summary);
     let codes: String = sqlx::query_scalar("SELECT error_codes FROM job WHERE id = ?")
         .bind(job.id.as_str())
         .fetch_one(&mut *tx.db)
@@ -197,12 +199,13 @@ pub(super) async fn commit(tx: &mut Tx<'_>, lease: &ChunkLease, result: &ChunkRe
         *codes.entry(code.clone()).or_default() += count;
     }
     sqlx::query(
-        "UPDATE job SET chunks_done = chunks_done + 1, succeeded = succeeded + ?, failed = failed + ?, usage = ?, error_codes = ?, \
+        "UPDATE job SET chunks_done = chunks_done + 1, succeeded = succeeded + ?, failed = failed + ?, usage = ?, summary = ?, error_codes = ?, \
          first_error = COALESCE(first_error, ?) WHERE id = ?",
     )
     .bind(result.succeeded as i64)
     .bind(result.failed as i64)
     .bind(document(&usage))
+    .bind(document(&summary))
     .bind(document(&codes))
     .bind(&result.first_error)
     .bind(job.id.as_str())

@@ -11,6 +11,7 @@ use crate::{
         EventKind, Job, JobEvent, JobId, JobState, ObjectSlice, Problem, Timestamp, Uri,
         chunk::Usage,
         job::{Conflict, Ending, PlanCursor},
+        spec::OutputSpec,
     },
 };
 
@@ -33,14 +34,15 @@ pub(super) async fn create(tx: &mut Tx<'_>, new: &NewJob) -> Result<Created> {
         return Ok(known);
     }
     let output = new.spec.output.uri.as_prefix().to_string();
-    if let Some((by, uri)) = claimant(tx.db, &output).await? {
+    let review = new.spec.output.review.as_ref().map(|review| review.uri.as_prefix().to_string());
+    if let Some((by, uri)) = claimant(tx.db, &new.spec.output).await? {
         return Ok(Created::OutputClaimed { by, uri });
     }
     let execution = &new.spec.execution;
     let deadline = execution.deadline_seconds.map(|s| tx.now.saturating_add(i64::try_from(s).unwrap_or(i64::MAX / 2_000_000) * 1_000_000));
     sqlx::query(
-        "INSERT INTO job (id, spec, model, pipeline, labels, output, state, priority, max_parallel, deadline_at, plan, usage, created_at, \
-         trace) VALUES (?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO job (id, spec, model, pipeline, labels, output, review, state, priority, max_parallel, deadline_at, plan, usage, \
+         created_at, trace) VALUES (?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(new.id.as_str())
     .bind(document(&new.spec))
@@ -48,6 +50,7 @@ pub(super) async fn create(tx: &mut Tx<'_>, new: &NewJob) -> Result<Created> {
     .bind(document(&new.pipeline))
     .bind(document(&new.spec.labels))
     .bind(output)
+    .bind(review)
     .bind(execution.priority)
     .bind(execution.max_parallel_chunks)
     .bind(deadline)
@@ -73,22 +76,34 @@ pub(super) async fn create(tx: &mut Tx<'_>, new: &NewJob) -> Result<Created> {
     existing(tx, &new.id).await.map(|job| Created::Job(Box::new(job)))
 }
 
-/// The unfinished job whose output prefix is this one, above it, or below it.
-///
-/// Both are index look-ups: the prefixes above are few and known, and those below are one range of `job_output`.
-pub(super) async fn claimant(db: &mut SqliteConnection, output: &str) -> Result<Option<(JobId, Uri)>> {
+/// The unfinished job whose output or review prefix is one of these, above it, or below it.
+pub(super) async fn claimant(db: &mut SqliteConnection, output: &OutputSpec) -> Result<Option<(JobId, Uri)>> {
+    let review = output.review.as_ref().map(|review| &review.uri);
+    for prefix in std::iter::once(&output.uri).chain(review) {
+        for column in ["output", "review"] {
+            if let Some(found) = claimant_of(db, column, &prefix.as_prefix().to_string()).await? {
+                return Ok(Some(found));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Both are index look-ups: the prefixes above are few and known, and those below are one range of `job_output` or `job_review`.
+async fn claimant_of(db: &mut SqliteConnection, column: &str, output: &str) -> Result<Option<(JobId, Uri)>> {
     let root = output.find("://").map_or(0, |at| at + 3);
     let above = output.char_indices().filter(|(at, c)| *c == '/' && *at >= root).map(|(at, _)| &output[..=at]);
-    let mut query = QueryBuilder::new("SELECT id, output FROM job WHERE finished_at IS NULL AND (output IN (");
+    let mut query =
+        QueryBuilder::new(format!("SELECT id, {column} FROM job WHERE finished_at IS NULL AND {column} IS NOT NULL AND ({column} IN ("));
     let mut list = query.separated(", ");
     for prefix in above {
         list.push_bind(prefix.to_owned());
     }
     // U+10FFFF sorts after every character that a key can go on with.
     query
-        .push(") OR (output >= ")
+        .push(format!(") OR ({column} >= "))
         .push_bind(output.to_owned())
-        .push(" AND output < ")
+        .push(format!(" AND {column} < "))
         .push_bind(format!("{output}\u{10FFFF}"))
         .push(")) LIMIT 1");
     let found: Option<(String, String)> = query.build_query_as().fetch_optional(db).await.map_err(Error::Unavailable)?;

@@ -41,6 +41,7 @@ use super::{
 use crate::domain::{
     Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Job, JobId, ObjectSlice, Problem, Uri,
     job::{Ending, PlanCursor},
+    spec::OutputSpec,
 };
 
 /// Connections for reading.
@@ -178,9 +179,9 @@ impl Store for SqliteStore {
         keys::find(&mut reader, key).await
     }
 
-    async fn output_claim(&self, output: &Uri) -> Result<Option<(JobId, Uri)>> {
+    async fn output_claim(&self, output: &OutputSpec) -> Result<Option<(JobId, Uri)>> {
         let mut reader = self.readers.acquire().await.map_err(Error::Unavailable)?;
-        jobs::claimant(&mut reader, &output.as_prefix().to_string()).await
+        jobs::claimant(&mut reader, output).await
     }
 
     async fn job(&self, id: &JobId) -> Result<Option<Job>> {

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     db::{Changed, Error, Result, Retried},
-    domain::{ChunkResult, Job, JobEvent, JobId, JobState, job::Conflict},
+    domain::{ChunkResult, Job, JobEvent, JobId, JobState, Summary, job::Conflict},
 };
 
 pub(super) async fn pause(tx: &mut Tx<'_>, id: &JobId) -> Result<Changed> {
@@ -62,7 +62,7 @@ pub(super) async fn retry(tx: &mut Tx<'_>, id: &JobId) -> Result<Retried> {
     if job.state == JobState::Completed && lost.is_empty() {
         return Ok(Retried::Nothing);
     }
-    if let Some((by, uri)) = jobs::claimant(tx.db, &job.spec.output.uri.as_prefix().to_string()).await? {
+    if let Some((by, uri)) = jobs::claimant(tx.db, &job.spec.output).await? {
         return Ok(Retried::OutputClaimed { by, uri });
     }
     forget(tx, &job, &lost).await?;
@@ -110,17 +110,34 @@ async fn forget(tx: &mut Tx<'_>, job: &Job, lost: &[ChunkResult]) -> Result<()> 
     lost.iter().for_each(|result| usage.subtract(&result.usage));
     let succeeded: u64 = lost.iter().map(|result| result.succeeded).sum();
     sqlx::query(
-        "UPDATE job SET chunks_done = chunks_done - ?, succeeded = succeeded - ?, failed = 0, usage = ?, error_codes = '{}', \
+        "UPDATE job SET chunks_done = chunks_done - ?, succeeded = succeeded - ?, failed = 0, usage = ?, summary = ?, error_codes = '{}', \
          first_error = NULL WHERE id = ?",
     )
     .bind(lost.len() as i64)
     .bind(succeeded as i64)
     .bind(document(&usage))
+    .bind(document(&kept_summary(tx, &job.id).await?))
     .bind(job.id.as_str())
     .execute(&mut *tx.db)
     .await
     .map_err(Error::Unavailable)?;
     Ok(())
+}
+
+/// What the results without error rows are like together: a summary cannot be taken out of another.
+async fn kept_summary(tx: &mut Tx<'_>, id: &JobId) -> Result<Summary> {
+    let rows: Vec<String> = sqlx::query_scalar(
+        "SELECT result FROM chunk WHERE job_id = ? AND state = 'done' AND json_extract(result, '$.failed') = 0 ORDER BY seq",
+    )
+    .bind(id.as_str())
+    .fetch_all(&mut *tx.db)
+    .await
+    .map_err(Error::Unavailable)?;
+    let mut summary = Summary::default();
+    for text in &rows {
+        summary.merge(&rows::result(id, text)?.summary);
+    }
+    Ok(summary)
 }
 
 /// Lets chunks wait again as if they were new, but for their claims and epochs: whoever held one is fenced off. Returns how many.

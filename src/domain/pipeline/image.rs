@@ -1,6 +1,6 @@
 //! How a picture becomes a tensor.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// How a picture is brought to `size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -84,6 +84,20 @@ pub enum Alpha {
     Drop,
 }
 
+/// What a column of texts holds in place of pictures; a Binary column holds the pictures themselves, whatever is said here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageSource {
+    /// Value by value: a text that begins with `data:`, and one that is Base64 of something that begins as a picture, is Base64; every
+    /// other is a key.
+    #[default]
+    Auto,
+    /// Base64 (RFC 4648, either alphabet, padding or not), also after `data:…,`.
+    Base64,
+    /// Keys of objects relative to the input prefix, or full locations in the input's bucket.
+    Key,
+}
+
 /// The `image` part of a pipeline section: every field optional.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
@@ -91,8 +105,11 @@ pub struct ImageSpec {
     /// The column that holds encoded pictures or keys of objects that do; `image` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
-    /// Height and width, or one number for both (for `shortest_edge`: the edge, and the most that the longer edge may become).
+    /// What that column holds when it is one of texts.
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<ImageSource>,
+    /// Height and width, or one number for both (for `shortest_edge`: the edge, and the most that the longer edge may become).
+    #[serde(default, deserialize_with = "sides", skip_serializing_if = "Option::is_none")]
     pub size: Option<Vec<u32>>,
     /// How a picture is brought to `size`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,7 +118,7 @@ pub struct ImageSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resample: Option<Resample>,
     /// Height and width of the centre that is kept after the resize, or one number for both.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "sides", skip_serializing_if = "Option::is_none")]
     pub crop: Option<Vec<u32>>,
     /// What fills the rest of a letterbox, and what a crop or pad adds: 0 to 255.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,12 +143,28 @@ pub struct ImageSpec {
     pub alpha: Option<Alpha>,
 }
 
+/// A number alone is short for a list of one.
+fn sides<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u32>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Sides {
+        Both(u32),
+        Each(Vec<u32>),
+    }
+    let sides = Option::<Sides>::deserialize(deserializer)?;
+    Ok(sides.map(|sides| match sides {
+        Sides::Both(side) => vec![side],
+        Sides::Each(sides) => sides,
+    }))
+}
+
 impl ImageSpec {
     /// `self` with its gaps filled from `base`.
     #[must_use]
     pub fn over(self, base: ImageSpec) -> ImageSpec {
         ImageSpec {
             column: self.column.or(base.column),
+            source: self.source.or(base.source),
             size: self.size.or(base.size),
             resize: self.resize.or(base.resize),
             resample: self.resample.or(base.resample),
@@ -154,6 +187,9 @@ pub struct Image {
     pub input: String,
     /// The column that holds encoded pictures or keys of objects that do.
     pub column: String,
+    /// What that column holds when it is one of texts.
+    #[serde(default)]
+    pub source: ImageSource,
     /// Height and width after the resize; for `shortest_edge` the edge, and the most that the longer edge may become (0: any
     /// length); `None` without a resize.
     pub size: Option<[u32; 2]>,

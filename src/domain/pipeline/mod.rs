@@ -1,7 +1,9 @@
 //! How records become tensors and tensors become predictions.
 
 pub mod detection;
+pub mod flags;
 pub mod image;
+mod section;
 pub mod text;
 
 use std::collections::BTreeMap;
@@ -10,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::signature::Signature;
 use detection::{Detection, Head};
+use flags::Flags;
 use image::{Image, ImageSpec};
 use text::{Embedding, Pooling, Text, TextSpec};
 
@@ -146,6 +149,9 @@ pub struct PipelineSpec {
     /// How many of an embedding's first elements are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dimensions: Option<u32>,
+    /// Named conditions over labels and scores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flags: Option<Flags>,
 }
 
 impl PipelineSpec {
@@ -170,6 +176,7 @@ impl PipelineSpec {
             pooling: self.pooling.or(base.pooling),
             normalize: self.normalize.or(base.normalize),
             dimensions: self.dimensions.or(base.dimensions),
+            flags: self.flags.or(base.flags),
         }
     }
 }
@@ -229,6 +236,9 @@ pub struct Pipeline {
     /// Classes and boxes below this score are left out; for classifications it makes lists of `labels` and `scores`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
+    /// Named conditions over labels and scores: where there are any, a prediction has the column `flags`.
+    #[serde(default, skip_serializing_if = "Flags::is_empty")]
+    pub flags: Flags,
 }
 
 impl Pipeline {
@@ -250,6 +260,7 @@ impl Pipeline {
             embedding: None,
             detection: None,
             threshold: None,
+            flags: Flags::new(),
         }
     }
 
@@ -273,6 +284,9 @@ impl Pipeline {
         let mut names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
         if self.task.is_classification() && self.probabilities {
             names.push("probabilities".to_owned());
+        }
+        if !self.flags.is_empty() {
+            names.push("flags".to_owned());
         }
         names
     }

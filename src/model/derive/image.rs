@@ -97,6 +97,7 @@ impl Resolver<'_> {
         let image = Image {
             input: self.input.name.clone(),
             column: self.spec.column.clone().unwrap_or_else(|| COLUMN.to_owned()),
+            source: self.spec.source.unwrap_or_default(),
             size,
             resize,
             resample: self.spec.resample.unwrap_or(Resample::Bilinear),

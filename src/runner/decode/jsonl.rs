@@ -55,16 +55,25 @@ pub(super) fn open_slice(
     (start, end): (u64, u64),
     request: &Request,
 ) -> Result<Box<dyn Decoder>, DecodeError> {
-    let compression = InputCompression::None;
+    let records = lines_of_slice(bytes, (start, end), request)?;
+    Ok(decoder(records, InputCompression::None, end, request))
+}
+
+/// The uncompressed lines whose first byte lies at `start` or later, read in one stream up to `end`.
+pub(super) fn lines_of_slice(
+    bytes: Arc<dyn ObjectBytes>,
+    (start, end): (u64, u64),
+    request: &Request,
+) -> Result<Records<LineBorders>, DecodeError> {
     // A record starts at `start` if the byte before is a line feed; otherwise after the next one.
     let from = start.saturating_sub(1);
     let input = Box::new(RangeReader::beyond(bytes, from..end));
     let mut records = Records::new(input, LineBorders, from, Limits::of(request).record_bytes);
     if start > 0 {
         let skipped = records.skip_to_border(end);
-        skipped.map_err(|error| text::read_error(error, &request.source, compression, Some(start)))?;
+        skipped.map_err(|error| text::read_error(error, &request.source, InputCompression::None, Some(start)))?;
     }
-    Ok(decoder(records, compression, end, request))
+    Ok(records)
 }
 
 fn decoder(records: Records<LineBorders>, compression: InputCompression, end: u64, request: &Request) -> Box<dyn Decoder> {
@@ -74,7 +83,7 @@ fn decoder(records: Records<LineBorders>, compression: InputCompression, end: u6
 }
 
 /// The columns of a batch under construction.
-struct JsonColumns {
+pub(super) struct JsonColumns {
     /// Whether a field that has no column yet gets one.
     open: bool,
     columns: Vec<(String, TextColumn)>,
@@ -89,7 +98,7 @@ struct JsonColumns {
 }
 
 impl JsonColumns {
-    fn new(projection: &Projection, max_bytes: usize) -> Self {
+    pub(super) fn new(projection: &Projection, max_bytes: usize) -> Self {
         let mut columns = Self { open: true, columns: Vec::new(), places: HashMap::new(), shape: Vec::new(), bytes: 0, max_bytes };
         if let Projection::Only(names) = projection {
             names.iter().for_each(|name| {

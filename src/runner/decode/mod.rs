@@ -13,11 +13,14 @@ mod caught;
 mod column;
 mod csv;
 mod jsonl;
+mod lines;
 mod pages;
 mod parquet;
 mod records;
 pub mod sniff;
+mod tar;
 mod text;
+mod whole;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -65,6 +68,8 @@ pub struct Request {
     pub batch_bytes: usize,
     /// A record above this size is an error row (`record_too_large`), skipped without being kept in memory.
     pub max_record_bytes: usize,
+    /// The same for pictures and for samples of archives.
+    pub max_media_bytes: usize,
 }
 
 /// One step of a decoder.
@@ -115,6 +120,9 @@ pub fn open(bytes: Arc<dyn ObjectBytes>, request: Request) -> Result<Box<dyn Dec
     let format = if object.format == InputFormat::Auto { named_format } else { object.format };
     let compression = if object.compression == InputCompression::Auto { named_compression } else { object.compression };
     match (format, object.slice) {
+        (InputFormat::Image | InputFormat::Text, Slice::Whole) if bytes.size() > whole::most_bytes(format, &request) => {
+            Ok(whole::too_large(format, &request))
+        }
         (InputFormat::Parquet, Slice::Whole | Slice::Rows { .. }) => parquet::open(bytes, request),
         (InputFormat::Arrow, Slice::Whole) => arrow::open(bytes, request),
         (_, Slice::Whole) => open_text(bytes, format, compression, request),
@@ -161,6 +169,9 @@ fn open_records(
 ) -> Result<Box<dyn Decoder>, DecodeError> {
     match format {
         InputFormat::Jsonl => Ok(jsonl::open(input, compression, request)),
+        InputFormat::Lines => Ok(lines::open(input, compression, request)),
+        InputFormat::Image | InputFormat::Text => Ok(whole::open(input, compression, format, request)),
+        InputFormat::Tar => Ok(tar::open(input, compression, request)),
         _ => csv::open(input, compression, delimiter(request)?, request),
     }
 }
@@ -186,7 +197,10 @@ fn open_text_slice(
     match format {
         InputFormat::Parquet => Err(invalid_slice(request, "Parquet is cut by rows, not by bytes")),
         InputFormat::Arrow => Err(invalid_slice(request, "Arrow IPC is not cut")),
+        InputFormat::Image | InputFormat::Text => Err(invalid_slice(request, "an object that is one record cannot be cut")),
+        InputFormat::Tar => Err(invalid_slice(request, "an archive is not cut")),
         InputFormat::Jsonl => jsonl::open_slice(bytes, (range.start, range.end), request),
+        InputFormat::Lines => lines::open_slice(bytes, (range.start, range.end), request),
         InputFormat::Csv | InputFormat::Auto => csv::open_slice(bytes, (range.start, range.end), delimiter(request)?, request),
     }
 }

@@ -12,8 +12,12 @@ pub const HEAD_BYTES: usize = 4096;
 /// The byte order mark that some programs put before UTF-8 text.
 pub(super) const BOM: &[u8] = b"\xEF\xBB\xBF";
 
+/// Extensions of encoded pictures, lower case.
+const PICTURES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
+
 /// What the extensions of `key` say, upper or lower case: `.gz`, `.gzip`, `.zst`, `.zstd` after `.parquet`, `.pq`, `.csv`,
-/// `.tsv`, `.jsonl`, `.ndjson`, `.json`, `.arrow`, `.arrows`, `.feather`, `.ipc`. `Auto` where they say nothing.
+/// `.tsv`, `.jsonl`, `.ndjson`, `.json`, `.arrow`, `.arrows`, `.feather`, `.ipc`, `.txt` (a text a line), `.tar` or those of pictures;
+/// `.tgz` and `.tzst` for both at once. `Auto` where they say nothing.
 pub fn by_name(key: &str) -> (InputFormat, InputCompression) {
     let (stem, compression) = compression_by_name(key);
     let format = match extension(stem).as_deref() {
@@ -21,9 +25,31 @@ pub fn by_name(key: &str) -> (InputFormat, InputCompression) {
         Some("csv" | "tsv") => InputFormat::Csv,
         Some("jsonl" | "ndjson" | "json") => InputFormat::Jsonl,
         Some("arrow" | "arrows" | "feather" | "ipc") => InputFormat::Arrow,
+        Some("txt") => InputFormat::Lines,
+        Some("tar") => InputFormat::Tar,
+        Some("tgz") => return (InputFormat::Tar, InputCompression::Gzip),
+        Some("tzst") => return (InputFormat::Tar, InputCompression::Zstd),
+        Some(extension) if is_picture(extension) => InputFormat::Image,
         _ => InputFormat::Auto,
     };
     (format, compression)
+}
+
+/// Whether files with this extension, given in lower case, are encoded pictures.
+pub(super) fn is_picture(extension: &str) -> bool {
+    PICTURES.contains(&extension)
+}
+
+/// Whether bytes begin as one of the picture formats does: JPEG, PNG, GIF, WebP, BMP, TIFF.
+pub fn begins_as_picture(head: &[u8]) -> bool {
+    match head {
+        [0xFF, 0xD8, 0xFF, ..] | [b'G', b'I', b'F', b'8', ..] => true,
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] | [b'I', b'I', b'*', 0, ..] | [b'M', b'M', 0, b'*', ..] => true,
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => true,
+        // Two letters alone begin many a text; the four bytes after the size are zero in every BMP.
+        [b'B', b'M', _, _, _, _, 0, 0, 0, 0, ..] => true,
+        _ => false,
+    }
 }
 
 /// The delimiter of a CSV object: as configured, but a tab for `.tsv` when the configuration says nothing else.
@@ -54,9 +80,16 @@ pub fn format_of(head: &[u8]) -> Result<InputFormat, &'static str> {
     if head.starts_with(arrow::FILE_MAGIC) || head.starts_with(&arrow::CONTINUATION) {
         return Ok(InputFormat::Arrow);
     }
+    if begins_as_picture(head) {
+        return Ok(InputFormat::Image);
+    }
+    // POSIX and GNU archives; what is older than both is known by its name alone.
+    if head.get(257..262) == Some(b"ustar") {
+        return Ok(InputFormat::Tar);
+    }
     let text = head.strip_prefix(BOM).unwrap_or(head);
     if text.contains(&0) || !is_utf8_so_far(text) {
-        return Err("neither Parquet nor Arrow IPC nor UTF-8 text; name the format in input.format");
+        return Err("neither Parquet nor Arrow IPC, a picture, a tar archive or UTF-8 text; name the format in input.format");
     }
     match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'{') => Ok(InputFormat::Jsonl),
@@ -105,6 +138,12 @@ mod tests {
             ("a/b.feather", F::Arrow, C::Auto),
             ("a/b.arrows", F::Arrow, C::Auto),
             ("a/b.gz", F::Auto, C::Gzip),
+            ("a/b.JPG", F::Image, C::Auto),
+            ("a/b.tiff", F::Image, C::Auto),
+            ("a/b.txt.gz", F::Lines, C::Gzip),
+            ("a/b.tar", F::Tar, C::Auto),
+            ("a/b.tar.zst", F::Tar, C::Zstd),
+            ("a/b.tgz", F::Tar, C::Gzip),
             ("a.csv/b", F::Auto, C::Auto),
             ("part-00000", F::Auto, C::Auto),
         ];
@@ -133,6 +172,11 @@ mod tests {
         assert_eq!(format_of("a;ä".as_bytes().split_last().map_or(&[], |(_, head)| head)), Ok(InputFormat::Csv));
         assert_eq!(format_of(b""), Ok(InputFormat::Csv));
         assert!(format_of(b"[{\"a\":1}]").is_err());
+        assert_eq!(format_of(b"\x89PNG\r\n\x1a\n\0\0"), Ok(InputFormat::Image));
+        assert_eq!(format_of(b"\xff\xd8\xff\xe0"), Ok(InputFormat::Image));
+        assert_eq!(format_of(b"BM\x46\0\0\0\0\0\0\0\x36\0"), Ok(InputFormat::Image));
+        assert_eq!(format_of(b"BMI,age\n1,2\n"), Ok(InputFormat::Csv), "a table whose first column is the body mass index");
+        assert_eq!(format_of(&[&[b'a'; 257][..], b"ustar\0"].concat()), Ok(InputFormat::Tar));
         assert!(format_of(b"\x89PNG\r\n").is_err());
         assert!(format_of(b"a\0b").is_err());
     }

@@ -81,6 +81,7 @@ pub(crate) fn request(key: &str) -> Request {
         batch_rows: 1000,
         batch_bytes: 1 << 20,
         max_record_bytes: 1 << 16,
+        max_media_bytes: 1 << 20,
     }
 }
 

@@ -13,7 +13,7 @@ use arrow::{
 use super::{EncodeError, cells::is_json};
 use crate::{
     domain::spec::IncludeInput,
-    runner::batch::{Batch, ENCODING, ENCODING_JSON, Provenance},
+    runner::batch::{Batch, CARRIED, ENCODING, ENCODING_JSON, Provenance},
 };
 
 /// Name of the column with the object's key.
@@ -64,16 +64,32 @@ fn inputs(columns: &RecordBatch, include: &IncludeInput) -> Result<Columns, Enco
     let schema = columns.schema_ref();
     match include {
         IncludeInput::None => Ok(Vec::new()),
-        IncludeInput::All => Ok(schema.fields().iter().cloned().zip(columns.columns().iter().cloned()).collect()),
+        IncludeInput::All => Ok((0..schema.fields().len()).filter_map(|index| carried(columns, index)).collect()),
         IncludeInput::Columns(names) => names
             .iter()
-            .map(|name| match schema.column_with_name(name) {
-                Some((index, _)) => Ok((schema.fields()[index].clone(), columns.column(index).clone())),
+            .map(|name| match schema.column_with_name(name).and_then(|(index, _)| carried(columns, index)) {
+                Some(column) => Ok(column),
                 None if schema.fields().iter().any(|field| is_json(field)) => Ok(absent(name, columns.num_rows())),
                 None => Err(EncodeError::MissingColumn(format!("the data has no column {name:?}, which include_input names"))),
             })
             .collect(),
     }
+}
+
+/// A column as the output carries it: as it was found, where something else was made of it for the model. `None` for a column that
+/// stands for another.
+fn carried(columns: &RecordBatch, index: usize) -> Option<(FieldRef, ArrayRef)> {
+    let fields = columns.schema_ref().fields();
+    if fields[index].metadata().contains_key(CARRIED) {
+        return None;
+    }
+    let name = fields[index].name();
+    let found = fields.iter().position(|field| field.metadata().get(CARRIED) == Some(name));
+    let Some(found) = found else { return Some((fields[index].clone(), columns.column(index).clone())) };
+    let mut metadata = fields[found].metadata().clone();
+    metadata.remove(CARRIED);
+    let field = fields[found].as_ref().clone().with_name(name).with_metadata(metadata);
+    Some((Arc::new(field), columns.column(found).clone()))
 }
 
 /// The column of a field that no record has.
@@ -161,6 +177,21 @@ mod tests {
         let batch = of(vec![column("id", Some("csv"))]);
         let rows = assemble(&batch, &IncludeInput::All, &[], "").unwrap();
         assert_eq!(rows.schema_ref().field(2).metadata().get(ENCODING).map(String::as_str), Some("csv"));
+    }
+
+    #[test]
+    fn a_column_of_which_something_was_made_is_carried_as_it_was_found() {
+        let made = column("image", None);
+        let (found, texts) = column("found", Some("csv"));
+        let mut metadata = found.metadata().clone();
+        metadata.insert(CARRIED.to_owned(), "image".to_owned());
+        let batch = of(vec![column("id", None), made, (Arc::new(found.as_ref().clone().with_metadata(metadata)), texts)]);
+        for include in [IncludeInput::All, IncludeInput::Columns(vec!["id".into(), "image".into()])] {
+            let rows = assemble(&batch, &include, &[], "").unwrap();
+            assert_eq!(names(&rows)[2..], ["id", "image"]);
+            assert_eq!(rows.column(3).as_string::<i32>().value(0), "found 1");
+            assert_eq!(rows.schema_ref().field(3).metadata().len(), 1, "how it is written is known, and nothing else");
+        }
     }
 
     #[test]

@@ -53,6 +53,15 @@ pub fn wanted_columns(pipeline: &Pipeline) -> Option<BTreeSet<String>> {
     Some(inputs.iter().map(|input| pipeline.columns.get(&input.name).unwrap_or(&input.name).clone()).collect())
 }
 
+/// The texts of a column, whatever writes them: a row each, `None` for a missing value, and for what is no text an excerpt of it.
+/// `None` when there is no such column.
+pub fn texts(columns: &RecordBatch, name: &str) -> Option<Vec<Result<Option<String>, String>>> {
+    let column = bind::find(columns, name)?;
+    let mut texts = Vec::with_capacity(columns.num_rows());
+    scalars::<String>(columns.column(column.index), column.encoding, &mut |_, cell| texts.push(cell.map_err(|(excerpt, _)| excerpt)));
+    Some(texts)
+}
+
 /// Why a schema does not fit a model: every record of the object becomes an error row with this code.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]

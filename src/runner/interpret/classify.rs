@@ -76,6 +76,26 @@ pub(super) fn arrays(pipeline: &Pipeline, outputs: &[(String, Value)], rows: usi
     Ok(columns)
 }
 
+/// Every class's score.
+pub(super) struct ClassScores {
+    /// What the classes are called.
+    pub(super) classes: Vec<String>,
+    /// A score for each class, row by row.
+    pub(super) values: Vec<f64>,
+}
+
+/// The scores of all classes; `None` where the model gives a label alone.
+pub(super) fn all_scores(pipeline: &Pipeline, outputs: &[(String, Value)], rows: usize) -> Result<Option<ClassScores>, InterpretError> {
+    let Some(name) = roles(pipeline).scores else { return Ok(None) };
+    let scores = read_scores(pipeline, take(outputs, &name)?, &name, rows)?;
+    // The other columns say what is wrong with a number of classes that is not that of the labels.
+    if scores.keys.is_none() && pipeline.labels.as_ref().is_some_and(|labels| labels.len() != scores.classes) {
+        return Ok(None);
+    }
+    let classes = (0..scores.classes).map(|class| class_name(pipeline, &scores, class)).collect();
+    Ok(Some(ClassScores { classes, values: scores.values }))
+}
+
 /// What a class is called: by `labels`, else by the graph's own key, else by its number.
 fn class_name(pipeline: &Pipeline, scores: &Scores, class: usize) -> String {
     match (&scores.keys, &pipeline.labels) {

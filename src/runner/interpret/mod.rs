@@ -7,6 +7,7 @@ mod arrays;
 mod classify;
 mod detect;
 mod embed;
+mod flags;
 mod raw;
 #[cfg(test)]
 mod tests;
@@ -33,8 +34,15 @@ pub struct InterpretError(pub String);
 /// (Float64 where the model gives FP64), with `top_k` > 1 lists of these; `probabilities` a map by label where labels are known, a
 /// list in class order where they are not. `tabular-regression`: `prediction`, Float32 or Float64 as the model gives it.
 /// `object-detection`: `detections`, a list of structs, see [`detect::field`]. `feature-extraction`: `embedding`, Float32 lists, of fixed
-/// size where the pipeline or the signature says how long they are.
+/// size where the pipeline or the signature says how long they are. With flags, the last column is `flags`: a list of the names of those
+/// that are met.
 pub fn prediction_fields(pipeline: &Pipeline) -> Vec<Field> {
+    let mut fields = fields_of(pipeline);
+    fields.extend((!pipeline.flags.is_empty()).then(flags::field));
+    fields
+}
+
+fn fields_of(pipeline: &Pipeline) -> Vec<Field> {
     match pipeline.task {
         Task::Raw => pipeline.signature.outputs.iter().map(raw::field).collect(),
         Task::ObjectDetection => vec![detect::field()],
@@ -50,6 +58,21 @@ pub fn prediction_fields(pipeline: &Pipeline) -> Vec<Field> {
 /// # Errors
 /// [`InterpretError`] names the output and what was expected.
 pub fn interpret(pipeline: &Pipeline, outputs: Vec<(String, Value)>, of: &[u32], notes: &Notes) -> Result<Vec<ArrayRef>, InterpretError> {
+    if pipeline.flags.is_empty() {
+        return columns_of(pipeline, outputs, of, notes);
+    }
+    // A class that is not listed may meet a condition all the same: all scores are looked at, where there are any.
+    let scores = if pipeline.task.is_classification() { classify::all_scores(pipeline, &outputs, of.len())? } else { None };
+    let mut columns = columns_of(pipeline, outputs, of, notes)?;
+    let met = match scores {
+        Some(scores) => flags::of_scores(&pipeline.flags, &scores.classes, &scores.values, of.len()),
+        None => flags::of_columns(&pipeline.flags, &fields_of(pipeline), &columns, of.len())?,
+    };
+    columns.push(met);
+    Ok(columns)
+}
+
+fn columns_of(pipeline: &Pipeline, outputs: Vec<(String, Value)>, of: &[u32], notes: &Notes) -> Result<Vec<ArrayRef>, InterpretError> {
     let rows = of.len();
     match pipeline.task {
         Task::Raw => pipeline.signature.outputs.iter().map(|output| raw::array(output, take(&outputs, &output.name)?, rows)).collect(),

@@ -232,3 +232,36 @@ fn an_output_of_another_shape_is_the_models_fault_and_said() {
     e.0.embedding.as_mut().unwrap().dimensions = Some(5);
     assert!(vectors(&e, vec![0.0f32; 4], &[2, 2]).unwrap_err().0.contains("vectors of 2, of which 5"));
 }
+
+#[test]
+fn flags_look_at_every_class_and_not_only_at_those_that_are_listed() {
+    use crate::domain::pipeline::flags::Flag;
+    let any_of = |labels: &[&str], min_score| Flag::AnyOf { any_of: labels.iter().map(|l| (*l).to_owned()).collect(), min_score };
+    let mut p = pipeline(Task::TabularClassification, vec![output("scores", tensor_type(Dtype::Fp32, &[-1, 3]))]);
+    p.labels = Some(["a", "b", "c"].map(str::to_owned).to_vec());
+    p.flags = [
+        ("maybe_c".to_owned(), any_of(&["c"], 0.2)),
+        ("surely_a_or_b".to_owned(), any_of(&["a", "b"], 0.9)),
+        ("unsure".to_owned(), Flag::TopBelow { top_below: 0.5 }),
+    ]
+    .into();
+    let scores = || vec![("scores", tensor(&[3, 3], TensorData::Fp32(vec![0.75, 0.0, 0.25, 0.0, 1.0, 0.0, 0.25, 0.375, 0.375])))];
+    assert_eq!(rows(&p, scores(), 3), ["a 0.75 [maybe_c]", "b 1.0 [surely_a_or_b]", "b 0.375 [maybe_c, unsure]"]);
+    p.top_k = 2;
+    p.probabilities = true;
+    assert!(rows(&p, scores(), 3)[0].ends_with(" [maybe_c]"), "whatever else is written");
+}
+
+#[test]
+fn a_label_without_a_score_is_certain() {
+    use crate::domain::pipeline::flags::Flag;
+    let mut p = pipeline(Task::TabularClassification, vec![output("label", tensor_type(Dtype::Bytes, &[-1]))]);
+    p.classifier = Some(ClassifierOutputs { label: Some("label".to_owned()), scores: None });
+    p.flags = [
+        ("bad".to_owned(), Flag::AnyOf { any_of: vec!["bad".to_owned()], min_score: 0.9 }),
+        ("unsure".to_owned(), Flag::TopBelow { top_below: 0.9 }),
+    ]
+    .into();
+    let labels = vec![("label", tensor(&[2], TensorData::Bytes(vec!["bad".into(), "good".into()])))];
+    assert_eq!(rows(&p, labels, 2), ["bad  [bad]", "good  []"]);
+}

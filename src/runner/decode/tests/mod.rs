@@ -5,6 +5,7 @@ mod csv;
 mod hostile;
 mod ipc;
 mod jsonl;
+mod media;
 mod parquet;
 mod slices;
 

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::*;
 use crate::domain::{
     Dim, Signature, Task, ValueInfo, ValueType,
-    pipeline::image::{Alpha, Channels, Resample, Resize},
+    pipeline::image::{Alpha, Channels, ImageSource, Resample, Resize},
 };
 
 fn fixtures(path: &str) -> PathBuf {
@@ -35,6 +35,7 @@ fn plain(channels: Channels, resize: Resize, size: Option<[u32; 2]>) -> Image {
     Image {
         input: "x".to_owned(),
         column: "image".to_owned(),
+        source: ImageSource::default(),
         size,
         resize,
         resample: Resample::Bilinear,
