@@ -86,6 +86,8 @@ async fn world() -> (S3Server, Service) {
     std::os::unix::fs::symlink(&examples, folder.join("examples")).expect("a link");
     fs::create_dir_all(folder.join("store")).expect("a folder");
     fs::create_dir_all(folder.join("local")).expect("a folder");
+    fs::create_dir_all(folder.join("models/fraud")).expect("a folder");
+    fs::copy(examples.join("loans/model/model.onnx"), folder.join("models/fraud/model.onnx")).expect("a copy");
     fs::copy(examples.join("loans/input/status=Verified/part-0.parquet"), folder.join("local/part-0.parquet")).expect("a copy");
     let definition = json!({
         "model": "s3://models/loans/", "input": "s3://lake/loans/2026-11-23/", "output": "s3://lake/scores/job/",

@@ -1,4 +1,6 @@
-//! `nightshift models inspect`: what a job would find of a model, without a service.
+//! `nightshift models inspect` and `init`: what a job would find of a model, without a service.
+
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
@@ -13,10 +15,13 @@ use crate::{
 };
 
 pub(super) fn run(settings: config::ModelsArgs, buckets: BucketSections) -> Outcome {
-    let Subcommand::Inspect(settings) = settings.command;
+    let settings = match settings.command {
+        Subcommand::Inspect(settings) => settings,
+        Subcommand::Init(settings) => return init(&settings, buckets),
+    };
     let location = super::location(&settings.location)?;
     let overrides = overrides(&settings.set)?;
-    let temporary = tempfile_cache(&settings)?;
+    let temporary = Temporary::new(settings.cache.as_deref())?;
     let cache = settings.cache.clone().unwrap_or_else(|| temporary.0.clone());
     let stores = super::stores(buckets)?;
     let models = Models::new(cache, stores, Limits { max_bytes: settings.max_model_bytes, ..Limits::default() });
@@ -38,12 +43,31 @@ impl Drop for Temporary {
     }
 }
 
-fn tempfile_cache(settings: &config::Inspect) -> Result<Temporary, Stop> {
-    let folder = std::env::temp_dir().join(format!("nightshift-inspect-{}", uuid::Uuid::now_v7().simple()));
-    if settings.cache.is_none() {
-        std::fs::create_dir(&folder).map_err(|e| format!("{}: {e}; name another folder with --cache", folder.display()))?;
+impl Temporary {
+    /// A new folder, not made where another is named.
+    fn new(named: Option<&Path>) -> Result<Self, Stop> {
+        let folder = std::env::temp_dir().join(format!("nightshift-inspect-{}", uuid::Uuid::now_v7().simple()));
+        if named.is_none() {
+            std::fs::create_dir(&folder).map_err(|e| format!("{}: {e}; name another folder with --cache", folder.display()))?;
+        }
+        Ok(Self(folder))
     }
-    Ok(Temporary(folder))
+}
+
+fn init(settings: &config::Init, buckets: BucketSections) -> Outcome {
+    let temporary = Temporary::new(None)?;
+    let limits = Limits { max_bytes: settings.max_model_bytes, ..Limits::default() };
+    let models = Models::new(temporary.0.clone(), super::stores(buckets)?, limits);
+    super::block_on(async {
+        match models.init(&settings.folder).await {
+            Ok((file, _)) => show::print(&format!("wrote {}: every choice that was derived, to be edited\n", file.display())),
+            Err(model::Error::Refused(faults)) => {
+                let location = super::location(&settings.folder.display().to_string())?;
+                refused(&location, &faults, Form::Table)
+            }
+            Err(error) => Err(error.to_string().into()),
+        }
+    })
 }
 
 fn overrides(set: &[(String, String)]) -> Result<PipelineSpec, Stop> {

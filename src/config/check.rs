@@ -40,6 +40,21 @@ pub struct ModelsArgs {
 pub enum Models {
     /// Show a model's inputs, outputs and pipeline, or what is wrong with it, as a job would find it
     Inspect(Inspect),
+    /// Write a model folder's nightshift.json, with every choice that was derived spelled out, to be edited
+    Init(Init),
+}
+
+/// Whose nightshift.json to write.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  nightshift models init models/fraud")]
+pub struct Init {
+    /// A folder of this machine with a model and no nightshift.json
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// Largest model, all files together
+    #[arg(long, env = "NIGHTSHIFT_MAX_MODEL_BYTES", default_value_t = 8 * 1024 * 1024 * 1024, value_name = "BYTES")]
+    pub max_model_bytes: u64,
 }
 
 /// What to inspect.

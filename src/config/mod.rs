@@ -20,7 +20,7 @@ use ipnet::IpNet;
 use crate::telemetry::LogFormat;
 
 pub use buckets::BucketSection;
-pub use check::{Config, ConfigArgs, Doctor, Inspect, Models, ModelsArgs, Show, Verify};
+pub use check::{Config, ConfigArgs, Doctor, Init, Inspect, Models, ModelsArgs, Show, Verify};
 pub use client::{Api, Errors, Extent, Jobs, JobsArgs, List, OneJob, Results, Submit, SubmitOutput, Talk};
 pub use file::{Sections, load};
 pub use images::Images;
