@@ -79,6 +79,58 @@ async fn a_manifest_across_two_buckets_gives_the_golden_predictions_in_its_order
 }
 
 #[tokio::test]
+async fn a_manifest_mixes_files_and_buckets_wherever_it_lies() {
+    let s3 = store().await;
+    let service = Service::start(&s3, ServiceOptions::default()).await;
+    let root = service.file_root();
+    let mut lines = String::new();
+    for (at, (name, bytes)) in churn_objects().into_iter().enumerate() {
+        let uri = if at % 2 == 0 {
+            std::fs::write(root.join(&name), &bytes).unwrap();
+            format!("file://{}/{name}", root.display())
+        } else {
+            s3.put("archive", &name, &bytes);
+            format!("s3://archive/{name}")
+        };
+        lines += &format!("{{\"uri\": \"{uri}\"}}\n");
+    }
+    std::fs::write(root.join("list.jsonl"), lines).unwrap();
+    let id = service.submit(&manifest_job(&format!("file://{}/list.jsonl", root.display()))).await;
+    let job = service.wait(&id, PATIENCE).await;
+    assert_eq!(job["state"], "completed", "{job:#}");
+    let output = Output::read(&s3, "lake", "out/");
+    output.check_invariants();
+    assert_churn(&output.rows);
+}
+
+#[tokio::test]
+async fn files_are_planned_and_read_in_key_order_however_small() {
+    let s3 = store().await;
+    let service = Service::start(&s3, ServiceOptions::default().arg("--chunk-objects", "300")).await;
+    let root = service.file_root();
+    let rows = churn_objects().remove(0).1;
+    let text = String::from_utf8(rows).unwrap();
+    let mut lines = text.lines();
+    let header = lines.next().unwrap();
+    std::fs::create_dir_all(root.join("in")).unwrap();
+    let lines: Vec<&str> = lines.take(600).collect();
+    for (at, line) in lines.iter().enumerate() {
+        std::fs::write(root.join(format!("in/{at:04}.csv")), format!("{header}\n{line}\n")).unwrap();
+    }
+    let mut definition = manifest_job("s3://lake/unused");
+    definition["input"] = json!(format!("file://{}/in/", root.display()));
+    let id = service.submit(&definition).await;
+    let job = service.wait(&id, PATIENCE).await;
+    assert_eq!(job["counts"]["records"]["succeeded"], lines.len(), "{job:#}");
+    let output = Output::read(&s3, "lake", "out/");
+    output.check_invariants();
+    for (at, (row, want)) in output.rows.iter().zip(golden::expected("churn-lightgbm.jsonl")).enumerate() {
+        assert_eq!(row["customerid"], want["customerid"]);
+        assert_eq!(row["_source"], format!("{}/in/{at:04}.csv", root.display()));
+    }
+}
+
+#[tokio::test]
 async fn an_object_that_a_manifest_names_and_nobody_has_is_one_error_row() {
     let s3 = store().await;
     let mut lines = String::new();

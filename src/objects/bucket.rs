@@ -21,6 +21,8 @@ use crate::{
 
 /// Objects whose size and etag are asked for side by side, where listing does not give them.
 const HEADS: usize = 16;
+/// Files looked at before they are handed on together.
+const FILES: usize = 256;
 
 /// S3 copies objects up to 5 GB in one request.
 const MOST_COPIED: u64 = 5_000_000_000;
@@ -170,43 +172,43 @@ impl Bucket {
             .boxed()
     }
 
-    /// Walks on a thread of its own, at most 256 files ahead of the reader.
+    /// Walks on a thread of its own, a few hundred files ahead of the reader. Off the async runtime, so that the store looks at each file
+    /// where it is asked: handing every one of very many small files from thread to thread costs more than all the rest.
     fn list_files(&self, store: Arc<LocalFileSystem>, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<ObjectMeta>> {
         let folder = Path::new("/").join(prefix);
         let after = after.map(|a| Path::new("/").join(a));
-        let (send, receive) = tokio::sync::mpsc::channel(256);
+        let (send, receive) = tokio::sync::mpsc::channel(1);
         let bucket = self.clone();
         let uri = self.uri(prefix);
         if !folder.exists() {
             // As in a bucket, a prefix that holds nothing is an empty list and no error.
             return stream::empty().boxed();
         }
-        tokio::task::spawn_blocking(move || {
-            for file in walk::files(&folder, after.as_deref()) {
-                let key = match &file {
-                    Ok(path) => match path.to_str() {
-                        Some(path) => Ok(path.trim_start_matches('/').to_owned()),
-                        None => Err(Error::BadKey { uri: uri.clone(), reason: format!("{} is not UTF-8", path.display()) }),
-                    },
-                    Err(e) => Err(Error::Unavailable { operation: "LIST", uri: uri.clone(), reason: e.to_string() }),
-                };
-                if send.blocking_send(key).is_err() {
+        let walk = move || {
+            let mut files = walk::files(&folder, after.as_deref()).map(|file| bucket.look_at(&store, file));
+            loop {
+                let page: Vec<Result<ObjectMeta>> = files.by_ref().take(FILES).collect();
+                if page.is_empty() || send.blocking_send(page).is_err() {
                     return;
                 }
             }
-        });
-        let keys = stream::unfold(receive, |mut receive| async move { receive.recv().await.map(|key| (key, receive)) });
-        keys.map(move |key| {
-            let (bucket, store) = (bucket.clone(), store.clone());
-            async move {
-                let key = key?;
-                let path = StorePath::parse(&key).map_err(|e| Error::BadKey { uri: bucket.uri(&key), reason: e.to_string() })?;
-                let meta = store.head(&path).await.map_err(|e| translate("HEAD", &bucket.uri(&key), None, e))?;
-                Ok(ObjectMeta { key, size: meta.size, etag: meta.e_tag })
-            }
-        })
-        .buffered(HEADS)
-        .boxed()
+        };
+        if let Err(error) = std::thread::Builder::new().name("list".to_owned()).spawn(walk) {
+            let error = Error::Unavailable { operation: "LIST", uri, reason: error.to_string() };
+            return stream::once(async move { Err(error) }).boxed();
+        }
+        let pages = stream::unfold(receive, |mut receive| async move { receive.recv().await.map(|page| (page, receive)) });
+        pages.flat_map(stream::iter).boxed()
+    }
+
+    fn look_at(&self, store: &LocalFileSystem, file: walkdir::Result<PathBuf>) -> Result<ObjectMeta> {
+        let path = file.map_err(|e| Error::Unavailable { operation: "LIST", uri: self.base.clone(), reason: e.to_string() })?;
+        let Some(key) = path.to_str().map(|path| path.trim_start_matches('/').to_owned()) else {
+            return Err(Error::BadKey { uri: self.base.clone(), reason: format!("{} is not UTF-8", path.display()) });
+        };
+        let path = StorePath::parse(&key).map_err(|e| Error::BadKey { uri: self.uri(&key), reason: e.to_string() })?;
+        let meta = futures::executor::block_on(store.head(&path)).map_err(|e| translate("HEAD", &self.uri(&key), None, e))?;
+        Ok(ObjectMeta { key, size: meta.size, etag: meta.e_tag })
     }
 
     /// Exactly this range. With `etag`, [`Error::Changed`] when the object is not that one any more.
@@ -246,8 +248,14 @@ impl Bucket {
     /// [`Error`].
     pub async fn read_whole(&self, key: &str, etag: Option<&str>, size: u64) -> Result<Bytes> {
         if let (Backend::File(_), Some(etag)) = (&self.backend, etag) {
-            let (bucket, key, etag) = (self.clone(), key.to_owned(), etag.to_owned());
-            if let Ok(Some(bytes)) = tokio::task::spawn_blocking(move || bucket.read_pinned_file(&key, &etag, size)).await {
+            let (bucket, owned, etag) = (self.clone(), key.to_owned(), etag.to_owned());
+            let read = move || bucket.read_pinned_file(&owned, &etag, size);
+            // Whoever is not on the runtime's threads may wait for a file where it is.
+            let read = match tokio::runtime::Handle::try_current() {
+                Ok(_) => tokio::task::spawn_blocking(read).await.ok().flatten(),
+                Err(_) => read(),
+            };
+            if let Some(bytes) = read {
                 return Ok(bytes);
             }
         }

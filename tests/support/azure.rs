@@ -103,7 +103,8 @@ async fn answer(State(account): State<Account>, request: Request) -> Response {
         url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
     let authorization = parts.headers.get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default();
     let signed = authorization.starts_with(&format!("SharedKey {}:", account.name));
-    if !signed && !(query.contains_key("sig") && query.contains_key("se")) {
+    let presigned = query.contains_key("sig") && query.contains_key("se");
+    if !signed && !presigned {
         return refusal(StatusCode::FORBIDDEN, "AuthenticationFailed");
     }
     let path = percent_decoded(parts.uri.path().trim_start_matches('/'));
