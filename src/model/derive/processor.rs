@@ -125,6 +125,7 @@ impl<'f> Processor<'f> {
         }
         spec.resample = Some(self.resample()?);
         let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
+        let longest = number(&size["longest_edge"]).or_else(|| number(&self.file["max_size"]));
         let (resize, numbers) = if let Some(number) = number(size) {
             match (self.kind, BY_EDGE.contains(&self.kind)) {
                 ("", _) => {
@@ -132,13 +133,12 @@ impl<'f> Processor<'f> {
                         "size is {number}, which is the shorter edge for some processors and a square for others, and no class is named"
                     )));
                 }
-                (_, true) => (Resize::ShortestEdge, vec![number]),
+                (_, true) => (Resize::ShortestEdge, [number].into_iter().chain(longest).collect()),
                 (_, false) => (Resize::Exact, vec![number, number]),
             }
         } else if let (Some(height), Some(width)) = (number(&size["height"]), number(&size["width"])) {
             (Resize::Exact, vec![height, width])
         } else if let Some(edge) = number(&size["shortest_edge"]) {
-            let longest = number(&size["longest_edge"]).or_else(|| number(&self.file["max_size"]));
             (Resize::ShortestEdge, [edge].into_iter().chain(longest).collect())
         } else {
             return Err(self.fault(format!("size is {size}; a number, height and width, or shortest_edge are supported")));

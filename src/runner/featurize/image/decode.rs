@@ -129,7 +129,9 @@ fn bad(error: &ImageError) -> Bad {
 fn ends_early(error: &ImageError) -> bool {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof) {
+        let at_the_end = error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof);
+        // The PNG decoder has no kind of error of its own for pixels that are not there.
+        if at_the_end || error.to_string().ends_with("does not have enough data for image.") {
             return true;
         }
         cause = error.source();

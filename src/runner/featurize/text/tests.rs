@@ -146,10 +146,10 @@ fn an_empty_text_is_a_record_and_a_null_is_a_missing_value() {
     let codes: Vec<_> = made.errors.iter().map(|RowError { row, code, .. }| (*row, *code)).collect();
     assert_eq!(codes, [(1, "missing_value")]);
     let rows_of: Vec<_> = made.groups.iter().map(|g| g.rows.clone()).collect();
-    assert_eq!(rows_of, [[0, 2, 3]]);
+    // Lengths as different as these share no run: more than an eighth of it would be padding.
+    assert_eq!(rows_of, [[2], [3], [0]]);
     assert_eq!((made.notes.tokens[1], made.notes.tokens[2]), (0, 2));
-    let longest = *made.notes.tokens.iter().max().unwrap();
-    assert_eq!(made.notes.padding_tokens, u64::from(3 * longest - made.notes.tokens.iter().sum::<u32>()));
+    assert_eq!(made.notes.padding_tokens, 0);
     // A tokenizer without special tokens leaves nothing of it that a model could read.
     let made = bound("tokenizers/unigram.json", &rows).unwrap().featurize(&rows);
     let codes: Vec<_> = made.errors.iter().map(|RowError { row, code, .. }| (*row, *code)).collect();
