@@ -129,23 +129,28 @@ fn convolve(
 ) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
     let kind = if picture.channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
     let (width, height) = (columns.len() as u32, rows.len() as u32);
-    let scale_x = f64::from(picture.width) / f64::from(placement.resized.0);
-    let scale_y = f64::from(picture.height) / f64::from(placement.resized.1);
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
     let mut resizer = Resizer::new();
 
     // One call would do the columns first; Pillow does the rows first, and rounds between.
     let source = ImageRef::new(picture.width, picture.height, &picture.pixels, kind)?;
     let mut across = Pixels::new(width, picture.height, kind);
-    let seen = (f64::from(columns.start) * scale_x, f64::from(width) * scale_x);
-    resizer.resize(&source, &mut across, &options.crop(seen.0, 0.0, seen.1, picture.height.into()))?;
-    if scale_y == 1.0 && height == picture.height {
+    let (left, seen) = stretch(columns, picture.width, placement.resized.0);
+    resizer.resize(&source, &mut across, &options.crop(left, 0.0, seen, picture.height.into()))?;
+    let (top, seen) = stretch(rows, picture.height, placement.resized.1);
+    if top == 0.0 && height == picture.height && seen == f64::from(height) {
         return Ok(across.into_vec());
     }
     let mut down = Pixels::new(width, height, kind);
-    let seen = (f64::from(rows.start) * scale_y, f64::from(height) * scale_y);
-    resizer.resize(&across, &mut down, &options.crop(0.0, seen.0, width.into(), seen.1))?;
+    resizer.resize(&across, &mut down, &options.crop(0.0, top, width.into(), seen))?;
     Ok(down.into_vec())
+}
+
+/// Where a range of resized pixels lies among the original's: its start and its length. Multiplied before it is divided, so that the end
+/// of the picture is its end exactly.
+fn stretch(range: &Range<u32>, original: u32, resized: u32) -> (f64, f64) {
+    let at = |place: u32| f64::from(place) * f64::from(original) / f64::from(resized);
+    (at(range.start), at(range.end) - at(range.start))
 }
 
 /// The pixel under the centre, found by adding up steps as Pillow does.
