@@ -93,6 +93,7 @@ pub struct Lengths {
     /// All of them added up.
     pub sum: u64,
     /// How many lie from the key to twice the key; the keys are 0 and powers of two.
+    #[serde(with = "numbered")]
     pub histogram: BTreeMap<u64, u64>,
 }
 
@@ -401,6 +402,24 @@ impl Images {
             max_height: self.height.max,
             common,
         }
+    }
+}
+
+/// A map by numbers as JSON has it, by their texts: inside a tagged enum serde reads such keys as texts and nothing else.
+mod numbered {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(map: &BTreeMap<u64, u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        let texts: BTreeMap<String, u64> = map.iter().map(|(key, count)| (key.to_string(), *count)).collect();
+        texts.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<u64, u64>, D::Error> {
+        let texts = BTreeMap::<String, u64>::deserialize(deserializer)?;
+        let number = |(key, count): (String, u64)| key.parse().map(|key| (key, count)).map_err(|_| D::Error::custom("a key is no number"));
+        texts.into_iter().map(number).collect()
     }
 }
 
