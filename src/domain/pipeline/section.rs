@@ -30,7 +30,6 @@ impl Pipeline {
             normalize: embedding.map(|e| e.normalize),
             dimensions: embedding.and_then(|e| e.dimensions),
             flags: (!self.flags.is_empty() && (classifies || self.task == Task::ObjectDetection)).then(|| self.flags.clone()),
-            ..PipelineSpec::default()
         }
     }
 }

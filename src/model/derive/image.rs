@@ -18,9 +18,7 @@ const LETTERBOX_FILL: u8 = 114;
 /// The task of an image model, by its files and outputs; `None` for other models, and where that leaves it open.
 pub(super) fn task(signature: &Signature, folder: &Folder, spec: &PipelineSpec) -> Option<Task> {
     spec.image.as_ref()?;
-    if inputs(signature).next().is_none() {
-        return None;
-    }
+    inputs(signature).next()?;
     let architectures = folder.config["architectures"].as_array().into_iter().flatten().filter_map(|name| name.as_str());
     let ends = |end: &str| architectures.clone().any(|name| name.ends_with(end));
     let has = |name: &str| signature.outputs.iter().any(|o| o.name == name);
@@ -82,6 +80,9 @@ struct Resolver<'s> {
 }
 
 type Report<'r> = &'r mut dyn FnMut(&str, String, &str);
+
+/// How a picture is brought to size, to which one, and what is cut out of it then.
+type Sizes = (Resize, Option<[u32; 2]>, Option<[u32; 2]>);
 
 impl Resolver<'_> {
     fn resolve(self, fault: Report<'_>) -> Option<Image> {
@@ -185,7 +186,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn size(&self, declared: (Option<u64>, Option<u64>), fault: Report<'_>) -> Option<(Resize, Option<[u32; 2]>, Option<[u32; 2]>)> {
+    fn size(&self, declared: (Option<u64>, Option<u64>), fault: Report<'_>) -> Option<Sizes> {
         let side = |n: u64| u32::try_from(n).ok().filter(|n| (1..=16_384).contains(n));
         let fixed = declared.0.and_then(side).zip(declared.1.and_then(side)).map(|(h, w)| [h, w]);
         let mut pair = |name: &str, said: &Option<Vec<u32>>| match said.as_deref() {

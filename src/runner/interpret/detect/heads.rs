@@ -161,7 +161,7 @@ fn best(scores: impl Iterator<Item = f64>) -> Option<(usize, f64)> {
 
 /// A class's number, as models write it: a float as a rule.
 fn class(number: f64) -> Option<usize> {
-    (number >= 0.0 && number < 1e6).then_some(number as usize)
+    (0.0..1e6).contains(&number).then_some(number as usize)
 }
 
 /// Corners from centre, width and height.
