@@ -251,14 +251,14 @@ impl OpenGroup {
 /// The columns of a row group in memory; anything else is a fault of the file.
 struct Fetched {
     size: u64,
-    /// With their offsets.
+    /// With their offsets, in their order.
     pieces: Vec<(u64, Bytes)>,
 }
 
 impl Fetched {
-    /// What has been fetched from `start` on.
+    /// What has been fetched from `start` on: where one piece ends and another starts, what the latter has.
     fn from(&self, start: u64) -> ParquetResult<Bytes> {
-        let piece = self.pieces.iter().find_map(|(offset, bytes)| {
+        let piece = self.pieces.iter().rev().find_map(|(offset, bytes)| {
             let at = usize::try_from(start.checked_sub(*offset)?).ok()?;
             (at <= bytes.len()).then(|| bytes.slice(at..))
         });
@@ -394,6 +394,15 @@ mod tests {
         assert_eq!(joined(&large), large);
         let overlapping = [50..60, 0..100, 40..120];
         assert_eq!(joined(&overlapping).as_slice(), std::slice::from_ref(&(0..120)));
+    }
+
+    #[test]
+    fn a_column_that_begins_where_another_read_ends_is_read_whole() {
+        let pieces = vec![(4, Bytes::from_static(b"first")), (9, Bytes::from_static(b"second"))];
+        let fetched = Fetched { size: 100, pieces };
+        assert_eq!(fetched.get_bytes(9, 6).unwrap(), "second");
+        assert_eq!(fetched.get_bytes(4, 5).unwrap(), "first");
+        assert!(fetched.get_bytes(4, 6).is_err() && fetched.get_bytes(50, 1).is_err());
     }
 
     #[test]
