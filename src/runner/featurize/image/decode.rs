@@ -130,8 +130,9 @@ fn ends_early(error: &ImageError) -> bool {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
         let at_the_end = error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof);
-        // The PNG decoder has no kind of error of its own for pixels that are not there.
-        if at_the_end || error.to_string().ends_with("does not have enough data for image.") {
+        // The decoders of PNG and GIF have no kind of error of their own for pixels that are not there.
+        let told = |text: String| text.ends_with("does not have enough data for image.") || text.ends_with("image truncated");
+        if at_the_end || told(error.to_string()) {
             return true;
         }
         cause = error.source();
