@@ -148,7 +148,10 @@ async fn a_threshold_lists_the_classes_above_it_and_sigmoid_scores_stand_alone()
     let output = run(&s3, &service, "several/", "in/", json!({"probabilities": true})).await;
     assert!(sums(&output).iter().all(|sum| (sum - 1.0).abs() > 0.1), "sigmoids of a thousand classes do not add up to 1");
     let output = run(&s3, &service, "several/", "in/", json!({"probabilities": true, "activation": "softmax"})).await;
-    assert!(sums(&output).iter().all(|sum| (sum - 1.0).abs() < 1e-3));
+    assert!(
+        sums(&output).iter().all(|sum| (sum - 1.0).abs() < 1e-4),
+        "all of a thousand classes are there, though ImageNet has two cranes"
+    );
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ mod processor;
 mod text;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -93,6 +93,18 @@ fn labels_of(config: &Value) -> Option<Vec<String>> {
     (0..by_id.len()).map(|id| by_id.get(&id.to_string())?.as_str().map(str::to_owned)).collect()
 }
 
+/// Labels that differ: one that stands before gets its class's number, as in `crane (517)`. ImageNet has two cranes, and an object
+/// of probabilities has room for one.
+fn distinct(labels: Vec<String>) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let named = labels.into_iter().enumerate().map(|(class, label)| {
+        let label = if seen.contains(&label) { format!("{label} ({class})") } else { label };
+        seen.insert(label.clone());
+        label
+    });
+    named.collect()
+}
+
 /// Resolves the pipeline; every choice that cannot be made is a fault.
 pub(super) fn derive(
     mut signature: Signature,
@@ -103,11 +115,14 @@ pub(super) fn derive(
 ) -> Option<Pipeline> {
     let before = faults.len();
     let said = Said { job: job.clone() };
-    let spec = job.over(folder.section.clone());
+    let mut spec = job.over(folder.section.clone());
     select_outputs(&mut signature, &spec, &said, faults);
     check_features(&signature, &spec, &said, faults);
     let task = spec.task.or_else(|| text::task(&signature, folder, &spec)).or_else(|| image::task(&signature, folder, &spec));
     let task = task.unwrap_or_default();
+    if task.is_classification() {
+        spec.labels = spec.labels.map(distinct);
+    }
     let text = text::derive(&signature, folder, &spec, task, &said, faults);
     let image = if text.is_some() { None } else { image::derive(&signature, &spec, task, &said, faults) };
     let columns: BTreeMap<String, String> = spec.columns.clone().unwrap_or_default();
