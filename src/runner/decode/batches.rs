@@ -1,4 +1,4 @@
-//! Records of a text → batches; the loop that CSV and JSON Lines share.
+//! Records of a text → batches; the loop that CSV, JSON Lines and lines share, and the steps that they share with archives.
 //!
 //! In: [`Records`] and the format's [`Columns`]. Out: [`Decoded`] steps, bounded in rows and bytes, with an error row for each
 //! record that is none. Knows when a batch is full and what ends an object, not what a field is.
@@ -9,14 +9,17 @@ use arrow::{array::RecordBatch, error::ArrowError};
 
 use super::{
     DecodeError, Decoded, Decoder, Request,
-    borders::Borders,
+    borders::{Borders, LineBorders},
     records::{Content, Records},
     sniff::BOM,
-    text,
+    text::{self, Input, RangeReader},
 };
 use crate::{
     domain::{RecordError, Stage, spec::InputCompression},
-    runner::batch::{Batch, Provenance},
+    runner::{
+        batch::{Batch, Provenance},
+        source::ObjectBytes,
+    },
 };
 
 /// Most bytes in a batch's text column and in one record: together below the 2 GiB that `Utf8` offsets can count.
@@ -51,6 +54,14 @@ pub(super) struct Fault {
     pub(super) code: &'static str,
     /// For people.
     pub(super) detail: String,
+}
+
+impl Fault {
+    /// The error row of the record at this position.
+    pub(super) fn of_record(self, source: &Arc<str>, position: u64) -> RecordError {
+        let (source, code) = (source.clone(), self.code.to_owned());
+        RecordError { source, position: Some(position), stage: Stage::Decode, code, detail: self.detail }
+    }
 }
 
 /// What became of a record.
@@ -111,27 +122,58 @@ pub(super) enum Progress {
     Ended,
 }
 
-impl<B: Borders, C: Columns> Decoder for TextDecoder<B, C> {
+/// What gathers records, good and bad, into batches.
+pub(super) trait Gather: Send {
+    /// How far it is.
+    fn progress(&mut self) -> &mut Progress;
+
+    /// Reads records until the batch is full or there are no more. Returns the rows' positions and the error rows.
+    fn collect(&mut self) -> (Vec<u64>, Vec<RecordError>);
+
+    /// The columns that have been collected, of so many rows.
+    ///
+    /// # Errors
+    /// None that data can cause.
+    fn finish(&mut self, rows: usize) -> Result<RecordBatch, ArrowError>;
+
+    /// As `_source` shows it.
+    fn source(&self) -> &Arc<str>;
+}
+
+impl<G: Gather> Decoder for G {
     fn next(&mut self) -> Result<Option<Decoded>, DecodeError> {
-        match std::mem::replace(&mut self.progress, Progress::Ended) {
-            Progress::Reading => self.progress = Progress::Reading,
+        match std::mem::replace(self.progress(), Progress::Ended) {
+            Progress::Reading => *self.progress() = Progress::Reading,
             Progress::Failed(error) => return Err(error),
             Progress::Ended => return Ok(None),
         }
         let (positions, errors) = self.collect();
         if positions.is_empty() && errors.is_empty() {
-            return match std::mem::replace(&mut self.progress, Progress::Ended) {
+            return match std::mem::replace(self.progress(), Progress::Ended) {
                 Progress::Failed(error) => Err(error),
                 Progress::Reading | Progress::Ended => Ok(None),
             };
         }
-        let batch = if positions.is_empty() { None } else { Some(self.batch(positions)?) };
+        let batch = if positions.is_empty() { None } else { Some(batch(self, positions)?) };
         Ok(Some(Decoded { batch, errors }))
     }
 }
 
-impl<B: Borders, C: Columns> TextDecoder<B, C> {
-    /// Reads records until the batch is full or there are no more. Returns the rows' positions and the error rows.
+fn batch(gathered: &mut impl Gather, positions: Vec<u64>) -> Result<Batch, DecodeError> {
+    let columns = gathered.finish(positions.len()).map_err(|error| DecodeError::Corrupt {
+        source_name: gathered.source().clone(),
+        code: "invalid_columns",
+        detail: error.to_string(),
+        position: positions.first().copied(),
+    })?;
+    Ok(Batch { provenance: Provenance::of(gathered.source().clone(), positions), columns })
+}
+
+impl<B: Borders, C: Columns> Gather for TextDecoder<B, C> {
+    fn progress(&mut self) -> &mut Progress {
+        &mut self.progress
+    }
+
     fn collect(&mut self) -> (Vec<u64>, Vec<RecordError>) {
         let mut positions = Vec::new();
         let mut errors = Vec::new();
@@ -160,7 +202,7 @@ impl<B: Borders, C: Columns> TextDecoder<B, C> {
             };
             match pushed {
                 Pushed::Row => positions.push(position),
-                Pushed::Fault(fault) => errors.push(self.error_row(position, fault)),
+                Pushed::Fault(fault) => errors.push(fault.of_record(&self.source, position)),
                 Pushed::Full => {
                     self.records.put_back(position);
                     break;
@@ -170,25 +212,49 @@ impl<B: Borders, C: Columns> TextDecoder<B, C> {
         (positions, errors)
     }
 
-    fn error_row(&self, position: u64, fault: Fault) -> RecordError {
-        RecordError {
-            source: self.source.clone(),
-            position: Some(position),
-            stage: Stage::Decode,
-            code: fault.code.to_owned(),
-            detail: fault.detail,
-        }
+    fn finish(&mut self, rows: usize) -> Result<RecordBatch, ArrowError> {
+        self.columns.finish(rows)
     }
 
-    fn batch(&mut self, positions: Vec<u64>) -> Result<Batch, DecodeError> {
-        let first = positions.first().copied();
-        let columns = self.columns.finish(positions.len()).map_err(|error| DecodeError::Corrupt {
-            source_name: self.source.clone(),
-            code: "invalid_columns",
-            detail: error.to_string(),
-            position: first,
-        })?;
-        Ok(Batch { provenance: Provenance::of(self.source.clone(), positions), columns })
+    fn source(&self) -> &Arc<str> {
+        &self.source
+    }
+}
+
+impl<C: Columns + 'static> TextDecoder<LineBorders, C> {
+    /// A text, one record a line, that starts at the object's start.
+    pub(super) fn of_lines(input: Input, compression: InputCompression, columns: C, request: &Request) -> Box<dyn Decoder> {
+        let records = Records::new(input, LineBorders, 0, Limits::of(request).record_bytes);
+        Self::boxed(records, compression, u64::MAX, columns, request)
+    }
+
+    /// The uncompressed lines whose first byte lies in `start..end`.
+    ///
+    /// # Errors
+    /// What the reading up to the first border meets.
+    pub(super) fn of_slice(
+        bytes: Arc<dyn ObjectBytes>,
+        (start, end): (u64, u64),
+        columns: C,
+        request: &Request,
+    ) -> Result<Box<dyn Decoder>, DecodeError> {
+        // A record starts at `start` if the byte before is a line feed; otherwise after the next one.
+        let from = start.saturating_sub(1);
+        let input = Box::new(RangeReader::beyond(bytes, from..end));
+        let mut records = Records::new(input, LineBorders, from, Limits::of(request).record_bytes);
+        if start > 0 {
+            let skipped = records.skip_to_border(end);
+            skipped.map_err(|error| text::read_error(error, &request.source, InputCompression::None, Some(start)))?;
+        }
+        Ok(Self::boxed(records, InputCompression::None, end, columns, request))
+    }
+}
+
+impl<B: Borders + 'static, C: Columns + 'static> TextDecoder<B, C> {
+    /// Decodes these records, of which those from `end` on are another slice's.
+    pub(super) fn boxed(records: Records<B>, compression: InputCompression, end: u64, columns: C, request: &Request) -> Box<dyn Decoder> {
+        let (source, limits) = (request.source.clone(), Limits::of(request));
+        Box::new(Self { source, compression, records, end, columns, limits, progress: Progress::Reading })
     }
 }
 

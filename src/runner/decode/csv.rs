@@ -19,7 +19,7 @@ use memchr::{memchr, memchr_iter};
 
 use super::{
     DecodeError, Decoder, Projection, Request,
-    batches::{Columns, Fault, Limits, Progress, Pushed, TextDecoder, readable, without_mark},
+    batches::{Columns, Fault, Limits, Pushed, TextDecoder, readable, without_mark},
     borders::RecordBorders,
     column::TextColumn,
     records::{Content, Records},
@@ -79,8 +79,7 @@ fn decoder(
 ) -> Box<dyn Decoder> {
     let names = head.map(|head| head.names).unwrap_or_default();
     let columns = CsvColumns::new(names, delimiter, &request.projection);
-    let (source, limits) = (request.source.clone(), Limits::of(request));
-    Box::new(TextDecoder { source, compression, records, end, columns, limits, progress: Progress::Reading })
+    TextDecoder::boxed(records, compression, end, columns, request)
 }
 
 /// A fault of the header costs this slice the records from its own start on.

@@ -20,11 +20,9 @@ use serde_json::value::RawValue;
 
 use super::{
     DecodeError, Decoder, Projection, Request,
-    batches::{Columns, Fault, Limits, Progress, Pushed, TextDecoder},
-    borders::LineBorders,
+    batches::{Columns, Fault, Limits, Pushed, TextDecoder},
     column::TextColumn,
-    records::Records,
-    text::{self, Input, RangeReader},
+    text::Input,
 };
 use crate::{
     domain::spec::InputCompression,
@@ -45,41 +43,12 @@ const MAX_SHAPE: usize = 1 << 12;
 
 /// Opens a text that starts at the object's start.
 pub(super) fn open(input: Input, compression: InputCompression, request: &Request) -> Box<dyn Decoder> {
-    let records = Records::new(input, LineBorders, 0, Limits::of(request).record_bytes);
-    decoder(records, compression, u64::MAX, request)
+    TextDecoder::of_lines(input, compression, JsonColumns::of(request), request)
 }
 
 /// Opens the uncompressed records whose first byte lies in `start..end`.
-pub(super) fn open_slice(
-    bytes: Arc<dyn ObjectBytes>,
-    (start, end): (u64, u64),
-    request: &Request,
-) -> Result<Box<dyn Decoder>, DecodeError> {
-    let records = lines_of_slice(bytes, (start, end), request)?;
-    Ok(decoder(records, InputCompression::None, end, request))
-}
-
-/// The uncompressed lines whose first byte lies at `start` or later, read in one stream up to `end`.
-pub(super) fn lines_of_slice(
-    bytes: Arc<dyn ObjectBytes>,
-    (start, end): (u64, u64),
-    request: &Request,
-) -> Result<Records<LineBorders>, DecodeError> {
-    // A record starts at `start` if the byte before is a line feed; otherwise after the next one.
-    let from = start.saturating_sub(1);
-    let input = Box::new(RangeReader::beyond(bytes, from..end));
-    let mut records = Records::new(input, LineBorders, from, Limits::of(request).record_bytes);
-    if start > 0 {
-        let skipped = records.skip_to_border(end);
-        skipped.map_err(|error| text::read_error(error, &request.source, InputCompression::None, Some(start)))?;
-    }
-    Ok(records)
-}
-
-fn decoder(records: Records<LineBorders>, compression: InputCompression, end: u64, request: &Request) -> Box<dyn Decoder> {
-    let (source, limits) = (request.source.clone(), Limits::of(request));
-    let columns = JsonColumns::new(&request.projection, limits.bytes);
-    Box::new(TextDecoder { source, compression, records, end, columns, limits, progress: Progress::Reading })
+pub(super) fn open_slice(bytes: Arc<dyn ObjectBytes>, slice: (u64, u64), request: &Request) -> Result<Box<dyn Decoder>, DecodeError> {
+    TextDecoder::of_slice(bytes, slice, JsonColumns::of(request), request)
 }
 
 /// The columns of a batch under construction.
@@ -98,6 +67,10 @@ pub(super) struct JsonColumns {
 }
 
 impl JsonColumns {
+    fn of(request: &Request) -> Self {
+        Self::new(&request.projection, Limits::of(request).bytes)
+    }
+
     pub(super) fn new(projection: &Projection, max_bytes: usize) -> Self {
         let mut columns = Self { open: true, columns: Vec::new(), places: HashMap::new(), shape: Vec::new(), bytes: 0, max_bytes };
         if let Projection::Only(names) = projection {

@@ -13,11 +13,8 @@ use arrow::{
 
 use super::{
     DecodeError, Decoder, Request,
-    batches::{Columns, Limits, Progress, Pushed, TextDecoder},
-    borders::LineBorders,
+    batches::{Columns, Pushed, TextDecoder},
     column::TextColumn,
-    jsonl::lines_of_slice,
-    records::Records,
     text::Input,
     whole::TEXT,
 };
@@ -25,23 +22,12 @@ use crate::{domain::spec::InputCompression, runner::source::ObjectBytes};
 
 /// Opens a text that starts at the object's start.
 pub(super) fn open(input: Input, compression: InputCompression, request: &Request) -> Box<dyn Decoder> {
-    let records = Records::new(input, LineBorders, 0, Limits::of(request).record_bytes);
-    decoder(records, compression, u64::MAX, request)
+    TextDecoder::of_lines(input, compression, Lines(TextColumn::new()), request)
 }
 
 /// Opens the uncompressed lines whose first byte lies in `start..end`.
-pub(super) fn open_slice(
-    bytes: Arc<dyn ObjectBytes>,
-    (start, end): (u64, u64),
-    request: &Request,
-) -> Result<Box<dyn Decoder>, DecodeError> {
-    let records = lines_of_slice(bytes, (start, end), request)?;
-    Ok(decoder(records, InputCompression::None, end, request))
-}
-
-fn decoder(records: Records<LineBorders>, compression: InputCompression, end: u64, request: &Request) -> Box<dyn Decoder> {
-    let (source, limits) = (request.source.clone(), Limits::of(request));
-    Box::new(TextDecoder { source, compression, records, end, columns: Lines(TextColumn::new()), limits, progress: Progress::Reading })
+pub(super) fn open_slice(bytes: Arc<dyn ObjectBytes>, slice: (u64, u64), request: &Request) -> Result<Box<dyn Decoder>, DecodeError> {
+    TextDecoder::of_slice(bytes, slice, Lines(TextColumn::new()), request)
 }
 
 /// The one column.

@@ -2,6 +2,10 @@
 
 use std::{io, ops::Range, sync::Arc};
 
+use arrow::{
+    array::{Array, AsArray},
+    datatypes::DataType,
+};
 use bytes::Bytes;
 
 use super::{DecodeError, Projection, Request, open};
@@ -122,4 +126,24 @@ pub(crate) fn decode_object(object: MemoryObject, request: &Request) -> Outcome 
             }
         }
     }
+}
+
+/// The records of an outcome as text, whatever their batches: position, then `name=value` of the columns that have one; bytes as text.
+pub(super) fn rows(outcome: &Outcome) -> Vec<(u64, String)> {
+    let mut rows = Vec::new();
+    for batch in &outcome.batches {
+        let schema = batch.columns.schema();
+        for (row, id) in batch.provenance.rows.iter().enumerate() {
+            let cells = schema.fields().iter().zip(batch.columns.columns()).filter(|(_, column)| column.is_valid(row));
+            let cells = cells.map(|(field, column)| {
+                let value = match column.data_type() {
+                    DataType::Binary => String::from_utf8_lossy(column.as_binary::<i32>().value(row)).into_owned(),
+                    _ => column.as_string::<i32>().value(row).to_owned(),
+                };
+                format!("{}={value}", field.name())
+            });
+            rows.push((id.position, cells.collect::<Vec<_>>().join(" ")));
+        }
+    }
+    rows
 }

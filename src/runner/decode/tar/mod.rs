@@ -13,15 +13,14 @@ mod tests;
 
 use std::sync::Arc;
 
+use arrow::{array::RecordBatch, error::ArrowError};
+
 use super::{
-    DecodeError, Decoded, Decoder, Request,
-    batches::{Fault, Limits, Progress, Pushed},
+    DecodeError, Decoder, Request,
+    batches::{Gather, Limits, Progress, Pushed},
     text::{self, Input},
 };
-use crate::{
-    domain::{RecordError, Stage, spec::InputCompression},
-    runner::batch::{Batch, Provenance},
-};
+use crate::domain::{RecordError, spec::InputCompression};
 use archive::{Archive, Error};
 use columns::SampleColumns;
 use sample::{Sample, Samples};
@@ -51,27 +50,11 @@ struct TarDecoder {
     progress: Progress,
 }
 
-impl Decoder for TarDecoder {
-    fn next(&mut self) -> Result<Option<Decoded>, DecodeError> {
-        match std::mem::replace(&mut self.progress, Progress::Ended) {
-            Progress::Reading => self.progress = Progress::Reading,
-            Progress::Failed(error) => return Err(error),
-            Progress::Ended => return Ok(None),
-        }
-        let (positions, errors) = self.collect();
-        if positions.is_empty() && errors.is_empty() {
-            return match std::mem::replace(&mut self.progress, Progress::Ended) {
-                Progress::Failed(error) => Err(error),
-                Progress::Reading | Progress::Ended => Ok(None),
-            };
-        }
-        let batch = if positions.is_empty() { None } else { Some(self.batch(positions)?) };
-        Ok(Some(Decoded { batch, errors }))
+impl Gather for TarDecoder {
+    fn progress(&mut self) -> &mut Progress {
+        &mut self.progress
     }
-}
 
-impl TarDecoder {
-    /// Reads samples until the batch is full or there are no more. Returns the rows' positions and the error rows.
     fn collect(&mut self) -> (Vec<u64>, Vec<RecordError>) {
         let mut positions = Vec::new();
         let mut errors = Vec::new();
@@ -99,7 +82,7 @@ impl TarDecoder {
             };
             match pushed {
                 Pushed::Row => positions.push(sample.position),
-                Pushed::Fault(fault) => errors.push(self.error_row(sample.position, fault)),
+                Pushed::Fault(fault) => errors.push(fault.of_record(&self.source, sample.position)),
                 Pushed::Full => {
                     self.waiting = Some(sample);
                     break;
@@ -109,11 +92,16 @@ impl TarDecoder {
         (positions, errors)
     }
 
-    fn error_row(&self, position: u64, fault: Fault) -> RecordError {
-        let (source, code) = (self.source.clone(), fault.code.to_owned());
-        RecordError { source, position: Some(position), stage: Stage::Decode, code, detail: fault.detail }
+    fn finish(&mut self, _rows: usize) -> Result<RecordBatch, ArrowError> {
+        self.columns.finish()
     }
 
+    fn source(&self) -> &Arc<str> {
+        &self.source
+    }
+}
+
+impl TarDecoder {
     /// What ends the archive, at the first sample that is lost with it.
     fn end(&self, error: Error) -> DecodeError {
         let position = Some(self.samples.position());
@@ -123,16 +111,5 @@ impl TarDecoder {
             Error::Unmarked => "the archive ends without the two empty blocks that mark its end: what followed is lost".to_owned(),
         };
         DecodeError::Corrupt { source_name: self.source.clone(), code: "invalid_tar", detail, position }
-    }
-
-    fn batch(&mut self, positions: Vec<u64>) -> Result<Batch, DecodeError> {
-        let first = positions.first().copied();
-        let columns = self.columns.finish().map_err(|error| DecodeError::Corrupt {
-            source_name: self.source.clone(),
-            code: "invalid_columns",
-            detail: error.to_string(),
-            position: first,
-        })?;
-        Ok(Batch { provenance: Provenance::of(self.source.clone(), positions), columns })
     }
 }

@@ -3,16 +3,13 @@
 use std::io::{self, Read};
 
 use ::tar::{Builder, EntryType, Header};
-use arrow::{
-    array::{Array, AsArray},
-    datatypes::DataType,
-};
+use arrow::datatypes::DataType;
 use proptest::prelude::*;
 
 use super::{
     super::{
         Projection,
-        testing::{Outcome, decode, request},
+        testing::{Outcome, decode, request, rows},
     },
     *,
 };
@@ -50,26 +47,6 @@ fn member(name: &str, bytes: &[u8]) -> Vec<u8> {
 
 fn ended(pieces: &[Vec<u8>]) -> Vec<u8> {
     [pieces.concat(), vec![0; 1024]].concat()
-}
-
-/// Rows as position and `column=value` of what they have; bytes as text.
-fn rows(outcome: &Outcome) -> Vec<(u64, String)> {
-    let mut rows = Vec::new();
-    for batch in &outcome.batches {
-        let schema = batch.columns.schema();
-        for (row, id) in batch.provenance.rows.iter().enumerate() {
-            let cells = schema.fields().iter().zip(batch.columns.columns()).filter(|(_, column)| column.is_valid(row));
-            let cells = cells.map(|(field, column)| {
-                let value = match column.data_type() {
-                    DataType::Binary => String::from_utf8_lossy(column.as_binary::<i32>().value(row)).into_owned(),
-                    _ => column.as_string::<i32>().value(row).to_owned(),
-                };
-                format!("{}={value}", field.name())
-            });
-            rows.push((id.position, cells.collect::<Vec<_>>().join(" ")));
-        }
-    }
-    rows
 }
 
 fn faults(outcome: &Outcome) -> Vec<(u64, &str)> {

@@ -11,32 +11,17 @@ mod slices;
 
 use std::collections::BTreeSet;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::AsArray;
 
 use super::{
     DecodeError, Projection,
-    testing::{Outcome, request},
+    testing::{Outcome, request, rows},
 };
 use crate::runner::batch::Batch;
 
 /// Only the columns of these names.
 fn only(names: &[&str]) -> Projection {
     Projection::Only(names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>())
-}
-
-/// The records of an outcome as text, whatever their batches: position, then `name=value` of the columns that have one.
-fn rows(outcome: &Outcome) -> Vec<(u64, String)> {
-    let mut rows = Vec::new();
-    for batch in &outcome.batches {
-        let schema = batch.columns.schema();
-        for (row, id) in batch.provenance.rows.iter().enumerate() {
-            let cells = schema.fields().iter().zip(batch.columns.columns()).filter(|(_, column)| column.is_valid(row));
-            let cells: Vec<String> =
-                cells.map(|(field, column)| format!("{}={}", field.name(), column.as_string::<i32>().value(row))).collect();
-            rows.push((id.position, cells.join(" ")));
-        }
-    }
-    rows
 }
 
 /// Position and code of the error rows.
