@@ -1,4 +1,4 @@
-//! `/v1/jobs`: submit, list, get, cancel, chunks.
+//! `/v1/jobs`: submit, list, get, chunks.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use super::{
     types::{ChunkBody, ChunkPage, JobBody, JobPage},
 };
 use crate::{
-    db::{Changed, JobFilter},
+    db::JobFilter,
     domain::{Job, JobId, JobState, Timestamp, TraceParent},
 };
 
@@ -216,35 +216,6 @@ pub(super) async fn get(
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
     }
     Ok(([(header::ETAG, etag)], Json(body)).into_response())
-}
-
-/// Cancel a job
-///
-/// Running chunks are stopped; parts that are committed stay, listed by a manifest with `complete: false`.
-#[utoipa::path(
-    post, path = "/v1/jobs/{id}/cancel", tag = "jobs",
-    params(("id" = String, Path, description = "The job", example = "job_019ac2f7b0f47e0f8a1b2c3d4e5f6071")),
-    responses(
-        (status = 202, description = "It is being cancelled", body = JobBody, example = json!(examples::cancelling())),
-        (status = 404, description = "No such job", body = ApiProblem, content_type = "application/problem+json"),
-        (status = 409, description = "It has ended already, or is about to", body = ApiProblem, content_type = "application/problem+json"),
-    )
-)]
-pub(super) async fn cancel(State(state): State<ApiState>, PathOf(id): PathOf<String>, query: Query) -> Result<Response, ApiProblem> {
-    query.only(&[])?;
-    let id = parse_id(&id)?;
-    match state.store.cancel_job(&id).await? {
-        Changed::Job(job) => {
-            tracing::info!(job.id = %id, "cancelling {id}");
-            state.wake.notify_waiters();
-            Ok((StatusCode::ACCEPTED, Json(JobBody::new(&job))).into_response())
-        }
-        Changed::Missing => Err(missing(id.as_str())),
-        Changed::Conflict(conflict) => {
-            let detail = format!("{id} is {} and cannot be cancelled", conflict.state.name());
-            Err(ApiProblem::conflict("wrong_state", "The job's state does not allow this", detail))
-        }
-    }
 }
 
 /// List a job's chunks

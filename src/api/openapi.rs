@@ -31,7 +31,7 @@ pub(super) fn router() -> OpenApiRouter<ApiState> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(jobs::list, jobs::submit))
         .routes(routes!(jobs::get))
-        .routes(routes!(jobs::cancel))
+        .routes(routes!(steer::cancel))
         .routes(routes!(steer::pause))
         .routes(routes!(steer::resume))
         .routes(routes!(steer::retry))

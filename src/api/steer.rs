@@ -1,4 +1,4 @@
-//! `/v1/jobs/{id}/pause`, `resume`, `retry`: jobs that stop and go on.
+//! `/v1/jobs/{id}/cancel`, `pause`, `resume`, `retry`: jobs that stop and go on.
 
 use axum::{
     Json,
@@ -23,6 +23,24 @@ use crate::{
     objects,
 };
 
+/// Cancel a job
+///
+/// Running chunks are stopped; parts that are committed stay, listed by a manifest with `complete: false`.
+#[utoipa::path(
+    post, path = "/v1/jobs/{id}/cancel", tag = "jobs",
+    params(("id" = String, Path, description = "The job", example = "job_019ac2f7b0f47e0f8a1b2c3d4e5f6071")),
+    responses(
+        (status = 202, description = "It is being cancelled", body = JobBody, example = json!(examples::cancelling())),
+        (status = 404, description = "No such job", body = ApiProblem, content_type = "application/problem+json"),
+        (status = 409, description = "It has ended already, or is about to", body = ApiProblem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn cancel(State(state): State<ApiState>, PathOf(id): PathOf<String>, query: Query) -> Result<Response, ApiProblem> {
+    query.only(&[])?;
+    let id = parse_id(&id)?;
+    changed(&state, state.store.cancel_job(&id).await?, id.as_str(), ("cancelling", "cancelled"))
+}
+
 /// Pause a job
 ///
 /// No chunk is begun any more and its input is not listed further; chunks that run go on and are kept. Pausing a paused job changes
@@ -39,7 +57,7 @@ use crate::{
 pub(super) async fn pause(State(state): State<ApiState>, PathOf(id): PathOf<String>, query: Query) -> Result<Response, ApiProblem> {
     query.only(&[])?;
     let id = parse_id(&id)?;
-    changed(&state, state.store.pause_job(&id).await?, id.as_str(), "paused")
+    changed(&state, state.store.pause_job(&id).await?, id.as_str(), ("paused", "paused"))
 }
 
 /// Resume a job
@@ -57,7 +75,7 @@ pub(super) async fn pause(State(state): State<ApiState>, PathOf(id): PathOf<Stri
 pub(super) async fn resume(State(state): State<ApiState>, PathOf(id): PathOf<String>, query: Query) -> Result<Response, ApiProblem> {
     query.only(&[])?;
     let id = parse_id(&id)?;
-    changed(&state, state.store.resume_job(&id).await?, id.as_str(), "resumed")
+    changed(&state, state.store.resume_job(&id).await?, id.as_str(), ("resumed", "resumed"))
 }
 
 /// Retry a job
@@ -97,11 +115,12 @@ pub(super) async fn retry(State(state): State<ApiState>, PathOf(id): PathOf<Stri
     }
 }
 
-fn changed(state: &ApiState, changed: Changed, id: &str, what: &'static str) -> Result<Response, ApiProblem> {
+/// What is being done, for the log, and what it comes to, for the answer.
+fn changed(state: &ApiState, changed: Changed, id: &str, (doing, done): (&'static str, &str)) -> Result<Response, ApiProblem> {
     match changed {
-        Changed::Job(job) => Ok(accepted(state, &job, what)),
+        Changed::Job(job) => Ok(accepted(state, &job, doing)),
         Changed::Missing => Err(missing(id)),
-        Changed::Conflict(conflict) => Err(wrong_state(format!("{id} is {} and cannot be {what}", conflict.state.name()))),
+        Changed::Conflict(conflict) => Err(wrong_state(format!("{id} is {} and cannot be {done}", conflict.state.name()))),
     }
 }
 
