@@ -29,6 +29,18 @@ async fn store() -> S3Server {
     s3
 }
 
+/// What a job over the prefix `in/` writes.
+async fn churn_of_prefix(s3: &S3Server, service: &Service) -> Output {
+    let definition = json!({"model": "s3://lake/model/", "input": "s3://lake/in/",
+                            "output": {"uri": "s3://lake/out/", "include_input": ["customerid"]}});
+    let id = service.submit(&definition).await;
+    let job = service.wait(&id, PATIENCE).await;
+    assert_eq!(job["state"], "completed", "{job:#}");
+    let output = Output::read(s3, "lake", "out/");
+    output.check_invariants();
+    output
+}
+
 fn manifest_job(manifest: &str) -> Value {
     json!({"model": "s3://lake/model/", "input": {"manifest": manifest},
            "output": {"uri": "s3://lake/out/", "include_input": ["customerid"]}})
@@ -250,13 +262,7 @@ async fn arrow_files_and_streams_give_the_golden_predictions() {
         s3.put("lake", &format!("in/{at}{extension}"), &as_arrow(&support::fixture(file), stream, compression));
     }
     let service = Service::start(&s3, ServiceOptions::default()).await;
-    let definition = json!({"model": "s3://lake/model/", "input": "s3://lake/in/",
-                            "output": {"uri": "s3://lake/out/", "include_input": ["customerid"]}});
-    let id = service.submit(&definition).await;
-    let job = service.wait(&id, PATIENCE).await;
-    assert_eq!(job["state"], "completed", "{job:#}");
-    let output = Output::read(&s3, "lake", "out/");
-    output.check_invariants();
+    let output = churn_of_prefix(&s3, &service).await;
     assert_churn(&output.rows);
     let first: Vec<f64> = output.rows.iter().take(3).filter_map(|row| golden::number(&row["_position"])).collect();
     assert_eq!(first, [0.0, 1.0, 2.0]);
@@ -279,13 +285,7 @@ async fn a_hostile_arrow_object_costs_one_object() {
     s3.put("lake", "in/a-bomb.arrow", &bomb);
     s3.put("lake", "in/a-feather-1.feather", b"FEA1 and so on");
     let service = Service::start(&s3, ServiceOptions::default()).await;
-    let definition = json!({"model": "s3://lake/model/", "input": "s3://lake/in/",
-                            "output": {"uri": "s3://lake/out/", "include_input": ["customerid"]}});
-    let id = service.submit(&definition).await;
-    let job = service.wait(&id, PATIENCE).await;
-    assert_eq!(job["state"], "completed", "{job:#}");
-    let output = Output::read(&s3, "lake", "out/");
-    output.check_invariants();
+    let output = churn_of_prefix(&s3, &service).await;
     // In key order the parquet objects come first.
     assert_churn(&output.rows);
     assert_eq!(output.errors.len(), 3);
