@@ -153,12 +153,12 @@ impl Pictures {
             return match decode(&text) {
                 Some(bytes) if bytes.len() as u64 > self.most_bytes => self.too_large("the picture"),
                 Some(bytes) => Picture::Bytes(bytes.into()),
-                None => Picture::Missing("invalid_base64", format!("column {:?}: {} is no Base64", self.column, excerpt(&text))),
+                None => Picture::Missing("invalid_base64", format!("column {:?}: {} is no Base64", self.column, featurize::excerpt(&text))),
             };
         }
         match self.location(&text) {
             Ok(uri) => self.fetch(&uri).await,
-            Err(why) => Picture::Missing("invalid_key", format!("column {:?}: {} {why}", self.column, excerpt(&text))),
+            Err(why) => Picture::Missing("invalid_key", format!("column {:?}: {} {why}", self.column, featurize::excerpt(&text))),
         }
     }
 
@@ -242,12 +242,6 @@ fn begins_as_encoded_picture(text: &str) -> bool {
     const HEAD: usize = 24;
     let head = text.trim_ascii().get(..HEAD).unwrap_or_default();
     !text.contains('.') && decode(head).is_some_and(|bytes| sniff::begins_as_picture(&bytes))
-}
-
-fn excerpt(text: &str) -> String {
-    const SHOWN: usize = 60;
-    let short: String = text.chars().take(SHOWN).collect();
-    if short.len() < text.len() { format!("\"{short}…\"") } else { format!("{short:?}") }
 }
 
 #[cfg(test)]

@@ -301,7 +301,7 @@ fn items(array: &ArrayRef, row: usize) -> ArrayRef {
 }
 
 /// The start of a value, for messages.
-pub(super) fn excerpt(text: &str) -> String {
+pub(in crate::runner) fn excerpt(text: &str) -> String {
     const SHOWN: usize = 60;
     let mut short: String = text.chars().take(SHOWN).collect();
     if short.len() < text.len() {

@@ -29,6 +29,7 @@ use cells::{CellError, List, lists, scalars};
 use element::{Element, with_element};
 use image::Pictures;
 
+pub(super) use cells::excerpt;
 pub use image::ImageLimits;
 
 /// The columns that the pipeline reads; `None` when that depends on the data (a single `[N, F]` input that binds by count).
