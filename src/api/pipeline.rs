@@ -33,8 +33,8 @@ pub(super) const PIPELINE: [&str; 18] = [
     "dimensions",
     "flags",
 ];
-pub(super) const IMAGE: [&str; 13] =
-    ["column", "source", "size", "resize", "resample", "crop", "pad_value", "channels", "layout", "scale", "mean", "std", "alpha"];
+pub(super) const IMAGE: [&str; 14] =
+    ["column", "source", "size", "resize", "resample", "crop", "pad", "pad_value", "channels", "layout", "scale", "mean", "std", "alpha"];
 pub(super) const TEXT: [&str; 3] = ["column", "pair", "max_length"];
 pub(super) const FLAG: [&str; 3] = ["any_of", "min_score", "top_below"];
 
@@ -112,6 +112,7 @@ fn image(field: &Field<'_>, faults: &mut Faults) -> Option<ImageSpec> {
         resize: object.field("resize").choice(&RESIZES, faults),
         resample: object.field("resample").choice(&RESAMPLES, faults),
         crop: sides(&object.field("crop"), faults),
+        pad: sides(&object.field("pad"), faults),
         pad_value: object.field("pad_value").integer(0..=255, faults).map(|n| n as u8),
         channels,
         layout: object.field("layout").choice(&LAYOUTS, faults),

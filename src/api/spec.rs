@@ -234,7 +234,7 @@ pub(super) struct PipelineDefinition {
     flags: Option<BTreeMap<String, FlagDefinition>>,
 }
 
-/// How pictures become tensors: decoded with their EXIF orientation, resized, cropped, scaled, and normalised, in this order.
+/// How pictures become tensors: decoded with their EXIF orientation, resized, cropped, scaled, normalised, and padded, in this order.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "as above")]
@@ -258,6 +258,10 @@ pub(super) struct ImageDefinition {
     /// Height and width of the centre that is kept after the resize, or one number for both.
     #[schema(example = 224)]
     crop: Option<SidesDefinition>,
+    /// Height and width that the tensor is filled up to with zeros at the right and at the bottom, or one number for both. An input
+    /// `pixel_mask` is told where the picture lies.
+    #[schema(example = json!([800, 1333]))]
+    pad: Option<SidesDefinition>,
     /// What fills the rest of a letterbox, and what a crop adds.
     #[schema(minimum = 0, maximum = 255)]
     pad_value: Option<u8>,

@@ -95,6 +95,7 @@ fn typical_mistakes_each_get_a_pointer_a_code_and_a_hint() {
         (with("/pipeline/image/size", json!([3, 224, 224])), "/pipeline/image/size", "wrong_length", "height and width"),
         (with("/pipeline/image/size", json!([224, 0])), "/pipeline/image/size/1", "out_of_range", "1 to 16384"),
         (with("/pipeline/image/crop", json!(1e9)), "/pipeline/image/crop", "out_of_range", "1 to 16384"),
+        (with("/pipeline/image/pad", json!({"height": 9, "width": 9})), "/pipeline/image/pad", "wrong_type", "[224, 224]"),
         (with("/pipeline/image/resample", json!("bilinar")), "/pipeline/image/resample", "unknown_value", "\"bilinear\""),
         (with("/pipeline/image/resample", json!(2)), "/pipeline/image/resample", "wrong_type", "bilinear"),
         (with("/pipeline/image/resize", json!("shortest-edge")), "/pipeline/image/resize", "unknown_value", "\"shortest_edge\""),
@@ -246,7 +247,7 @@ fn the_short_and_the_full_form_are_read() {
 fn a_pipeline_section_means_in_a_job_what_it_means_in_a_models_folder() {
     let section = json!({
         "task": "image-classification", "labels": ["safe", "unsafe"], "activation": "softmax", "top_k": 2, "probabilities": true,
-        "image": {"column": "photo", "source": "key", "size": 256, "resize": "shortest_edge", "resample": "bicubic", "crop": [224, 224],
+        "image": {"column": "photo", "source": "key", "size": 256, "resize": "shortest_edge", "resample": "bicubic", "crop": [224, 224], "pad": [256, 256],
                   "pad_value": 114, "channels": "BGR", "layout": "NHWC", "scale": 1.0, "mean": [104, 117, 123], "std": [1, 1, 1], "alpha": "drop"},
         "text": {"column": "body", "pair": "title", "max_length": 128},
         "threshold": 0.25, "iou_threshold": 0.45, "pooling": "cls", "normalize": true, "dimensions": 64, "outputs": ["y"],

@@ -120,7 +120,10 @@ pub struct ImageSpec {
     /// Height and width of the centre that is kept after the resize, or one number for both.
     #[serde(default, deserialize_with = "sides", skip_serializing_if = "Option::is_none")]
     pub crop: Option<Vec<u32>>,
-    /// What fills the rest of a letterbox, and what a crop or pad adds: 0 to 255.
+    /// Height and width that a picture is filled up to at its right and lower edge after all else, or one number for both.
+    #[serde(default, deserialize_with = "sides", skip_serializing_if = "Option::is_none")]
+    pub pad: Option<Vec<u32>>,
+    /// What fills the rest of a letterbox, and what a crop adds: 0 to 255.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pad_value: Option<u8>,
     /// Which channels the model sees.
@@ -169,6 +172,7 @@ impl ImageSpec {
             resize: self.resize.or(base.resize),
             resample: self.resample.or(base.resample),
             crop: self.crop.or(base.crop),
+            pad: self.pad.or(base.pad),
             pad_value: self.pad_value.or(base.pad_value),
             channels: self.channels.or(base.channels),
             layout: self.layout.or(base.layout),
@@ -199,6 +203,12 @@ pub struct Image {
     pub resample: Resample,
     /// Height and width of the centre that is kept.
     pub crop: Option<[u32; 2]>,
+    /// Height and width that the rest of the tensor is filled up to at the right and at the bottom: with zeros, after normalising.
+    #[serde(default)]
+    pub pad: Option<[u32; 2]>,
+    /// The input that is told where the picture lies in its tensor.
+    #[serde(default)]
+    pub mask: Option<Mask>,
     /// What fills the rest of a letterbox, and what a crop adds where the picture is smaller.
     pub pad_value: u8,
     /// Which channels the model sees.
@@ -215,9 +225,23 @@ pub struct Image {
     pub alpha: Alpha,
 }
 
+/// A model input of 1 where the picture lies and of 0 where it was padded: `[N, height, width]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mask {
+    /// The model input that takes it.
+    pub input: String,
+    /// Its height and width, where the graph fixes them; those of the picture's tensor otherwise.
+    pub size: Option<[u32; 2]>,
+}
+
 impl Image {
     /// Height and width of the tensor, where they do not depend on the picture.
     pub fn tensor_size(&self) -> Option<[u32; 2]> {
+        self.pad.or_else(|| self.picture_size())
+    }
+
+    /// Height and width of what of the tensor is no padding, where they do not depend on the picture.
+    pub fn picture_size(&self) -> Option<[u32; 2]> {
         self.crop.or_else(|| self.size.filter(|_| matches!(self.resize, Resize::Exact | Resize::Letterbox)))
     }
 

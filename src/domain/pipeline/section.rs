@@ -44,6 +44,7 @@ impl Image {
             resize: Some(self.resize),
             resample: Some(self.resample),
             crop: self.crop.map(Vec::from),
+            pad: self.pad.map(Vec::from),
             pad_value: Some(self.pad_value),
             channels: Some(self.channels),
             layout: Some(self.layout),

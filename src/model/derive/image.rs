@@ -7,13 +7,15 @@
 use super::{Folder, Said, names};
 use crate::domain::{
     Dim, Dtype, Fault, PipelineSpec, Signature, Task, ValueInfo,
-    pipeline::image::{Channels, Image, ImageSpec, Layout, Resample, Resize},
+    pipeline::image::{Channels, Image, ImageSpec, Layout, Mask, Resample, Resize},
 };
 
 /// The column of pictures when nothing names one.
 const COLUMN: &str = "image";
 /// What fills the rest of a letterbox when nothing says it: YOLO's grey.
 const LETTERBOX_FILL: u8 = 114;
+/// The input that Hugging Face's detectors are told by where a padded picture lies.
+const MASK: &str = "pixel_mask";
 
 /// The task of an image model, by its files and outputs; `None` for other models, and where that leaves it open.
 pub(super) fn task(signature: &Signature, folder: &Folder, spec: &PipelineSpec) -> Option<Task> {
@@ -60,15 +62,41 @@ pub(super) fn derive(signature: &Signature, spec: &PipelineSpec, task: Task, sai
         );
         return None;
     };
-    if let Some(other) = signature.inputs.iter().find(|i| i.name != input.name) {
+    let mask = signature.inputs.iter().find(|i| is_mask(i));
+    if let Some(other) = signature.inputs.iter().find(|i| i.name != input.name && !is_mask(i)) {
         let detail = format!("the model's input {:?} takes pictures, and nothing can fill its input {:?}", input.name, other.name);
-        faults.push(Fault::new(at, "unsupported_input", detail).hint("export the model with the image as its only input"));
+        faults.push(
+            Fault::new(at, "unsupported_input", detail)
+                .hint("export the model with the image as its only input, or with a \"pixel_mask\" [N, H, W] beside it"),
+        );
         return None;
     }
     let (dtype, shape) = input.tensor()?;
     let mut fault = |code: &str, detail: String, hint: &str| faults.push(Fault::new(&at, code, detail).hint(hint));
-    let image = Resolver { spec: spec.image.clone().unwrap_or_default(), input, dtype, shape }.resolve(&mut fault)?;
+    let mut image = Resolver { spec: spec.image.clone().unwrap_or_default(), input, dtype, shape }.resolve(&mut fault)?;
+    if let Some(mask) = mask {
+        image.mask = Some(mask_of(mask, &image, &mut fault)?);
+    }
     Some(image)
+}
+
+fn is_mask(input: &ValueInfo) -> bool {
+    let dtypes = [Dtype::Bool, Dtype::Uint8, Dtype::Int32, Dtype::Int64, Dtype::Fp16, Dtype::Fp32];
+    input.name == MASK && matches!(input.tensor(), Some((dtype, [_, _, _])) if dtypes.contains(&dtype))
+}
+
+/// A mask whose size the graph fixes has that of the tensor, or says nothing: all of it is picture.
+fn mask_of(input: &ValueInfo, image: &Image, fault: Report<'_>) -> Option<Mask> {
+    let (_, shape) = input.tensor()?;
+    let side = |at: usize| shape[at].fixed().map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+    let size = side(1).zip(side(2)).map(|(height, width)| [height, width]);
+    let half_fixed = size.is_none() && (side(1).is_some() || side(2).is_some());
+    if half_fixed || image.pad.is_some() && size.is_some() && size != image.tensor_size() {
+        let detail = format!("the model's input {MASK:?} has another size than the padded picture, {:?}", image.tensor_size());
+        fault("wrong_mask_size", detail, "export the model with a mask of the picture's height and width, or with both left open");
+        return None;
+    }
+    Some(Mask { input: input.name.clone(), size })
 }
 
 /// What is known while an image input is resolved.
@@ -81,8 +109,13 @@ struct Resolver<'s> {
 
 type Report<'r> = &'r mut dyn FnMut(&str, String, &str);
 
-/// How a picture is brought to size, to which one, and what is cut out of it then.
-type Sizes = (Resize, Option<[u32; 2]>, Option<[u32; 2]>);
+/// How a picture is brought to size, to which one, what is cut out of it then, and to what the rest is filled up.
+struct Sizes {
+    resize: Resize,
+    size: Option<[u32; 2]>,
+    crop: Option<[u32; 2]>,
+    pad: Option<[u32; 2]>,
+}
 
 impl Resolver<'_> {
     fn resolve(self, fault: Report<'_>) -> Option<Image> {
@@ -93,7 +126,7 @@ impl Resolver<'_> {
         };
         let channels = self.channels(self.shape[channels_at].fixed(), fault)?;
         let declared = (self.shape[height_at].fixed(), self.shape[height_at + 1].fixed());
-        let (resize, size, crop) = self.size(declared, fault)?;
+        let Sizes { resize, size, crop, pad } = self.size(declared, fault)?;
         let (scale, mean, std) = self.values(channels.count(), fault)?;
         let image = Image {
             input: self.input.name.clone(),
@@ -103,6 +136,8 @@ impl Resolver<'_> {
             resize,
             resample: self.spec.resample.unwrap_or(Resample::Bilinear),
             crop,
+            pad,
+            mask: None,
             pad_value: self.spec.pad_value.unwrap_or(if resize == Resize::Letterbox { LETTERBOX_FILL } else { 0 }),
             channels,
             layout,
@@ -201,13 +236,14 @@ impl Resolver<'_> {
         };
         let size = pair("size", &self.spec.size)?;
         let crop = pair("crop", &self.spec.crop)?;
+        let pad = pair("pad", &self.spec.pad)?;
         let resize = self.spec.resize.unwrap_or_default();
         let size = match (resize, size) {
             (Resize::None, _) => None,
             (Resize::ShortestEdge, Some([edge, longest])) => {
                 Some([edge, if self.spec.size.as_ref().is_some_and(|s| s.len() == 2) { longest } else { 0 }])
             }
-            (Resize::Exact | Resize::Letterbox, None) => crop.or(fixed),
+            (Resize::Exact | Resize::Letterbox, None) => crop.or(if pad.is_none() { fixed } else { None }),
             (_, size) => size,
         };
         if size.is_none() && resize != Resize::None {
@@ -219,17 +255,24 @@ impl Resolver<'_> {
             );
             return None;
         }
-        Some((resize, size, crop))
+        Some(Sizes { resize, size, crop, pad })
     }
 
     fn check_size(&self, image: &Image, (height, width): (Option<u64>, Option<u64>), fault: Report<'_>) -> bool {
         let fits = |declared: Option<u64>, made: u32| declared.is_none_or(|d| d == u64::from(made));
+        if let (Some([h, w]), Some([picture_h, picture_w])) = (image.pad, image.picture_size())
+            && (picture_h > h || picture_w > w)
+        {
+            let detail = format!("pictures of {picture_h} × {picture_w} (height × width) cannot be filled up to {h} × {w}");
+            fault("wrong_image_size", detail, "correct pipeline.image.pad");
+            return false;
+        }
         match image.tensor_size() {
             Some([h, w]) if fits(height, h) && fits(width, w) => true,
             Some([h, w]) => {
                 let detail =
                     format!("the settings make pictures of {h} × {w} (height × width), and the model's input is {}", self.shape_words());
-                fault("wrong_image_size", detail, "correct pipeline.image.size or pipeline.image.crop");
+                fault("wrong_image_size", detail, "correct pipeline.image.size, pipeline.image.crop or pipeline.image.pad");
                 false
             }
             None if image.resize == Resize::ShortestEdge && (height.is_some() || width.is_some()) => {
@@ -240,7 +283,7 @@ impl Resolver<'_> {
                 fault(
                     "wrong_image_size",
                     detail,
-                    "add pipeline.image.crop, or choose another pipeline.image.resize: \"exact\", \"letterbox\"",
+                    "add pipeline.image.crop or pipeline.image.pad, or choose another pipeline.image.resize: \"exact\", \"letterbox\"",
                 );
                 false
             }

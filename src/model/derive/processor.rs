@@ -29,9 +29,11 @@ const BY_EDGE: [&str; 14] = [
 ];
 /// Processors whose filter is bicubic where the file names none; the others' is bilinear.
 const BICUBIC: [&str; 10] = ["Beit", "Bit", "Blip", "CLIP", "ChineseCLIP", "DeiT", "Levit", "PoolFormer", "Siglip", "ViTHybrid"];
+/// Processors of the DETR family: they fill pictures up to those that go with them, unless they are told not to.
+const PADDED: [&str; 7] = ["ConditionalDetr", "DeformableDetr", "Deta", "Detr", "GroundingDino", "RTDetr", "Yolos"];
 /// Steps that exist in processors and not here: asked for, they are a fault.
-const UNSUPPORTED: [&str; 7] =
-    ["pad_size", "size_divisor", "keep_aspect_ratio", "do_thumbnail", "do_align_long_axis", "do_image_splitting", "do_resize_and_pad"];
+const UNSUPPORTED: [&str; 6] =
+    ["size_divisor", "keep_aspect_ratio", "do_thumbnail", "do_align_long_axis", "do_image_splitting", "do_resize_and_pad"];
 
 /// What the folder's files say; `None` where they speak of no pictures.
 ///
@@ -91,8 +93,23 @@ impl<'f> Processor<'f> {
         if self.flag("do_center_crop") == Some(true) && spec.crop.is_none() && !self.crops_by_itself() {
             spec.crop = Some(self.pair("crop_size")?);
         }
+        spec.pad = self.pad()?;
         self.values(&mut spec)?;
         Ok(spec)
+    }
+
+    /// What the tensor is filled up to. Without a `pad_size` that is the largest picture of a batch: pictures of one size go together
+    /// here, so that there is nothing to fill.
+    fn pad(&self) -> Result<Option<Vec<u32>>, Fault> {
+        let by_default = PADDED.contains(&self.kind) && self.kind != "RTDetr";
+        if !self.flag("do_pad").unwrap_or(by_default) {
+            return Ok(None);
+        }
+        // Others pad before they resize, around the middle, or to a multiple.
+        if !PADDED.contains(&self.kind) && !self.kind.is_empty() {
+            return Err(self.fault(format!("do_pad of {:?} is not supported", self.kind)));
+        }
+        if self.file["pad_size"].is_null() { Ok(None) } else { self.pair("pad_size").map(Some) }
     }
 
     fn layout(&self) -> Result<Option<Layout>, Fault> {
@@ -321,6 +338,22 @@ mod tests {
     }
 
     #[test]
+    fn a_detectors_pictures_are_filled_up_to_the_size_that_is_named() {
+        let padded = |class: &str, more: Value| {
+            let mut file =
+                json!({"image_processor_type": class, "size": {"shortest_edge": 800, "longest_edge": 1333}, "do_normalize": false});
+            file.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            spec(file).pad
+        };
+        let size = json!({"pad_size": {"height": 1333, "width": 1340}});
+        assert_eq!(padded("DetrImageProcessor", size.clone()), Some(vec![1333, 1340]), "its default is to pad");
+        assert_eq!(padded("RTDetrImageProcessor", size.clone()), None, "its is not");
+        assert_eq!(padded("YolosImageProcessor", json!({"do_pad": false, "pad_size": {"height": 9, "width": 9}})), None);
+        assert_eq!(padded("DetrImageProcessorFast", json!({"do_pad": true, "pad_size": null})), None);
+        assert_eq!(padded("RTDetrImageProcessorFast", json!({"do_pad": true, "pad_size": 1333})), Some(vec![1333, 1333]));
+    }
+
+    #[test]
     fn timm_shrinks_to_the_crops_share_and_crops() {
         let config = json!({"architecture": "x", "pretrained_cfg": {"input_size": [3, 224, 224], "interpolation": "bicubic", "crop_pct": 0.95, "crop_mode": "center", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}});
         let spec = read(&Value::Null, &config).unwrap().unwrap();
@@ -333,10 +366,12 @@ mod tests {
         let word = |preprocessor: Value, config: Value| read(&preprocessor, &config).unwrap_err().detail;
         let with =
             |key: &str, value: Value| json!({"do_resize": true, "size": {"height": 8, "width": 8}, "do_normalize": false, key: value});
-        for (key, value) in [("pad_size", json!({"height": 9, "width": 9})), ("keep_aspect_ratio", json!(true)), ("resample", json!(6))] {
+        for (key, value) in [("size_divisor", json!(32)), ("keep_aspect_ratio", json!(true)), ("resample", json!(6))] {
             assert!(word(with(key, value), Value::Null).contains(key));
         }
         assert!(word(json!({"do_resize": true, "size": 224}), Value::Null).contains("no class is named"));
+        let donut = json!({"image_processor_type": "DonutImageProcessor", "size": {"height": 8, "width": 8}, "do_normalize": false, "do_pad": true});
+        assert!(word(donut, Value::Null).contains("Donut"), "it pads around the middle");
         assert!(word(json!({"do_resize": true, "size": {"longest_edge": 224}}), Value::Null).contains("longest_edge"));
         assert!(word(json!({"do_normalize": true, "do_resize": false}), Value::Null).contains("image_mean"));
         assert!(word(Value::Null, json!({"pretrained_cfg": {"input_size": [3, 224, 224], "crop_mode": "border"}})).contains("border"));

@@ -7,6 +7,7 @@ mod column;
 mod decode;
 mod jpeg;
 mod limits;
+mod mask;
 mod resize;
 mod tensor;
 #[cfg(test)]
@@ -38,6 +39,8 @@ pub(super) struct Pictures {
     column: bind::Column,
     image: Image,
     table: AnyTable,
+    /// Element type of the mask.
+    mask: Option<Dtype>,
     limits: ImageLimits,
 }
 
@@ -69,9 +72,11 @@ impl Pictures {
             Some(Dtype::Uint8) => AnyTable::Uint8(Table::new(image)),
             _ => return Err(unsupported(format!("the model's input {:?} is not of FP32, FP16 or UINT8", image.input))),
         };
+        let mask = image.mask.as_ref().and_then(|mask| pipeline.signature.inputs.iter().find(|i| i.name == mask.input));
+        let mask = mask.and_then(|input| input.tensor()).map(|(dtype, _)| dtype);
         let column = bind::find(first, &image.column).ok_or_else(|| bind::missing(&image.column, input, first))?;
         column::check(&column, first)?;
-        Ok(Self { column, image: image.clone(), table, limits })
+        Ok(Self { column, image: image.clone(), table, mask, limits })
     }
 
     pub(super) fn featurize(&self, columns: &RecordBatch) -> Featurized {
@@ -99,10 +104,16 @@ impl Pictures {
                     let at = *places.entry(placement.tensor).or_insert_with(|| {
                         let length = self.elements(&placement);
                         let fixed = self.image.tensor_size().is_some();
-                        groups.push(Stack { length, tensor: placement.tensor, rows: Vec::new(), values: reserve(length, rows, fixed) });
+                        groups.push(Stack {
+                            length,
+                            tensor: placement.tensor,
+                            rows: Vec::new(),
+                            canvases: Vec::new(),
+                            values: reserve(length, rows, fixed),
+                        });
                         groups.len() - 1
                     });
-                    table.write(&self.image, &placement, &seen, groups[at].slot(row));
+                    table.write(&self.image, &placement, &seen, groups[at].slot(row, placement.canvas));
                     *geometry = Some(found);
                 }
                 Err(Bad { code, detail }) => {
@@ -125,6 +136,11 @@ impl Pictures {
             let detail = format!("its tensor takes {taken} bytes, over the limit of {}", self.limits.memory);
             return Err(Bad::new("image_too_large", detail));
         }
+        if !placement.fits() {
+            let ((w, h), (most_w, most_h)) = (placement.canvas, placement.tensor);
+            let detail = format!("resized, it has {w} × {h} pixels, and cannot be filled up to {most_w} × {most_h}");
+            return Err(Bad::new("image_too_large", detail));
+        }
         let picture = if self.image.channel_count() == 1 { picture.into_gray() } else { picture };
         let seen = resize(picture, &placement, self.image.resample)?;
         Ok((placement.geometry(width, height), placement, seen))
@@ -138,13 +154,16 @@ impl Pictures {
     where
         TensorData: From<Vec<T>>,
     {
-        let Stack { rows, tensor: (width, height), values, .. } = stack;
+        let Stack { rows, tensor: (width, height), canvases, values, .. } = stack;
+        let mask = self.image.mask.as_ref().zip(self.mask);
+        let mask = mask.map(|(mask, dtype)| (mask.input.clone(), mask::tensor(mask, dtype, &canvases, (width, height))));
         let (channels, height, width) = (self.image.channel_count(), height as usize, width as usize);
         let shape = match self.image.layout {
             Layout::Nchw => vec![rows.len(), channels, height, width],
             Layout::Nhwc => vec![rows.len(), height, width, channels],
         };
-        Group { rows, inputs: vec![(self.image.input.clone(), Tensor { shape, data: values.into() })] }
+        let picture = (self.image.input.clone(), Tensor { shape, data: values.into() });
+        Group { rows, inputs: [picture].into_iter().chain(mask).collect() }
     }
 }
 
@@ -153,15 +172,18 @@ struct Stack<T> {
     length: usize,
     tensor: (u32, u32),
     rows: Vec<u32>,
+    /// Width and height of each row's picture in the tensor, without its padding.
+    canvases: Vec<(u32, u32)>,
     values: Vec<T>,
 }
 
 impl<T: Element> Stack<T> {
     /// The slot of one more row.
-    fn slot(&mut self, row: usize) -> &mut [T] {
+    fn slot(&mut self, row: usize, canvas: (u32, u32)) -> &mut [T] {
         let start = self.values.len();
         self.values.resize(start + self.length, T::default());
         self.rows.push(row as u32);
+        self.canvases.push(canvas);
         &mut self.values[start..]
     }
 }

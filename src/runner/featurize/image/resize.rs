@@ -20,6 +20,8 @@ pub(super) struct Placement {
     pub(super) resized: (u32, u32),
     /// Width and height of the tensor.
     pub(super) tensor: (u32, u32),
+    /// Width and height of what of the tensor is no padding, from its upper left corner on.
+    pub(super) canvas: (u32, u32),
     /// Negative where a crop took some of it.
     pub(super) left: i64,
     pub(super) top: i64,
@@ -34,7 +36,7 @@ impl Placement {
             (Resize::ShortestEdge, Some([edge, longest])) => shortest_edge(width, height, edge, longest),
             (Resize::Letterbox, Some([h, w])) => contain(width, height, w, h),
         };
-        let mut placement = Self { resized, tensor: resized, left: 0, top: 0 };
+        let mut placement = Self { resized, tensor: resized, canvas: resized, left: 0, top: 0 };
         if let (Resize::Letterbox, Some([h, w])) = (image.resize, image.size) {
             // As YOLO's own letterbox: half a pixel goes to the right and to the bottom.
             placement.tensor = (w, h);
@@ -46,6 +48,10 @@ impl Placement {
             let offset = |have: u32, keep: u32| (i64::from(have) - i64::from(keep)).div_euclid(2);
             placement.left -= offset(placement.tensor.0, w);
             placement.top -= offset(placement.tensor.1, h);
+            placement.tensor = (w, h);
+        }
+        placement.canvas = placement.tensor;
+        if let Some([h, w]) = image.pad {
             placement.tensor = (w, h);
         }
         placement
@@ -63,6 +69,11 @@ impl Placement {
         }
     }
 
+    /// Whether the tensor has room for what is to be padded.
+    pub(super) fn fits(&self) -> bool {
+        self.canvas.0 <= self.tensor.0 && self.canvas.1 <= self.tensor.1
+    }
+
     /// Columns and rows of the resized picture that the tensor shows.
     pub(super) fn seen(&self) -> (Range<u32>, Range<u32>) {
         let range = |resized: u32, tensor: u32, offset: i64| {
@@ -70,7 +81,7 @@ impl Placement {
             let end = (i64::from(tensor) - offset).clamp(start.into(), resized.into()) as u32;
             start..end
         };
-        (range(self.resized.0, self.tensor.0, self.left), range(self.resized.1, self.tensor.1, self.top))
+        (range(self.resized.0, self.canvas.0, self.left), range(self.resized.1, self.canvas.1, self.top))
     }
 }
 

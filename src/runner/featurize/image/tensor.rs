@@ -43,12 +43,13 @@ impl<T: Element> Table<T> {
     }
 
     /// Writes one picture into its slot: `[channels, height, width]` or `[height, width, channels]` of the placement's tensor, row-major,
-    /// overwritten. `seen` holds the pixels that the placement shows.
+    /// zeros before. `seen` holds the pixels that the placement shows.
     pub(super) fn write(&self, image: &Image, placement: &Placement, seen: &Picture, slot: &mut [T]) {
         let (width, height) = (placement.tensor.0 as usize, placement.tensor.1 as usize);
+        let (canvas_width, canvas_height) = (placement.canvas.0 as usize, placement.canvas.1 as usize);
         let (left, top) = (placement.left.max(0) as usize, placement.top.max(0) as usize);
         let channels = self.0.len();
-        let whole = (seen.width as usize, seen.height as usize) == (width, height);
+        let whole = (seen.width, seen.height) == placement.canvas;
         let (pixel_step, channel_step) = match image.layout {
             Layout::Nchw => (1, width * height),
             Layout::Nhwc => (channels, 1),
@@ -57,7 +58,9 @@ impl<T: Element> Table<T> {
             let start = channel * channel_step;
             if !whole {
                 let rest = table[usize::from(image.pad_value)];
-                slot[start..].iter_mut().step_by(pixel_step).take(width * height).for_each(|v| *v = rest);
+                for row in 0..canvas_height {
+                    slot[start + row * width * pixel_step..].iter_mut().step_by(pixel_step).take(canvas_width).for_each(|v| *v = rest);
+                }
             }
             let from = match image.channels {
                 _ if seen.channels == 1 => 0,

@@ -40,6 +40,8 @@ fn plain(channels: Channels, resize: Resize, size: Option<[u32; 2]>) -> Image {
         resize,
         resample: Resample::Bilinear,
         crop: None,
+        pad: None,
+        mask: None,
         pad_value: 0,
         channels,
         layout: Layout::Nhwc,
@@ -218,6 +220,39 @@ fn pictures_of_one_shape_go_together_and_their_place_is_noted() {
     let image = plain(Channels::Rgb, Resize::Letterbox, Some([64, 64]));
     let geometry = run(&image, Dtype::Uint8, ImageLimits::default(), binary(&[&tall])).notes.geometry[0].unwrap();
     assert_eq!((geometry.left, geometry.top, geometry.scale_y), (10.0, 0.0, 0.1));
+}
+
+#[test]
+fn a_padded_picture_ends_in_zeros_and_its_mask_says_where() {
+    use crate::domain::pipeline::image::Mask;
+    let (bytes, tall) = (read("data/photos/tiny-1x1.png"), read("data/photos/rocket-portrait.jpg"));
+    let mask = |size| Some(Mask { input: "pixel_mask".to_owned(), size });
+    let exact = plain(Channels::Rgb, Resize::Exact, Some([2, 1]));
+    let padded = Image { layout: Layout::Nchw, mean: vec![1.0; 3], pad: Some([3, 2]), mask: mask(None), ..exact };
+    let run = |image: &Image, dtype: Dtype, picture: &[u8]| {
+        let mut pipeline = pipeline(image, Dtype::Fp32);
+        let shape = Some((0..3).map(|_| Dim::Dynamic(None)).collect());
+        pipeline.signature.inputs.push(ValueInfo { name: "pixel_mask".to_owned(), value: ValueType::Tensor { dtype, shape } });
+        let batch = RecordBatch::try_from_iter([("image", binary(&[picture]))]).unwrap();
+        Pictures::resolve(&pipeline, image, ImageLimits::default(), &batch).unwrap().featurize(&batch)
+    };
+    let found = run(&padded, Dtype::Int64, &bytes);
+    let inputs = &found.groups[0].inputs;
+    let plane = |value: f32| vec![value, 0.0, value, 0.0, 0.0, 0.0];
+    let pixels: TensorData = [plane(199.0), plane(9.0), plane(9.0)].concat().into();
+    assert_eq!(
+        (&inputs[0].1.shape, &inputs[0].1.data),
+        (&vec![1, 3, 3, 2], &pixels),
+        "zeros after normalising, not the colour that becomes zero"
+    );
+    assert_eq!(inputs[1], ("pixel_mask".to_owned(), Tensor { shape: vec![1, 3, 2], data: vec![1i64, 0, 1, 0, 0, 0].into() }));
+    let bools = &run(&padded, Dtype::Bool, &bytes).groups[0].inputs[1].1.data;
+    assert_eq!(*bools, vec![true, false, true, false, false, false].into());
+    let own = Image { pad: None, mask: mask(Some([2, 2])), ..padded.clone() };
+    let floats = run(&own, Dtype::Fp32, &bytes);
+    assert_eq!(floats.groups[0].inputs[1].1, Tensor { shape: vec![1, 2, 2], data: vec![1f32; 4].into() }, "nothing is padded");
+    let open = Image { resize: Resize::ShortestEdge, size: Some([20, 0]), pad: Some([24, 24]), ..padded };
+    assert_eq!(run(&open, Dtype::Int64, &tall).errors[0].code, "image_too_large", "20 × 29 pixels do not fit");
 }
 
 #[test]

@@ -17,7 +17,10 @@ use super::{InterpretError, arrays::list_type};
 use crate::{
     domain::{
         Pipeline,
-        pipeline::{detection::Head, image::Geometry},
+        pipeline::{
+            detection::Head,
+            image::{Geometry, Image},
+        },
     },
     runner::{featurize::Notes, tensor::Value},
 };
@@ -90,9 +93,12 @@ fn label(pipeline: &Pipeline, class: usize) -> String {
     pipeline.labels.as_ref().and_then(|labels| labels.get(class)).cloned().unwrap_or_else(|| class.to_string())
 }
 
-/// Width and height of the tensor that a picture was made into.
+/// Width and height that boxes from 0 to 1 are parts of: those of the tensor; of a DETR those of the picture in it, as it is told by its
+/// mask what is padding.
 fn tensor_size(pipeline: &Pipeline, geometry: &Geometry) -> [f64; 2] {
-    match pipeline.image.as_ref().and_then(|image| image.tensor_size()) {
+    let is_detr = pipeline.detection.as_ref().is_some_and(|detection| detection.head == Head::Detr);
+    let size = |image: &Image| if is_detr { image.picture_size() } else { image.tensor_size() };
+    match pipeline.image.as_ref().and_then(size) {
         Some([height, width]) => [width.into(), height.into()],
         None => [(f64::from(geometry.width) * geometry.scale_x).round(), (f64::from(geometry.height) * geometry.scale_y).round()],
     }
