@@ -5,7 +5,11 @@ mod support;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{S3Server, Service, ServiceOptions, golden};
+use support::{
+    S3Server, Service, ServiceOptions,
+    command::{Said, nightshift},
+    golden,
+};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -72,6 +76,26 @@ async fn flagged_records_are_counted_and_written_to_the_queue_once() {
     assert_eq!(queue.manifest["counts"]["succeeded"], expected.len());
     assert_eq!(queue.manifest["output"]["uri"], "s3://lake/queue/");
     assert_eq!(job["output"]["review"], definition()["output"]["review"]);
+}
+
+#[tokio::test]
+async fn verify_knows_a_review_queue_and_says_where_the_rest_is() {
+    let s3 = customers().await;
+    let service = Service::start(&s3, ServiceOptions::default()).await;
+    let id = service.submit(&definition()).await;
+    assert_eq!(service.wait(&id, PATIENCE).await["state"], "completed");
+    let verify = |more: &[&str]| Said::of(nightshift(Some(&s3), None).arg("verify").args(more).output().unwrap());
+    let queue = verify(&["s3://lake/queue/"]);
+    assert_eq!(queue.code, 0, "{queue:?}");
+    assert!(queue.out.contains("review queue of  s3://lake/out/") && queue.out.contains("flagged records alone"), "{queue:?}");
+    assert_eq!(verify(&["--output", "json", "s3://lake/queue/"]).json()["review_of"], "s3://lake/out/");
+    let refused = verify(&["--input", "s3://lake/queue/"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    for word in ["s3://lake/queue/ is a review queue", "leaving, unsure", "nightshift verify --input s3://lake/out/"] {
+        assert!(refused.err.contains(word), "{refused:?}");
+    }
+    let all = verify(&["--input", "--output", "json", "s3://lake/out/"]);
+    assert_eq!((all.code, &all.json()["input_records"], &all.json()["review_of"]), (0, &json!(2032), &Value::Null));
 }
 
 #[tokio::test]

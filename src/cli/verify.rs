@@ -31,6 +31,7 @@ fn text(report: &Report) -> String {
     let mut rows = vec![
         ("job", report.job.clone()),
         ("output", report.output.to_string()),
+        ("review queue of", report.review_of.as_ref().map(ToString::to_string).unwrap_or_default()),
         ("ending", format!("{ending}{}", if report.complete { "" } else { ", not complete" })),
         ("parts", format!("{} ({} files, {} bytes)", report.parts, report.files, report.bytes)),
         ("outcomes", format!("{} predictions, {} errors", report.succeeded, report.failed)),
@@ -41,6 +42,9 @@ fn text(report: &Report) -> String {
     let mut text = show::pairs(rows.into_iter().map(|(name, value)| (name.to_owned(), value)));
     if report.verified {
         let proven = match (report.complete, report.input_records) {
+            _ if report.review_of.is_some() => {
+                "what the manifest says is there, and no record stands twice; a review queue holds flagged records alone, and the job's own output all"
+            }
             (true, Some(_)) => "each record of the input has exactly one outcome",
             (true, None) => "what the manifest says is there, no record has two outcomes, and the whole snapshot is covered",
             (false, _) => "what the manifest says is there, and no record has two outcomes; the job did not finish",

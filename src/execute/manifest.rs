@@ -49,8 +49,20 @@ pub struct Manifest {
     /// What the predictions are like, over all parts.
     #[serde(default)]
     pub summary: Report,
+    /// In a review queue's manifest, whose queue it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub review: Option<Review>,
     /// Committed chunks, in input order.
     pub parts: Vec<Part>,
+}
+
+/// What a review queue is to its job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Review {
+    /// The job's own output, which holds every record.
+    pub of: Uri,
+    /// The flags; records that met one of them are here.
+    pub when: Vec<String>,
 }
 
 /// The model, pinned.
@@ -181,6 +193,7 @@ impl Manifest {
             counts: Counts { objects: job.plan.objects, chunks: job.counts.chunks, records: 0, succeeded: 0, failed: 0 },
             error_codes: BTreeMap::new(),
             summary: Report::default(),
+            review: None,
             parts: Vec::new(),
         }
     }
@@ -189,6 +202,7 @@ impl Manifest {
     pub fn of_review(job: &Job, review: &ReviewSpec) -> Self {
         let mut manifest = Self::new(job);
         manifest.output.uri = review.uri.clone();
+        manifest.review = Some(Review { of: job.spec.output.uri.clone(), when: review.when.clone() });
         manifest
     }
 

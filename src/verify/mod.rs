@@ -54,6 +54,8 @@ pub struct Report {
     pub job: String,
     /// Where.
     pub output: Uri,
+    /// The job's own output, where this is its review queue.
+    pub review_of: Option<Uri>,
     /// What the manifest says.
     pub complete: bool,
     /// How the job ended.
@@ -90,6 +92,20 @@ pub enum Error {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// A review queue was to be held against the input.
+    #[error(
+        "{uri} is a review queue: it holds the records with a flag of {} alone, and the input holds the others too; read the input again \
+         against the job's own output, nightshift verify --input {of}",
+        when.join(", ")
+    )]
+    ReviewQueue {
+        /// Where.
+        uri: Uri,
+        /// The job's own output.
+        of: Uri,
+        /// The flags.
+        when: Vec<String>,
+    },
     /// A store failed.
     #[error(transparent)]
     Store(#[from] objects::Error),
@@ -106,6 +122,9 @@ pub async fn verify(stores: &Stores, output: &Uri, depth: Depth, side_by_side: u
     let output = output.as_prefix();
     let bucket = stores.open(&output)?;
     let manifest = read_manifest(&bucket, &output).await?;
+    if let (Some(review), Depth::Input) = (&manifest.review, depth) {
+        return Err(Error::ReviewQueue { uri: output, of: review.of.clone(), when: review.when.clone() });
+    }
     let mut findings = Findings::at_most(MOST_FINDINGS);
     check_document(&manifest, &mut findings);
     coverage::check(&manifest, &mut findings);
@@ -154,6 +173,7 @@ impl Report {
             verified: false,
             job: manifest.job.to_string(),
             output,
+            review_of: manifest.review.as_ref().map(|review| review.of.clone()),
             complete: manifest.complete,
             ending: manifest.ending,
             parts: manifest.parts.len() as u64,
