@@ -28,6 +28,7 @@ impl Sample {
         match self {
             Self::Loans => "loans",
             Self::Text => "reviews",
+            Self::Images => "photos",
         }
     }
 
@@ -37,13 +38,14 @@ impl Sample {
             Self::Loans => json!({"pipeline": {"task": "tabular-classification"}, "execution": {"chunk_records": 2000}}),
             // The model's folder says all there is to know; the rating is what people thought, from −4 to 4.
             Self::Text => json!({"execution": {"chunk_records": 700}}),
+            Self::Images => json!({"pipeline": {"top_k": 3}}),
         }
     }
 
     /// Input columns to be seen beside the predictions.
     fn shown_columns(self) -> Value {
         match self {
-            Self::Loans => json!(false),
+            Self::Loans | Self::Images => json!(false),
             Self::Text => json!(["id", "rating"]),
         }
     }
@@ -237,7 +239,8 @@ fn copy_folder(from: &Path, to: &PathBuf) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
+        // Samples may be links to what the tests use.
+        if entry.path().is_dir() {
             copy_folder(&entry.path(), &target)?;
         } else {
             fs::copy(entry.path(), target)?;
