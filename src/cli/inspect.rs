@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{
-    show,
+    parity, show,
     stop::{Outcome, Stop},
 };
 use crate::{
@@ -27,11 +27,26 @@ pub(super) fn run(settings: config::ModelsArgs, buckets: BucketSections) -> Outc
     let models = Models::new(cache, stores, Limits { max_bytes: settings.max_model_bytes, ..Limits::default() });
     super::block_on(async {
         match models.inspect(&location, &overrides).await {
-            Ok(inspection) => shown(&inspection, settings.output),
+            Ok(inspection) if settings.image.is_empty() => shown(&inspection, settings.output),
+            Ok(inspection) => compared(&inspection, &settings),
             Err(model::Error::Refused(faults)) => refused(&location, &faults, settings.output),
             Err(error) => Err(error.to_string().into()),
         }
     })
+}
+
+/// What pictures become; an exit code of 1 where one is too far from its reference.
+fn compared(inspection: &Inspection, settings: &config::Inspect) -> Outcome {
+    let seen = parity::look(&inspection.pipeline, &settings.image, settings.compare.as_deref())?;
+    let beyond = parity::beyond(&seen, settings.tolerance);
+    match settings.output {
+        Form::Json => show::print_json(&json!({"uri": inspection.model.uri, "image": inspection.pipeline.image, "pictures": seen}))?,
+        Form::Table => show::print(&parity::table(&seen))?,
+    }
+    match beyond {
+        0 => Ok(()),
+        _ => Err(format!("{beyond} of {} pictures differ by more than {} of 255", seen.len(), settings.tolerance).into()),
+    }
 }
 
 /// A cache for this once; removed at the end.

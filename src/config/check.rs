@@ -62,7 +62,8 @@ pub struct Init {
 #[command(after_help = "Examples:
   nightshift models inspect s3://models/loans/
   nightshift models inspect examples/loans/model
-  nightshift models inspect examples/loans/model --set task=tabular-classification --output json")]
+  nightshift models inspect examples/loans/model --set task=tabular-classification --output json
+  nightshift models inspect examples/photos/model --image examples/photos/input/*.jpg")]
 pub struct Inspect {
     /// A folder with a model, or one .onnx file: of this machine, or a location such as s3://models/loans/
     #[arg(value_name = "LOCATION")]
@@ -70,6 +71,15 @@ pub struct Inspect {
     /// A field of the pipeline as a job would set it, in JSON or as a text; may be given several times
     #[arg(long, value_name = "FIELD=VALUE", value_parser = super::pair)]
     pub set: Vec<(String, String)>,
+    /// Show instead what these pictures become before the model sees them
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub image: Vec<PathBuf>,
+    /// What another program makes of the same pictures, in their order: a .npy file of [N, …] numbers, from which each may differ by a little
+    #[arg(long, value_name = "FILE", requires = "image")]
+    pub compare: Option<PathBuf>,
+    /// How much that is, in steps of a picture's values from 0 to 255; the exit code is 1 beyond it
+    #[arg(long, value_name = "STEPS", default_value_t = 1.0, requires = "compare")]
+    pub tolerance: f64,
     /// Where the model's files are kept; a temporary folder when absent
     #[arg(long, value_name = "FOLDER")]
     pub cache: Option<PathBuf>,

@@ -224,12 +224,15 @@ pub enum Sample {
     Loans,
     /// Short posts, and whether their mood is good or bad
     Text,
+    /// Photographs, and what they show
+    Images,
 }
 
 /// Settings of the demonstration.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
   nightshift demo
+  nightshift demo images
   nightshift demo --keep")]
 pub struct Demo {
     /// What to show
