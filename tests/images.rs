@@ -8,7 +8,9 @@ use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
 use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
 use support::{
-    S3Server, Service, ServiceOptions, fixture, fixture_files,
+    S3Server, Service, ServiceOptions,
+    command::{Said, nightshift},
+    fixture, fixture_files,
     golden::{self, Output, agree, number},
 };
 
@@ -89,7 +91,9 @@ async fn image_models_run_from_their_folders_with_no_settings_and_give_the_golde
             .iter()
             .zip(&wanted)
             .filter(|(row, want)| Some(&row["label"]) == want.get("label").or(want.get("labels").and_then(|l| l.get(0))));
-        println!("{model}: {} of {count} labels equal, scores within {worst:.2e}", same.count());
+        let same = same.count();
+        println!("{model}: {same} of {count} labels equal, scores within {worst:.2e}");
+        assert_eq!(same, count, "{model}: the best label is the reference's for every picture");
     }
 }
 
@@ -160,7 +164,7 @@ async fn every_family_of_detectors_gives_its_boxes_in_pixels_of_the_original_pic
     let photos = ["china.jpg", "rocket-portrait.jpg", "grace-exif-rotated.jpg"];
     let photos: Vec<_> = photos.iter().map(|name| ((*name).to_owned(), fixture(&format!("data/photos/{name}")))).collect();
     s3.put("lake", "in/photos.parquet", &table(&photos));
-    for name in ["yolov5", "yolov8", "yolov8-transposed", "end-to-end", "separate", "tensorflow", "detr", "rt-detr"] {
+    for name in ["yolov5", "yolov8", "yolov8-transposed", "end-to-end", "separate", "tensorflow", "detr", "rt-detr", "detr-mask"] {
         s3.put_fixture(&format!("models/detect/{name}"), "lake", &format!("{name}/"));
         let output = run(&s3, &service, &format!("{name}/"), "in/", json!({})).await;
         let wanted = golden::expected(&format!("detect/{name}.jsonl"));
@@ -171,7 +175,7 @@ async fn every_family_of_detectors_gives_its_boxes_in_pixels_of_the_original_pic
             assert!(agree(&row["detections"], &want["detections"], 1e-4), "{name}:\n{row:?}\n{want:?}");
             boxes += want["detections"].as_array().unwrap().len();
         }
-        assert!(boxes > 6, "{name} finds something");
+        assert!(boxes > 6 || name == "detr-mask" && boxes == 3, "{name} finds something");
     }
 }
 
@@ -188,6 +192,7 @@ async fn broken_pictures_and_bombs_cost_one_row_each_and_the_runner_stays_small(
     add("zeros.jpg", vec![0; 10 << 20]);
     add("wide.gif", claiming_gif(65_000, 65_000, 1));
     add("endless.gif", claiming_gif(40, 40, 20_000));
+    add("endless-frame.gif", endless_gif(10 << 20));
     let codes = [
         ("empty.jpg", "image_empty"),
         ("text.png", "image_unknown_format"),
@@ -200,12 +205,35 @@ async fn broken_pictures_and_bombs_cost_one_row_each_and_the_runner_stays_small(
         ("zeros.jpg", "image_unknown_format"),
         ("wide.gif", "image_too_large"),
         ("endless.gif", "image_truncated"),
+        ("endless-frame.gif", "image_truncated"),
     ];
     // A good neighbour before each.
     let good = fixture("data/photos/china.jpg");
     let mixed: Vec<_> = all.into_iter().flat_map(|bad| [("china.jpg".to_owned(), good.clone()), bad]).collect();
     s3.put("lake", "in/mixed.parquet", &table(&mixed));
+    // The same as objects, and as files of one archive.
+    let mut archive = tar::Builder::new(Vec::new());
+    for (at, (name, bytes)) in mixed.iter().enumerate() {
+        s3.put("lake", &format!("objects/{at:02}-{name}"), bytes);
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        archive.append_data(&mut header, format!("{at:02}-{name}"), bytes.as_slice()).unwrap();
+    }
+    s3.put("lake", "shards/0.tar", &archive.into_inner().unwrap());
     let output = run(&s3, &service, "tags/", "in/", json!({})).await;
+    for input in ["objects/", "shards/"] {
+        let out = format!("same/{input}");
+        let definition = json!({"model": "s3://lake/tags/", "input": format!("s3://lake/{input}"), "output": format!("s3://lake/{out}")});
+        let id = service.submit(&definition).await;
+        let job = service.wait(&id, PATIENCE).await;
+        assert_eq!(job["state"], "completed", "{job:#}");
+        let same = Output::read(&s3, "lake", &out);
+        same.check_invariants();
+        let code = |errors: &[golden::Row]| errors.iter().map(|e| e["code"].clone()).collect::<Vec<_>>();
+        let prediction = |rows: &[golden::Row]| rows.iter().map(|r| (r["label"].clone(), r["score"].clone())).collect::<Vec<_>>();
+        assert_eq!(code(&same.errors), code(&output.errors), "{input}");
+        assert_eq!(prediction(&same.rows), prediction(&output.rows), "{input}");
+    }
     let found: Vec<(u64, &str)> = output.errors.iter().map(|e| (e["_position"].as_u64().unwrap(), e["code"].as_str().unwrap())).collect();
     let wanted: Vec<(u64, &str)> = codes.iter().enumerate().map(|(at, (_, code))| (at as u64 * 2 + 1, *code)).collect();
     assert_eq!(found, wanted, "{:?}", output.errors);
@@ -255,6 +283,64 @@ fn claiming_gif(width: u16, height: u16, frames: usize) -> Vec<u8> {
         bytes.extend([0, 2, 2, 0x44, 0x01, 0]);
     }
     bytes
+}
+
+/// A GIF whose one frame has so many bytes of data that say nothing, and no end.
+fn endless_gif(bytes: usize) -> Vec<u8> {
+    let mut gif = claiming_gif(40, 40, 1);
+    // In place of the frame's own data and their end: codes that clear the table, over and over.
+    gif.truncate(gif.len() - 4);
+    let block = [vec![255], [0x24, 0x49, 0x92].repeat(85)].concat();
+    gif.extend(block.iter().copied().cycle().take(bytes));
+    gif
+}
+
+#[test]
+fn inspecting_pictures_shows_how_far_each_is_from_what_pillow_makes_of_it() {
+    // The golden cases begin with every photograph at 48 × 48, as bytes.
+    let photos = pictures("data/photos");
+    let golden = &fixture("expected/pixels.bin")[..photos.len() * 48 * 48 * 3];
+    let folder = tempfile::tempdir().unwrap();
+    let reference = folder.path().join("reference.npy");
+    let save = |pixels: &[u8]| {
+        let header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({}, 48, 48, 3), }}\n", photos.len());
+        let length = (header.len() as u16).to_le_bytes();
+        std::fs::write(&reference, [b"\x93NUMPY\x01\0", length.as_slice(), header.as_bytes(), pixels].concat()).unwrap();
+    };
+    save(golden);
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let inspect = |form: &str, tolerance: &str| {
+        let mut command = nightshift(None, None);
+        command.args(["models", "inspect", "--output", form, "--tolerance", tolerance]).arg(fixtures.join("models/detect/tensorflow"));
+        command.args(["--set", r#"image={"size": 48, "resize": "exact", "resample": "bilinear"}"#, "--compare"]).arg(&reference);
+        command.arg("--image").args(photos.iter().map(|(name, _)| fixtures.join("data/photos").join(name)));
+        Said::of(command.output().unwrap())
+    };
+    let said = inspect("json", "1");
+    assert_eq!(said.code, 0, "{said:?}");
+    let seen = said.json();
+    let seen = seen["pictures"].as_array().unwrap();
+    assert_eq!(seen.len(), 22);
+    for (seen, (name, _)) in seen.iter().zip(&photos) {
+        assert!(seen["picture"].as_str().unwrap().ends_with(name.as_str()));
+        assert_eq!(seen["tensor"], json!([48, 48, 3]));
+        assert!(seen["difference"]["largest"].as_f64().unwrap() <= 1.0, "{seen:#}");
+        assert!(seen["difference"]["mean"].as_f64().unwrap() < 0.2, "{seen:#}");
+    }
+    let table = inspect("table", "1");
+    println!("{}", table.out);
+    assert!(table.out.contains("LARGEST DIFFERENCE OF 255") && table.out.lines().count() == 23, "{table:?}");
+
+    // A pixel that is far off is found, and said.
+    let mut spoiled = golden.to_vec();
+    spoiled[48 * 48 * 3 + 7] ^= 0x80;
+    save(&spoiled);
+    let said = inspect("json", "1");
+    assert_eq!((said.code, said.err.as_str()), (1, "nightshift: 1 of 22 pictures differ by more than 1 of 255\n"));
+    assert!(said.json()["pictures"][1]["difference"]["largest"].as_f64().unwrap() >= 127.0);
+    assert_eq!(inspect("json", "130").code, 0);
+    save(&golden[..100]);
+    assert!(inspect("json", "1").err.contains("holds 100 numbers"));
 }
 
 #[tokio::test]

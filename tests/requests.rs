@@ -300,9 +300,22 @@ async fn a_retry_mends_what_failed_and_readers_see_a_good_manifest_all_the_time(
     output.check_invariants();
     assert_eq!((output.rows.len(), output.errors.len()), (11, 1));
 
-    // What cannot be mended fails again; the chunk without error rows is not touched.
+    let fresh = service.submit(&job("in/", "fresh/")).await;
+    let fresh = service.wait(&fresh, PATIENCE).await["summary"].clone();
+    assert_eq!(done["summary"]["values"]["count"], 11);
+    assert!(golden::agree(&done["summary"], &fresh, 1e-9), "what was lost and mended is counted once: {:#}\n{fresh:#}", done["summary"]);
+
+    // What cannot be mended fails again; the chunk without error rows is not touched, and while the other waits the summary is its own.
     let part = output.manifest["parts"][1]["key"].clone();
-    assert_eq!(steer(&service, &id, "retry").await.0, 202);
+    let blocker = plug(&service, "blocker/3/").await;
+    let (status, retrying) = steer(&service, &id, "retry").await;
+    assert_eq!((status, &retrying["counts"]["records"]["succeeded"]), (202, &json!(7)));
+    s3.put("lake", "alone/b.csv", &lost);
+    unplug(&service, &blocker).await;
+    assert_eq!(service.wait(&id, PATIENCE).await["summary"], done["summary"]);
+    let alone = service.submit(&job("alone/", "alone-out/")).await;
+    let alone = service.wait(&alone, PATIENCE).await["summary"].clone();
+    assert!(golden::agree(&retrying["summary"], &alone, 1e-9), "{:#}\n{alone:#}", retrying["summary"]);
     assert_eq!(service.wait(&id, PATIENCE).await["counts"]["records"]["failed"], 1);
     let again = Output::read(&s3, "lake", "out/");
     again.check_invariants();
