@@ -1,9 +1,12 @@
 //! Opens a chunk's objects ahead of the decoder, in their order.
 //!
 //! A small object costs a round trip whatever its size: many are fetched side by side, each whole with one request, while the decoder is
-//! at work on those before. A large one is only made ready: its decoder asks for the ranges that it needs.
+//! at work on those before. A large one is only made ready: its decoder asks for the ranges that it needs. A picture is needed whole
+//! whatever its size, and fetched ahead as well while there is room for it.
 
 use std::{
+    io,
+    ops::Range,
     sync::{Arc, atomic::Ordering},
     thread,
     vec::IntoIter,
@@ -11,14 +14,18 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, executor::block_on, stream};
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+};
 
 use super::{
     attempt::Attempt,
+    decode::sniff,
     source::{MemoryObject, ObjectBytes, StoreObject},
 };
 use crate::{
-    domain::{Scheme, Slice},
+    domain::{ObjectSlice, Scheme, Slice, spec::InputFormat},
     objects::{self, Bucket, Stores},
 };
 
@@ -26,6 +33,11 @@ use crate::{
 const SMALL_BYTES: u64 = 256 * 1024;
 /// Objects fetched side by side, and the most that wait for the decoder beside as many that it is at: 16 MiB in all at most.
 const OBJECTS: usize = 32;
+/// Pictures up to this size are fetched whole.
+const PICTURE_BYTES: u64 = 8 * 1024 * 1024;
+/// Room for those that are not small, bytes a chunk. One that finds none is read when its turn comes: waiting for those behind it, which
+/// may hold the room until then, would never end.
+const ROOM_BYTES: usize = 32 * 1024 * 1024;
 
 /// An object ready to be decoded, or why it is not.
 type Opened = Result<Arc<dyn ObjectBytes>, objects::Error>;
@@ -48,7 +60,7 @@ impl Ahead {
         if files {
             // A file costs no round trip: one after the other, on a thread that is not the runtime's, is quicker than side by side.
             let read = move || {
-                let mut opened = inputs.map(|at| block_on(open(&stores, own.as_ref(), &attempt, at, &on)));
+                let mut opened = inputs.map(|at| block_on(open(&stores, own.as_ref(), &attempt, at, &on, None)));
                 loop {
                     let bunch: Vec<Opened> = opened.by_ref().take(OBJECTS).collect();
                     if bunch.is_empty() || send.blocking_send(bunch).is_err() {
@@ -60,8 +72,9 @@ impl Ahead {
                 tracing::error!(%error, "no thread to read files ahead");
             }
         } else {
+            let room = Arc::new(Semaphore::new(ROOM_BYTES));
             handle.spawn(async move {
-                let opened = stream::iter(inputs).map(|at| open(&stores, own.as_ref(), &attempt, at, &on)).buffered(OBJECTS);
+                let opened = stream::iter(inputs).map(|at| open(&stores, own.as_ref(), &attempt, at, &on, Some(&room))).buffered(OBJECTS);
                 // Handed over in bunches: waking the decoder costs more than decoding a tiny object.
                 let mut bunches = opened.ready_chunks(OBJECTS);
                 while let Some(bunch) = bunches.next().await {
@@ -85,7 +98,14 @@ impl Ahead {
     }
 }
 
-async fn open(stores: &Stores, own: Option<&Bucket>, attempt: &Attempt, at: usize, handle: &Handle) -> Opened {
+async fn open(
+    stores: &Stores,
+    own: Option<&Bucket>,
+    attempt: &Attempt,
+    at: usize,
+    handle: &Handle,
+    room: Option<&Arc<Semaphore>>,
+) -> Opened {
     let slice = &attempt.task.inputs[at];
     let bucket = match (&slice.bucket, own) {
         // With its key: of files it is the whole path that must lie below a root.
@@ -93,7 +113,8 @@ async fn open(stores: &Stores, own: Option<&Bucket>, attempt: &Attempt, at: usiz
         (None, Some(own)) => own.clone(),
         (None, None) => stores.open(&attempt.task.input)?,
     };
-    if slice.slice != Slice::Whole || slice.size > SMALL_BYTES {
+    let taken = room.filter(|_| is_picture(slice)).and_then(|room| room.clone().try_acquire_many_owned(slice.size as u32).ok());
+    if slice.slice != Slice::Whole || slice.size > SMALL_BYTES && taken.is_none() {
         let (object, handle, bytes_read) = (slice.clone(), handle.clone(), attempt.bytes_read.clone());
         return Ok(Arc::new(StoreObject { bucket, object, handle, bytes_read }));
     }
@@ -107,5 +128,34 @@ async fn open(stores: &Stores, own: Option<&Bucket>, attempt: &Attempt, at: usiz
         size => bucket.read_whole(&slice.key, slice.etag.as_deref(), size).await?,
     };
     attempt.bytes_read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-    Ok(Arc::new(MemoryObject(bytes)))
+    Ok(match taken {
+        Some(taken) => Arc::new(Held { object: MemoryObject(bytes), _taken: taken }),
+        None => Arc::new(MemoryObject(bytes)),
+    })
+}
+
+/// Whether an object is one picture, not small, and not too large to be fetched ahead.
+fn is_picture(slice: &ObjectSlice) -> bool {
+    let format = if slice.format == InputFormat::Auto { sniff::by_name(&slice.key).0 } else { slice.format };
+    format == InputFormat::Image && (SMALL_BYTES + 1..=PICTURE_BYTES).contains(&slice.size)
+}
+
+/// An object in memory, and the room that it takes until it is dropped.
+struct Held {
+    object: MemoryObject,
+    _taken: OwnedSemaphorePermit,
+}
+
+impl ObjectBytes for Held {
+    fn size(&self) -> u64 {
+        self.object.size()
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Bytes, objects::Error> {
+        self.object.read(range)
+    }
+
+    fn stream(&self, range: Range<u64>) -> Result<Box<dyn io::Read + Send>, objects::Error> {
+        self.object.stream(range)
+    }
 }
