@@ -1,7 +1,6 @@
 //! JPEG, bit for bit as libjpeg-turbo (and so Pillow) decodes it: baseline, progressive, grey, CMYK and YCCK.
 //!
-//! Pictures are decoded at full size. The smaller DCT scales were measured: half size is slower than full size (it leaves the fast
-//! paths), an eighth saves a quarter of the time, and what is resized from it differs by up to 60 of 255 from the reference.
+//! Pictures are decoded at full size: no smaller DCT scale keeps to 1 of 255 of the reference (docs/PERFORMANCE.md).
 
 use image::metadata::Orientation;
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
