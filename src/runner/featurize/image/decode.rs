@@ -131,7 +131,8 @@ fn ends_early(error: &ImageError) -> bool {
     while let Some(error) = cause {
         let at_the_end = error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof);
         // The decoders of PNG and GIF have no kind of error of their own for pixels that are not there.
-        let told = |text: String| text.ends_with("does not have enough data for image.") || text.ends_with("image truncated");
+        const ENDS: [&str; 3] = ["does not have enough data for image.", "image truncated", "Unexpected End of File"];
+        let told = |text: String| ENDS.iter().any(|end| text.ends_with(end));
         if at_the_end || told(error.to_string()) {
             return true;
         }
