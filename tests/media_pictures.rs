@@ -74,6 +74,26 @@ async fn two_thousand_pictures_as_objects_and_as_shards_give_the_same_prediction
 }
 
 #[tokio::test]
+async fn large_pictures_fetched_ahead_give_the_predictions_of_small_ones_and_stay_within_their_room() {
+    let s3 = digits().await;
+    // More than there is room for: those that find none are read one by one. What follows the end of a PNG is nobody's.
+    for (name, bytes) in scans(60) {
+        s3.put("lake", &format!("small/{name}"), &bytes);
+        s3.put("lake", &format!("large/{name}"), &[bytes.as_slice(), &vec![0; 1 << 20]].concat());
+    }
+    let service = Service::start(&s3, ServiceOptions::default()).await;
+    let definition = |input: &str| json!({"model": "s3://lake/model/", "input": format!("s3://lake/{input}/"), "output": format!("s3://lake/out-{input}/")});
+    let (_, small) = run(&s3, &service, definition("small"), "out-small/").await;
+    let (job, large) = run(&s3, &service, definition("large"), "out-large/").await;
+    assert_eq!((small.rows.len(), large.errors.len()), (60, 0));
+    assert_eq!(predictions(&large), predictions(&small));
+    assert!(job["usage"]["bytes_read"].as_u64().unwrap() >= 60 << 20, "each once, and whole: {:#}", job["usage"]);
+    assert!(job["usage"]["bytes_read"].as_u64().unwrap() < 61 << 20, "each once: {:#}", job["usage"]);
+    let highest = service.runner_peak_bytes();
+    assert!(highest < 400 << 20, "the runner's memory went up to {highest} bytes");
+}
+
+#[tokio::test]
 async fn keys_in_a_table_lead_to_the_same_predictions_and_missing_ones_to_error_rows() {
     let s3 = digits().await;
     let scans = scans(300);
