@@ -2,14 +2,15 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use axum::Router;
 use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{self, ApiState},
     config::{self, seconds},
-    db::{self, SqliteStore, Store},
-    execute::{self, Executor, Finalizer, RunnerOptions, Sampler, Supervisor},
+    db::{self, Database, SqlStore, Store},
+    execute::{self, Executor, Finalizer, Janitor, RunnerOptions, Sampler, Supervisor},
     model::{self, Models},
     notify::{self, Deliverer, Guard, Notifier, Timeouts},
     objects::{self, Stores},
@@ -22,16 +23,32 @@ const POLL: Duration = Duration::from_secs(1);
 /// How long requests may go on after a stop is asked for.
 const REQUEST_GRACE: Duration = Duration::from_secs(3);
 
-/// The service, ready to run.
+/// What a process is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The API and all that goes with it; runs chunks too unless the settings say no.
+    Serve,
+    /// Runs chunks for other nodes.
+    Worker,
+}
+
+/// One process of the service, ready to run. Whatever rooms it has, others may have them too: all of their work is leased.
 #[derive(Debug)]
 pub struct App {
     listener: TcpListener,
     address: SocketAddr,
-    api: ApiState,
+    router: Router,
+    control: Option<Control>,
+    executor: Option<Executor>,
+}
+
+/// The rooms that run no chunks.
+#[derive(Debug)]
+struct Control {
     planner: Planner,
-    executor: Executor,
     finalizer: Finalizer,
     notifier: Notifier,
+    janitor: Option<Janitor>,
 }
 
 impl App {
@@ -39,7 +56,13 @@ impl App {
     ///
     /// # Errors
     /// One sentence that says what is missing and what to do.
-    pub async fn start(settings: config::Serve, sections: config::Sections, log_format: LogFormat, log: &str) -> Result<Self, String> {
+    pub async fn start(
+        settings: config::Serve,
+        role: Role,
+        sections: config::Sections,
+        log_format: LogFormat,
+        log: &str,
+    ) -> Result<Self, String> {
         let library = config::find_library(settings.onnxruntime.as_deref(), &settings.data_dir)?;
         std::fs::create_dir_all(&settings.data_dir).map_err(|e| format!("data folder {}: {e}", settings.data_dir.display()))?;
         let file_roots =
@@ -54,8 +77,13 @@ impl App {
         let deliverer = Deliverer::new(guard.clone(), Timeouts::default())?;
 
         let database = settings.database()?;
-        let store = SqliteStore::open(&database).await.map_err(|e| describe(&e))?;
-        // No other process can have this file open, so whoever held a lease is dead.
+        if role == Role::Worker && matches!(database, Database::Sqlite(_)) {
+            return Err("a worker shares a PostgreSQL database with other nodes, and SQLite is for one process: \
+                        give --database-url postgres://…, or run `nightshift serve`, which runs chunks too"
+                .to_owned());
+        }
+        let store = SqlStore::open(&database).await.map_err(|e| describe(&e))?;
+        // Of a file that no other process can have open, whoever held a lease is dead.
         store.release_all().await.map_err(|e| describe(&e))?;
         let store: Arc<dyn Store> = Arc::new(store);
 
@@ -87,23 +115,23 @@ impl App {
         let address = listener.local_addr().map_err(|e| format!("--listen {}: {e}", settings.listen))?;
 
         let wake = Arc::new(Notify::new());
-        let worker = format!("{}-{}", std::process::id(), uuid::Uuid::now_v7().simple());
+        store.wake(wake.clone());
+        let worker = worker_name();
         let lease_ttl = seconds(settings.lease_ttl);
-        Ok(Self {
-            listener,
-            address,
-            api: ApiState {
-                store: store.clone(),
-                stores: stores.clone(),
-                models: models.clone(),
-                guard,
-                sampler,
-                planning: planning.clone(),
-                wake: wake.clone(),
-                runner: supervisor.status(),
-                metrics: metrics.clone(),
-                allowed_providers: ["cpu", "cuda", "tensorrt"].map(str::to_owned).to_vec(),
-            },
+        let executes = role == Role::Worker || !settings.no_executor;
+        let api = ApiState {
+            store: store.clone(),
+            stores: stores.clone(),
+            models: models.clone(),
+            guard,
+            sampler,
+            planning: planning.clone(),
+            wake: wake.clone(),
+            runner: executes.then(|| supervisor.status()),
+            metrics: metrics.clone(),
+            allowed_providers: ["cpu", "cuda", "tensorrt"].map(str::to_owned).to_vec(),
+        };
+        let control = (role == Role::Serve).then(|| Control {
             planner: Planner {
                 store: store.clone(),
                 stores: stores.clone(),
@@ -111,45 +139,48 @@ impl App {
                 wake: wake.clone(),
                 options: planning,
             },
-            executor: Executor {
-                store: store.clone(),
-                stores: stores.clone(),
-                models,
-                supervisor,
-                worker: worker.clone(),
-                wake: wake.clone(),
-                metrics: metrics.clone(),
-                options: execute::Options {
-                    slots: settings.chunk_slots.max(1),
-                    lease_ttl,
-                    poll: POLL,
-                    drain: seconds(settings.drain_timeout),
-                    providers: settings.providers,
-                    image_limits: settings.images.limits(),
-                },
-            },
             finalizer: Finalizer {
                 store: store.clone(),
-                stores,
-                worker,
+                stores: stores.clone(),
+                worker: worker.clone(),
                 wake: wake.clone(),
                 metrics: metrics.clone(),
                 lease_ttl,
                 poll: POLL,
             },
             notifier: Notifier {
-                store,
+                store: store.clone(),
                 deliverer,
                 endpoints: endpoints.into(),
-                wake,
-                metrics,
+                wake: wake.clone(),
+                metrics: metrics.clone(),
                 options: notify::Options {
                     public_url: settings.public_url.unwrap_or_else(|| format!("http://{address}")),
                     retry_scale: settings.webhook_retry_scale,
                     poll: POLL,
                 },
             },
-        })
+            janitor: settings.retention_jobs.map(|retention| Janitor { store: store.clone(), retention }),
+        });
+        let executor = executes.then(|| Executor {
+            store,
+            stores,
+            models,
+            supervisor,
+            worker,
+            wake,
+            metrics,
+            options: execute::Options {
+                slots: settings.chunk_slots.max(1),
+                lease_ttl,
+                poll: POLL,
+                drain: seconds(settings.drain_timeout),
+                providers: settings.providers,
+                image_limits: settings.images.limits(),
+            },
+        });
+        let router = if role == Role::Worker { api::probes(api) } else { api::router(api) };
+        Ok(Self { listener, address, router, control, executor })
     }
 
     /// The address that was bound.
@@ -162,15 +193,20 @@ impl App {
     /// # Errors
     /// When the API cannot go on.
     pub async fn run(self, stop: CancellationToken) -> Result<(), String> {
-        tracing::info!(address = %self.address, "serving the API at http://{0}, its docs at http://{0}/docs", self.address);
         let mut rooms = JoinSet::new();
-        rooms.spawn(self.planner.run(stop.clone()));
-        rooms.spawn(self.executor.run(stop.clone()));
-        rooms.spawn(self.finalizer.run(stop.clone()));
-        rooms.spawn(self.notifier.run(stop.clone()));
+        if let Some(Control { planner, finalizer, notifier, janitor }) = self.control {
+            tracing::info!(address = %self.address, "serving the API at http://{0}, its docs at http://{0}/docs", self.address);
+            rooms.spawn(planner.run(stop.clone()));
+            rooms.spawn(finalizer.run(stop.clone()));
+            rooms.spawn(notifier.run(stop.clone()));
+            janitor.map(|janitor| rooms.spawn(janitor.run(stop.clone())));
+        } else {
+            tracing::info!(address = %self.address, "running chunks for other nodes; health at http://{}/readyz", self.address);
+        }
+        self.executor.map(|executor| rooms.spawn(executor.run(stop.clone())));
 
         let graceful = stop.clone();
-        let server = axum::serve(self.listener, api::router(self.api)).with_graceful_shutdown(async move { graceful.cancelled().await });
+        let server = axum::serve(self.listener, self.router).with_graceful_shutdown(async move { graceful.cancelled().await });
         let server = tokio::spawn(server.into_future());
         let served = tokio::select! {
             // A room ends only when told to: one that ended earlier has panicked.
@@ -191,7 +227,14 @@ impl App {
     }
 }
 
-fn describe(error: &db::Error) -> String {
+/// What this process is called in leases: for people the host and the process id, and a part that no other process has.
+fn worker_name() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}:{}:{}", std::process::id(), &uuid::Uuid::new_v4().simple().to_string()[..8])
+}
+
+/// The whole chain in one line.
+pub(crate) fn describe(error: &db::Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {

@@ -78,6 +78,12 @@ impl Store for Down {
     async fn replay_delivery(&self, _: &DeliveryId) -> Result<Option<Delivery>> { down() }
     async fn deliveries(&self, _: &DeliveryFilter) -> Result<Vec<Delivery>> { down() }
     async fn delivery(&self, _: &DeliveryId) -> Result<Option<DeliveryRecord>> { down() }
+    fn wake(&self, _bell: Arc<Notify>) {}
+
+    async fn purge(&self, _age: Duration, _limit: u32) -> Result<u64> {
+        down()
+    }
+
     async fn release_all(&self) -> Result<()> { down() }
 }
 
@@ -120,7 +126,7 @@ impl Edge {
             sampler,
             planning: plan::Options { chunk_bytes: 1, chunk_objects: 1, lease_ttl: Duration::from_secs(1), poll: Duration::from_secs(1) },
             wake: Arc::new(Notify::new()),
-            runner: RunnerStatus::new(folder.path().join("libonnxruntime.so")),
+            runner: Some(RunnerStatus::new(folder.path().join("libonnxruntime.so"))),
             metrics: Metrics::new(),
             allowed_providers,
         };

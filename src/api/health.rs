@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{ApiState, problem::ApiProblem};
-use crate::domain::Fault;
+use crate::{domain::Fault, execute::RunnerStatus};
 
 /// How long the database may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -43,7 +43,7 @@ pub(super) async fn ready(State(state): State<ApiState>) -> Result<Json<Health>,
         }
         Err(_) => reasons.push(Fault::new("", "database", format!("the database did not answer within {} s", PATIENCE.as_secs()))),
     }
-    if let Some(trouble) = state.runner.trouble() {
+    if let Some(trouble) = state.runner.as_ref().and_then(RunnerStatus::trouble) {
         let hint = "jobs are accepted and kept, and run once this is repaired; the service finds that out by itself";
         reasons.push(Fault::new("", "runner", trouble).hint(hint));
     }

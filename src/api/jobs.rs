@@ -17,7 +17,6 @@ use super::{
     examples, idempotency,
     problem::ApiProblem,
     query::Query,
-    read,
     request::PathOf,
     spec::JobDefinition,
     submit::{self, Submitted},
@@ -187,7 +186,7 @@ pub(super) async fn get(
 ) -> Result<Response, ApiProblem> {
     query.only(&["wait"])?;
     let wait = query.parsed("wait", "a span from 1s to 60s", |text| {
-        read::parse_seconds(text).map(Duration::from_secs).filter(|wait| *wait <= MAX_WAIT)
+        crate::domain::time::parse_span(text).map(Duration::from_secs).filter(|wait| *wait <= MAX_WAIT)
     })?;
     let mut job = find(&state, &id).await?;
     let deadline = tokio::time::Instant::now() + wait.unwrap_or_default();

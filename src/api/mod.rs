@@ -78,12 +78,21 @@ pub struct ApiState {
     pub planning: plan::Options,
     /// Rung when a job was accepted or cancelled, or a delivery is to be made again.
     pub wake: Arc<Notify>,
-    /// Whether a runner can be had.
-    pub runner: RunnerStatus,
+    /// Whether a runner can be had; `None` where other nodes run the chunks.
+    pub runner: Option<RunnerStatus>,
     /// Counts requests, and is what `/metrics` shows.
     pub metrics: Metrics,
     /// Execution providers that a job may name.
     pub allowed_providers: Vec<String>,
+}
+
+/// What orchestrators and scrapers ask of a process that has no API.
+pub fn probes(state: ApiState) -> Router {
+    Router::new()
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::scrape))
+        .with_state(state)
 }
 
 /// All routes.

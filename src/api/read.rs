@@ -360,7 +360,7 @@ impl<'v> Field<'v> {
     pub(super) fn seconds(&self, faults: &mut Faults) -> Option<u64> {
         const HINT: &str = "write a number and a unit: \"90s\", \"30m\", \"6h\" or \"2d\"";
         let text = self.text(HINT, faults)?;
-        let parsed = parse_seconds(text);
+        let parsed = crate::domain::time::parse_span(text);
         if parsed.is_none() {
             faults.add(self, "invalid_duration", format!("{text:?} is no span of time"), HINT);
         }
@@ -373,25 +373,4 @@ impl<'v> Field<'v> {
             faults.add(self, "not_supported", format!("{what} is not supported yet"), "leave this field out");
         }
     }
-}
-
-/// Seconds in a span such as `90s`, `30m`, `6h`, `2d`; more than zero.
-pub(super) fn parse_seconds(text: &str) -> Option<u64> {
-    let unit = text.chars().next_back()?;
-    let factor = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => 86_400,
-        _ => return None,
-    };
-    let number: u64 = text[..text.len() - 1].parse().ok()?;
-    number.checked_mul(factor).filter(|s| (1..=10 * 366 * 86_400).contains(s))
-}
-
-/// The same span in its largest whole unit: what [`parse_seconds`] reads to `seconds`.
-pub(super) fn write_seconds(seconds: u64) -> String {
-    let units = [(86_400, 'd'), (3600, 'h'), (60, 'm')];
-    let (factor, unit) = units.into_iter().find(|(factor, _)| seconds > 0 && seconds.is_multiple_of(*factor)).unwrap_or((1, 's'));
-    format!("{}{unit}", seconds / factor)
 }

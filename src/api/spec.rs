@@ -8,10 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{
-    definition::{COMPRESSIONS, FORMATS, IF_EXISTS, LAYOUTS, OUTPUT_COMPRESSIONS, OUTPUT_FORMATS},
-    read::write_seconds,
-};
+use super::definition::{COMPRESSIONS, FORMATS, IF_EXISTS, LAYOUTS, OUTPUT_COMPRESSIONS, OUTPUT_FORMATS};
 use crate::domain::{
     EventKind, WebhookSecret, WebhookSpec,
     spec::{CsvOptions, ErrorPolicy, ExecutionSpec, IncludeInput, InputKind, InputSpec, OutputSpec},
@@ -441,7 +438,7 @@ impl From<&ExecutionSpec> for ExecutionDefinition {
             priority: Some(spec.priority),
             max_parallel_chunks: spec.max_parallel_chunks,
             max_attempts: Some(spec.max_attempts),
-            deadline: spec.deadline_seconds.map(write_seconds),
+            deadline: spec.deadline_seconds.map(crate::domain::time::write_span),
             providers: Some(spec.providers.clone()),
         }
     }

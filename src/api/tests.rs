@@ -414,7 +414,7 @@ proptest! {
 
     #[test]
     fn a_span_is_read_back_as_it_was(seconds in 1..=10 * 366 * 86_400_u64) {
-        prop_assert_eq!(read::parse_seconds(&read::write_seconds(seconds)), Some(seconds));
+        prop_assert_eq!(crate::domain::time::parse_span(&crate::domain::time::write_span(seconds)), Some(seconds));
     }
 
     #[test]

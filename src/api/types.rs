@@ -228,6 +228,8 @@ pub(super) struct ChunkBody {
     failures: u32,
     /// How often its runner died.
     crashes: u32,
+    /// The process that holds it, or held it last: host, process id, and a part that is its own.
+    worker: Option<String>,
     /// Objects, or slices of them.
     inputs: Vec<SliceBody>,
     /// Records with a prediction; absent until it is done.
@@ -277,6 +279,7 @@ impl ChunkBody {
             claims: chunk.claims,
             failures: chunk.failures,
             crashes: chunk.crashes,
+            worker: chunk.worker.clone(),
             inputs: inputs.collect(),
             succeeded: result.map(|r| r.succeeded),
             failed: result.map(|r| r.failed),

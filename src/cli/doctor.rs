@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::{self, BucketSections, Form, Serve},
-    db,
+    db::{self, Database},
     domain::Uri,
     objects::{CLOCK_TOLERANCE, Condition, Stores},
 };
@@ -143,12 +143,15 @@ fn ended(status: ExitStatus) -> Option<String> {
 }
 
 async fn database(serve: &Serve) -> Check {
-    let path = match serve.database() {
-        Ok(path) => path,
+    let database = match serve.database() {
+        Ok(database) => database,
         Err(error) => return check("database", Status::Failure, error),
     };
-    let shown = path.display();
-    match db::inspect(&path).await {
+    let (shown, in_use) = match &database {
+        Database::Sqlite(path) => (path.display().to_string(), [", not in use", ", in use by a service"]),
+        Database::Postgres { url, .. } => (url.to_string(), ["", ""]),
+    };
+    match db::inspect(&database).await {
         Ok(None) => check("database", Status::Ok, format!("{shown} is not there yet; the first start makes it")),
         Ok(Some(found)) if found.unknown > 0 => {
             let detail = format!("{shown} was written by a later version of Nightshift ({} unknown migrations)", found.unknown);
@@ -159,8 +162,8 @@ async fn database(serve: &Serve) -> Check {
                 0 => "up to date".to_owned(),
                 pending => format!("{pending} migrations that the next start runs"),
             };
-            let lock = if found.in_use { "in use by a service" } else { "not in use" };
-            check("database", Status::Ok, format!("{shown}: {} jobs, {pending}, {lock}", found.jobs))
+            let lock = in_use[usize::from(found.in_use)];
+            check("database", Status::Ok, format!("{shown}: {} jobs, {pending}{lock}", found.jobs))
         }
         Err(error) => {
             let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);

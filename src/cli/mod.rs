@@ -22,6 +22,7 @@ mod watch;
 use std::process::ExitCode;
 
 use crate::{
+    app::Role,
     config::{self, BucketSections, Command},
     domain::Uri,
     objects::{self, Stores},
@@ -37,7 +38,7 @@ pub fn run() -> ExitCode {
     };
     // The service alone has something to trace; its runner tells it what it does.
     let traces = match &cli.command {
-        Command::Serve(_) => Traces::from_environment(),
+        Command::Serve(_) | Command::Worker(_) => Traces::from_environment(),
         _ => Ok(None),
     };
     let traces = match traces.and_then(|traces| telemetry::init(cli.log_format, &cli.log, traces.as_ref()).map(|()| traces)) {
@@ -45,7 +46,9 @@ pub fn run() -> ExitCode {
         Err(error) => return Stop::usage(error).exit(),
     };
     let done = match cli.command {
-        Command::Serve(settings) => serve::run(*settings, cli.sections, cli.log_format, &cli.log).map_err(Stop::from),
+        Command::Serve(settings) => serve::run(*settings, Role::Serve, cli.sections, cli.log_format, &cli.log).map_err(Stop::from),
+        Command::Worker(settings) => serve::run(*settings, Role::Worker, cli.sections, cli.log_format, &cli.log).map_err(Stop::from),
+        Command::Migrate(settings) => serve::migrate(&settings).map_err(Stop::from),
         Command::Demo(settings) => demo::run(&settings).map_err(Stop::from),
         Command::Submit(settings) => submit::run(&settings),
         Command::Jobs(settings) => jobs::run(settings),

@@ -1,18 +1,32 @@
-//! `nightshift serve`: the whole service in one process.
+//! `nightshift serve`: the service in one process; `worker`: a process that runs chunks for others; `migrate`: the tables alone.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::{app::App, config, telemetry::LogFormat};
+use crate::{
+    app::{App, Role, describe},
+    config,
+    db::SqlStore,
+    telemetry::LogFormat,
+};
 
-pub(super) fn run(settings: config::Serve, sections: config::Sections, log_format: LogFormat, log: &str) -> Result<(), String> {
+pub(super) fn run(settings: config::Serve, role: Role, sections: config::Sections, log_format: LogFormat, log: &str) -> Result<(), String> {
     super::block_on(async move {
         let stop = CancellationToken::new();
         stop_on_signals(stop.clone())?;
-        let app = App::start(settings, sections, log_format, log).await?;
+        let app = App::start(settings, role, sections, log_format, log).await?;
         // For people and for programs that started us on a free port: the one line on standard output.
         println!("listening on http://{}", app.address());
         app.run(stop).await
+    })
+}
+
+/// Brings the tables of the database up to date: what every start does, on its own.
+pub(super) fn migrate(settings: &config::Serve) -> Result<(), String> {
+    super::block_on(async move {
+        SqlStore::open(&settings.database()?).await.map_err(|e| describe(&e))?;
+        println!("the tables are up to date");
+        Ok(())
     })
 }
 

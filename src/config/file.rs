@@ -21,7 +21,7 @@ pub struct Sections {
 }
 
 /// Subcommands whose flags are settings, by their paths.
-const WITH_SETTINGS: [&[&str]; 3] = [&["serve"], &["doctor"], &["config", "show"]];
+const WITH_SETTINGS: [&[&str]; 5] = [&["serve"], &["worker"], &["migrate"], &["doctor"], &["config", "show"]];
 /// Flags beside them that are none: they are for a moment.
 const NO_SETTINGS: [&str; 6] = ["help", "version", "config", "check", "output", "webhook_retry_scale"];
 /// Tables of the file that are sections.
@@ -43,7 +43,7 @@ fn load_from(args: Vec<OsString>, from_environment: Option<PathBuf>) -> Result<C
         let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         let table: toml::Table = text.parse().map_err(|e| format!("{}: {e}", path.display()))?;
         sections = read_sections(&table, &path)?;
-        let table = with_allowed_networks(table, &sections, &path)?;
+        let table = with_allowed_networks(flat(table), &sections, &path)?;
         command = with_defaults(command, &table, &path)?;
         file = Some((path, table));
     }
@@ -128,6 +128,26 @@ fn with_defaults(mut command: clap::Command, table: &toml::Table, path: &Path) -
     Ok(command)
 }
 
+/// A table that is no section groups settings that begin alike: `jobs` in `[retention]` is `retention_jobs`. A group in which nothing is
+/// known stays what it is, and is reported as it was written.
+fn flat(table: toml::Table) -> toml::Table {
+    let command = super::command();
+    let serve = command.find_subcommand("serve").into_iter().flat_map(settings_of);
+    let known: Vec<&str> = serve.map(|arg| arg.get_id().as_str()).collect();
+    let mut flat = toml::Table::new();
+    for (group, value) in table {
+        match value {
+            toml::Value::Table(below)
+                if !SECTIONS.contains(&group.as_str()) && known.iter().any(|key| key.starts_with(&format!("{group}_"))) =>
+            {
+                flat.extend(below.into_iter().map(|(key, value)| (format!("{group}_{key}"), value)));
+            }
+            value => drop(flat.insert(group, value)),
+        }
+    }
+    flat
+}
+
 /// `webhooks.allow_networks` is the file's way to say what the flag says.
 fn with_allowed_networks(mut table: toml::Table, sections: &Sections, path: &Path) -> Result<toml::Table, String> {
     const FLAG: &str = "webhook_allow_networks";
@@ -199,6 +219,14 @@ mod tests {
         assert_eq!(serve.listen.port(), 9001);
         assert_eq!((serve.chunk_bytes, serve.chunk_objects), (1000, 1000));
         assert_eq!(serve.file_root, [PathBuf::from("/a"), PathBuf::from("/b")]);
+    }
+
+    #[test]
+    fn settings_that_begin_alike_may_stand_in_a_table() {
+        let serve = serve(load_with("[retention]\njobs = \"90d\"\n[database]\nconnections = 4", &[]).unwrap());
+        assert_eq!((serve.retention_jobs, serve.database_connections), (Some(std::time::Duration::from_secs(90 * 86_400)), 4));
+        let error = load_with("[retention]\njob = \"90d\"", &[]).unwrap_err();
+        assert!(error.contains("\"retention_job\"; did you mean retention_jobs?"), "{error}");
     }
 
     #[test]

@@ -17,7 +17,11 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::IpNet;
 
-use crate::telemetry::LogFormat;
+use crate::{
+    db::{Database, PostgresUrl},
+    domain::time,
+    telemetry::LogFormat,
+};
 
 pub use buckets::BucketSection;
 pub use check::{Config, ConfigArgs, Doctor, Init, Inspect, Models, ModelsArgs, Show, Verify};
@@ -61,6 +65,14 @@ pub enum Command {
   nightshift serve --config nightshift.toml
   nightshift serve --listen 0.0.0.0:8080 --data-dir ./nightshift-data --file-root ./store")]
     Serve(Box<Serve>),
+    /// Run chunks for the nodes that share a PostgreSQL database; takes the settings of `serve`, answers /livez, /readyz and /metrics
+    #[command(after_help = "Examples:
+  nightshift worker --database-url postgres://nightshift@db.example.com/nightshift --listen 0.0.0.0:8080")]
+    Worker(Box<Serve>),
+    /// Bring the tables of the database up to date, and end
+    #[command(after_help = "Examples:
+  nightshift migrate --database-url postgres://nightshift@db.example.com/nightshift")]
+    Migrate(Box<Serve>),
     /// Run sample data through a sample model in a service of its own, and show the results
     Demo(Demo),
     /// Submit a job to a running service
@@ -131,9 +143,18 @@ pub struct Serve {
     /// Database, model cache and scratch
     #[arg(long, env = "NIGHTSHIFT_DATA_DIR", default_value = "./nightshift-data", value_name = "FOLDER")]
     pub data_dir: PathBuf,
-    /// sqlite:///path/to/file; nightshift.db in the data folder when absent
+    /// sqlite:///path/to/file, or postgres://user:password@host/name, which several nodes share; nightshift.db in the data folder when absent
     #[arg(long, env = "DATABASE_URL", value_name = "URL")]
     pub database_url: Option<String>,
+    /// Connections to PostgreSQL at most
+    #[arg(long, env = "NIGHTSHIFT_DATABASE_CONNECTIONS", default_value_t = 10, value_name = "COUNT")]
+    pub database_connections: u32,
+    /// Run no chunks here: leave them to workers and other nodes
+    #[arg(long, env = "NIGHTSHIFT_NO_EXECUTOR", action = ArgAction::SetTrue)]
+    pub no_executor: bool,
+    /// Remove jobs from the database this long after they ended: 90d, 12h; what they wrote stays. They are kept when absent
+    #[arg(long, env = "NIGHTSHIFT_RETENTION_JOBS", value_name = "TIME", value_parser = retention)]
+    pub retention_jobs: Option<Duration>,
     /// A folder that file:// locations may lie in; may be given several times
     #[arg(long, env = "NIGHTSHIFT_FILE_ROOTS", value_delimiter = ',', action = ArgAction::Append, value_name = "FOLDER")]
     pub file_root: Vec<PathBuf>,
@@ -194,18 +215,20 @@ impl Serve {
         self.workers.unwrap_or_else(cores).max(1)
     }
 
-    /// The database file.
+    /// Where the state is kept.
     ///
     /// # Errors
-    /// When the URL is not one of SQLite's.
-    pub fn database(&self) -> Result<PathBuf, String> {
-        match &self.database_url {
-            None => Ok(self.data_dir.join("nightshift.db")),
-            Some(url) => match url.strip_prefix("sqlite://") {
-                Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
-                _ => Err("--database-url (DATABASE_URL) must be sqlite:///path/to/file; PostgreSQL is not supported yet".to_owned()),
-            },
+    /// When the URL is of neither SQLite nor PostgreSQL.
+    pub fn database(&self) -> Result<Database, String> {
+        let Some(url) = &self.database_url else { return Ok(Database::Sqlite(self.data_dir.join("nightshift.db"))) };
+        if let Some(path) = url.strip_prefix("sqlite://").filter(|path| !path.is_empty()) {
+            return Ok(Database::Sqlite(PathBuf::from(path)));
         }
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Ok(Database::Postgres { url: PostgresUrl::new(url.clone()), connections: self.database_connections });
+        }
+        // The URL itself may hold a password.
+        Err("--database-url (DATABASE_URL) must be sqlite:///path/to/file or postgres://user:password@host/name".to_owned())
     }
 }
 
@@ -287,13 +310,22 @@ pub fn command() -> clap::Command {
         let settings: Vec<clap::Id> = serve.get_arguments().map(|a| a.get_id().clone()).collect();
         command.mut_args(|arg| if settings.contains(arg.get_id()) { arg.hide(true) } else { arg })
     };
-    let whole = Cli::command().mut_subcommand("doctor", hide).mut_subcommand("config", |config| config.mut_subcommand("show", hide));
+    let whole = Cli::command()
+        .mut_subcommand("worker", hide)
+        .mut_subcommand("migrate", hide)
+        .mut_subcommand("doctor", hide)
+        .mut_subcommand("config", |config| config.mut_subcommand("show", hide));
     without_env_values(whole)
 }
 
 /// Help and manual pages name the environment's names, never its values: a database's URL may hold a password.
 fn without_env_values(command: clap::Command) -> clap::Command {
     command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(without_env_values)
+}
+
+/// `90d`, `12h`: how long something is kept.
+fn retention(text: &str) -> Result<Duration, String> {
+    time::parse_span(text).map(Duration::from_secs).ok_or_else(|| "write a time such as 90d or 12h".to_owned())
 }
 
 /// `key=value`, as flags take it.

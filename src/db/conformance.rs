@@ -2,6 +2,27 @@
 
 #![cfg(test)]
 
+/// Makes tests of these functions, each on a store of its own in either database.
+macro_rules! on_both_databases {
+    ($($name:ident,)*) => {
+        mod sqlite {
+            use super::Bench;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(Bench::sqlite().await).await;
+            })*
+        }
+        mod postgres {
+            use super::Bench;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(Bench::postgres().await).await;
+            })*
+        }
+    };
+}
+
+mod nodes;
 mod requests;
 mod webhooks;
 
@@ -11,6 +32,7 @@ use std::{
 };
 
 use proptest::prelude::*;
+use sqlx::Connection as _;
 
 use super::*;
 use crate::domain::{
@@ -97,15 +119,32 @@ fn problem() -> Problem {
 
 /// A store whose clock can be turned.
 struct Bench {
-    store: SqliteStore,
-    _folder: tempfile::TempDir,
+    store: SqlStore,
+    /// Opens the same database again, as another node does.
+    database: Database,
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl Bench {
-    async fn new() -> Self {
+    async fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&folder.path().join("t.db")).await.unwrap();
-        Self { store, _folder: folder }
+        let database = Database::Sqlite(folder.path().join("t.db"));
+        Self { store: SqlStore::open(&database).await.unwrap(), database, _folder: Some(folder) }
+    }
+
+    async fn postgres() -> Self {
+        let database = Self::schema().await;
+        Self { store: SqlStore::open(&database).await.unwrap(), database, _folder: None }
+    }
+
+    /// A schema of its own, so that tests run side by side on one server.
+    async fn schema() -> Database {
+        let server = std::env::var("NIGHTSHIFT_TEST_POSTGRES").expect("scripts/test starts a server and says where it is");
+        let schema = format!("t_{}", uuid::Uuid::now_v7().simple());
+        let mut connection = sqlx::PgConnection::connect(&server).await.expect("the server of scripts/test");
+        sqlx::query(sqlx::AssertSqlSafe(format!("CREATE SCHEMA {schema}"))).execute(&mut connection).await.unwrap();
+        let url = PostgresUrl::new(format!("{server}&options=-c%20search_path%3D{schema}"));
+        Database::Postgres { url, connections: 8 }
     }
 
     fn advance(&self, time: Duration) {
@@ -153,9 +192,7 @@ impl Bench {
     }
 }
 
-#[tokio::test]
-async fn a_job_walks_from_queued_to_completed() {
-    let b = Bench::new().await;
+async fn a_job_walks_from_queued_to_completed(b: Bench) {
     let id = b.planned(new_job("s3://lake/out/"), 2).await;
     assert_eq!(b.state(&id).await, JobState::InProgress);
     for lease in b.claim(5).await {
@@ -172,18 +209,14 @@ async fn a_job_walks_from_queued_to_completed() {
     assert!(b.store.claim_finalizing("f", TTL).await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn creating_a_job_twice_makes_one() {
-    let b = Bench::new().await;
+async fn creating_a_job_twice_makes_one(b: Bench) {
     let new = new_job("s3://lake/out/");
     let id = b.create(new.clone()).await;
     assert_eq!(b.create(new).await, id);
     assert_eq!(b.store.jobs(&JobFilter { limit: 10, ..JobFilter::default() }).await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn an_output_prefix_belongs_to_one_unfinished_job_nested_prefixes_included() {
-    let b = Bench::new().await;
+async fn an_output_prefix_belongs_to_one_unfinished_job_nested_prefixes_included(b: Bench) {
     let id = b.create(new_job("s3://lake/out/a/")).await;
     for taken in ["s3://lake/out/a/", "s3://lake/out/a/b/c/", "s3://lake/out/", "s3://lake/"] {
         match b.store.create_job(new_job(taken)).await.unwrap() {
@@ -199,14 +232,12 @@ async fn an_output_prefix_belongs_to_one_unfinished_job_nested_prefixes_included
     b.create(new_job("s3://lake/out/a/")).await;
 }
 
-#[tokio::test]
-async fn a_review_prefix_is_claimed_as_an_output_prefix_is() {
+async fn a_review_prefix_is_claimed_as_an_output_prefix_is(b: Bench) {
     let with_review = |output: &str, review: &str| {
         let mut new = new_job(output);
         new.spec.output.review = Some(ReviewSpec { uri: uri(review), when: vec!["f".to_owned()] });
         new
     };
-    let b = Bench::new().await;
     let id = b.create(with_review("s3://lake/out/", "s3://lake/queue/a/")).await;
     let taken = [
         new_job("s3://lake/queue/a/"),
@@ -227,9 +258,7 @@ async fn a_review_prefix_is_claimed_as_an_output_prefix_is() {
     b.create(new_job("s3://lake/queue/a/")).await;
 }
 
-#[tokio::test]
-async fn a_jobs_summary_is_that_of_its_committed_chunks() {
-    let b = Bench::new().await;
+async fn a_jobs_summary_is_that_of_its_committed_chunks(b: Bench) {
     let id = b.planned(new_job("s3://lake/out/"), 3).await;
     let leases: Vec<ChunkLease> = b.claim(3).await.into_iter().map(|c| c.lease).collect();
     for (at, lease) in leases.iter().enumerate().rev() {
@@ -238,16 +267,14 @@ async fn a_jobs_summary_is_that_of_its_committed_chunks() {
         summary.flags.insert("odd".to_owned(), at as u64);
         let result = ChunkResult { summary, ..result(1, 0) };
         assert_eq!(b.store.commit_chunk(lease, &result).await.unwrap(), Written::Done);
-        assert_eq!(b.store.commit_chunk(lease, &result).await.unwrap(), Written::Fenced, "counted once");
+        assert_eq!(b.store.commit_chunk(lease, &result).await.unwrap(), Written::Done, "said again, it is done");
     }
     let summary = b.job(&id).await.summary;
     assert_eq!(summary.labels.counts, BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 2)]));
     assert_eq!((summary.scores.unwrap().bins[10], summary.flags["odd"]), (3, 3));
 }
 
-#[tokio::test]
-async fn an_expired_lease_fences_off_its_holder() {
-    let b = Bench::new().await;
+async fn an_expired_lease_fences_off_its_holder(b: Bench) {
     let id = b.planned(new_job("s3://lake/out/"), 1).await;
     let old = b.claim_one().await;
     assert!(b.claim(1).await.is_empty(), "a live lease is respected");
@@ -267,13 +294,12 @@ async fn an_expired_lease_fences_off_its_holder() {
     }
     assert_eq!(b.state(&id).await, JobState::InProgress);
     assert_eq!(b.store.commit_chunk(&new, &result(1, 0)).await.unwrap(), Written::Done);
-    assert_eq!(b.store.commit_chunk(&new, &result(1, 0)).await.unwrap(), Written::Fenced, "a commit counts once");
+    assert_eq!(b.store.commit_chunk(&new, &result(1, 0)).await.unwrap(), Written::Done, "who lost the answer may ask again");
+    assert_eq!(b.store.release_chunk(&new).await.unwrap(), Written::Fenced);
     assert_eq!(b.job(&id).await.counts.succeeded, 1);
 }
 
-#[tokio::test]
-async fn a_renewed_lease_does_not_expire() {
-    let b = Bench::new().await;
+async fn a_renewed_lease_does_not_expire(b: Bench) {
     b.planned(new_job("s3://lake/out/"), 1).await;
     let lease = b.claim_one().await;
     for _ in 0..5 {
@@ -283,9 +309,7 @@ async fn a_renewed_lease_does_not_expire() {
     assert!(b.claim(1).await.is_empty());
 }
 
-#[tokio::test]
-async fn errors_that_may_pass_are_tried_again_later_and_not_for_ever() {
-    let b = Bench::new().await;
+async fn errors_that_may_pass_are_tried_again_later_and_not_for_ever(b: Bench) {
     let mut new = new_job("s3://lake/out/");
     new.spec.execution.max_attempts = 3;
     let id = b.planned(new, 2).await;
@@ -308,9 +332,7 @@ async fn errors_that_may_pass_are_tried_again_later_and_not_for_ever() {
     assert_eq!((chunks[0].state, chunks[0].failures, chunks[1].state), (ChunkState::Failed, 2, ChunkState::Cancelled));
 }
 
-#[tokio::test]
-async fn a_release_costs_nothing_and_a_crash_is_counted_apart() {
-    let b = Bench::new().await;
+async fn a_release_costs_nothing_and_a_crash_is_counted_apart(b: Bench) {
     let id = b.planned(new_job("s3://lake/out/"), 1).await;
     for _ in 0..5 {
         let lease = b.claim_one().await;
@@ -328,9 +350,7 @@ async fn a_release_costs_nothing_and_a_crash_is_counted_apart() {
     assert_eq!(b.job(&id).await.ending, Some(Ending::Failed));
 }
 
-#[tokio::test]
-async fn a_cancelled_job_stops_its_chunks_and_keeps_what_is_done() {
-    let b = Bench::new().await;
+async fn a_cancelled_job_stops_its_chunks_and_keeps_what_is_done(b: Bench) {
     let id = b.planned(new_job("s3://lake/out/"), 3).await;
     let leases: Vec<ChunkLease> = b.claim(2).await.into_iter().map(|c| c.lease).collect();
     assert!(matches!(b.store.cancel_job(&id).await.unwrap(), Changed::Job(job) if job.state == JobState::Cancelling));
@@ -348,9 +368,7 @@ async fn a_cancelled_job_stops_its_chunks_and_keeps_what_is_done() {
     assert!(matches!(b.store.cancel_job(&JobId::generate()).await.unwrap(), Changed::Missing));
 }
 
-#[tokio::test]
-async fn a_worker_that_wakes_up_after_finalising_began_changes_nothing() {
-    let b = Bench::new().await;
+async fn a_worker_that_wakes_up_after_finalising_began_changes_nothing(b: Bench) {
     let id = b.planned(new_job("s3://lake/out/"), 1).await;
     let late = b.claim_one().await;
     b.store.cancel_job(&id).await.unwrap();
@@ -364,9 +382,7 @@ async fn a_worker_that_wakes_up_after_finalising_began_changes_nothing() {
     assert_eq!(b.job(&id).await.counts.succeeded, 0);
 }
 
-#[tokio::test]
-async fn planning_goes_on_from_the_cursor_when_a_planner_dies() {
-    let b = Bench::new().await;
+async fn planning_goes_on_from_the_cursor_when_a_planner_dies(b: Bench) {
     let id = b.create(new_job("s3://lake/out/")).await;
     let (first, _) = b.store.claim_planning("p", TTL).await.unwrap().unwrap();
     let half = PlanCursor { after_key: Some("in/1".to_owned()), objects: 2, ..PlanCursor::default() };
@@ -389,9 +405,7 @@ async fn planning_goes_on_from_the_cursor_when_a_planner_dies() {
     assert_eq!(b.job(&id).await.ending, Some(Ending::Completed));
 }
 
-#[tokio::test]
-async fn higher_priority_goes_first_and_equals_share() {
-    let b = Bench::new().await;
+async fn higher_priority_goes_first_and_equals_share(b: Bench) {
     let large = b.planned(new_job("s3://lake/1/"), 100).await;
     let small = b.planned(new_job("s3://lake/2/"), 2).await;
     let mut urgent = new_job("s3://lake/3/");
@@ -406,9 +420,7 @@ async fn higher_priority_goes_first_and_equals_share() {
     assert_eq!(seqs, [2, 3, 4], "in input order");
 }
 
-#[tokio::test]
-async fn a_deadline_ends_a_job_as_expired() {
-    let b = Bench::new().await;
+async fn a_deadline_ends_a_job_as_expired(b: Bench) {
     let mut new = new_job("s3://lake/out/");
     new.spec.execution.deadline_seconds = Some(100);
     let id = b.planned(new, 2).await;
@@ -420,9 +432,7 @@ async fn a_deadline_ends_a_job_as_expired() {
     assert_eq!(b.state(&id).await, JobState::Expired);
 }
 
-#[tokio::test]
-async fn too_many_failed_records_fail_the_job() {
-    let b = Bench::new().await;
+async fn too_many_failed_records_fail_the_job(b: Bench) {
     let mut by_count = new_job("s3://lake/1/");
     by_count.spec.error_policy.max_failed_records = Some(3);
     let id = b.planned(by_count, 3).await;
@@ -448,9 +458,7 @@ async fn too_many_failed_records_fail_the_job() {
     assert!(error.detail.contains("bad × 2") && error.detail.contains("in/a at 3"), "{}", error.detail);
 }
 
-#[tokio::test]
-async fn jobs_are_listed_newest_first_by_state_label_and_page() {
-    let b = Bench::new().await;
+async fn jobs_are_listed_newest_first_by_state_label_and_page(b: Bench) {
     let mut ids = Vec::new();
     for i in 0..5 {
         let mut new = new_job(&format!("s3://lake/{i}/"));
@@ -467,9 +475,7 @@ async fn jobs_are_listed_newest_first_by_state_label_and_page() {
     assert!(list(JobFilter { limit: 10, state: Some(JobState::Completed), ..JobFilter::default() }).await.is_empty());
 }
 
-#[tokio::test]
-async fn a_dropped_caller_leaves_no_transaction_open() {
-    let b = Bench::new().await;
+async fn a_dropped_caller_leaves_no_transaction_open(b: Bench) {
     b.planned(new_job("s3://lake/out/"), 50).await;
     for _ in 0..50 {
         let claim = b.store.claim_chunks("w", 1, TTL);
@@ -481,20 +487,42 @@ async fn a_dropped_caller_leaves_no_transaction_open() {
     assert_eq!(b.claim(50).await.len(), 50);
 }
 
+on_both_databases! {
+    a_review_prefix_is_claimed_as_an_output_prefix_is,
+    a_job_walks_from_queued_to_completed,
+    creating_a_job_twice_makes_one,
+    an_output_prefix_belongs_to_one_unfinished_job_nested_prefixes_included,
+    a_jobs_summary_is_that_of_its_committed_chunks,
+    an_expired_lease_fences_off_its_holder,
+    a_renewed_lease_does_not_expire,
+    errors_that_may_pass_are_tried_again_later_and_not_for_ever,
+    a_release_costs_nothing_and_a_crash_is_counted_apart,
+    a_cancelled_job_stops_its_chunks_and_keeps_what_is_done,
+    a_worker_that_wakes_up_after_finalising_began_changes_nothing,
+    planning_goes_on_from_the_cursor_when_a_planner_dies,
+    higher_priority_goes_first_and_equals_share,
+    a_deadline_ends_a_job_as_expired,
+    too_many_failed_records_fail_the_job,
+    jobs_are_listed_newest_first_by_state_label_and_page,
+    a_dropped_caller_leaves_no_transaction_open,
+    the_backlog_counts_what_waits_and_runs_and_for_how_long,
+    a_job_keeps_its_trace,
+}
+
 #[tokio::test]
 async fn a_second_process_on_the_same_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("t.db");
-    let first = SqliteStore::open(&path).await.unwrap();
-    let error = SqliteStore::open(&path).await.unwrap_err();
+    let path = Database::Sqlite(folder.path().join("t.db"));
+    let first = SqlStore::open(&path).await.unwrap();
+    let error = SqlStore::open(&path).await.unwrap_err();
     assert!(matches!(error, Error::InUse { .. }), "{error}");
     drop(first);
-    SqliteStore::open(&path).await.unwrap();
+    SqlStore::open(&path).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_start_ends_the_leases_of_the_dead() {
-    let b = Bench::new().await;
+    let b = Bench::sqlite().await;
     let id = b.planned(new_job("s3://lake/out/"), 1).await;
     let old = b.claim_one().await;
     b.store.release_all().await.unwrap();
@@ -536,68 +564,72 @@ proptest! {
     fn no_interleaving_loses_a_chunk_or_counts_one_twice(steps in prop::collection::vec(step(), 1..80), chunks in 1usize..8) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
-            let b = Bench::new().await;
-            let mut new = new_job("s3://lake/out/");
-            new.spec.execution.max_attempts = 1000;
-            let id = b.planned(new, chunks).await;
-            let mut leases: Vec<ChunkLease> = Vec::new();
-            let mut committed = BTreeSet::new();
-            for step in steps {
-                let lease = |at: usize| leases.get(at % leases.len().max(1)).cloned();
-                match step {
-                    Step::Claim(limit) => {
-                        for claimed in b.claim(limit).await {
-                            assert!(!committed.contains(&claimed.chunk.id.seq), "a committed chunk is not claimed again");
-                            leases.push(claimed.lease);
-                        }
-                    }
-                    Step::Commit(at) => {
-                        if let Some(lease) = lease(at)
-                            && b.store.commit_chunk(&lease, &result(lease.chunk.seq + 1, 1)).await.unwrap() == Written::Done
-                        {
-                            assert!(committed.insert(lease.chunk.seq), "a chunk is committed once");
-                        }
-                    }
-                    Step::Retry(at) => {
-                        if let Some(lease) = lease(at) {
-                            let _any = b.store.retry_chunk(&lease, &problem(), Duration::from_secs(5)).await.unwrap();
-                        }
-                    }
-                    Step::Crash(at) => {
-                        if let Some(lease) = lease(at) {
-                            let _any = b.store.crash_chunk(&lease, &problem(), 1000).await.unwrap();
-                        }
-                    }
-                    Step::Release(at) => {
-                        if let Some(lease) = lease(at) {
-                            let _any = b.store.release_chunk(&lease).await.unwrap();
-                        }
-                    }
-                    Step::Renew => drop(b.store.renew_chunks(&leases, TTL).await.unwrap()),
-                    Step::Advance(seconds) => b.advance(Duration::from_secs(seconds)),
-                }
-            }
-            // Whatever happened, the rest can still be done, and the job ends exactly once with exact counts.
-            while committed.len() < chunks {
-                b.advance(TTL * 2);
-                for claimed in b.claim(8).await {
-                    assert_eq!(b.store.commit_chunk(&claimed.lease, &result(claimed.chunk.id.seq + 1, 1)).await.unwrap(), Written::Done);
-                    assert!(committed.insert(claimed.chunk.id.seq));
-                }
-            }
-            let job = b.job(&id).await;
-            let total: u64 = (1..=chunks as u64).sum();
-            assert_eq!((job.counts.succeeded, job.counts.failed, job.counts.chunks_done), (total, chunks as u64, chunks as u64));
-            assert_eq!(job.ending, Some(Ending::Completed));
-            b.finalize(Ending::Completed).await;
-            assert!(b.store.claim_finalizing("f", TTL).await.unwrap().is_none());
+            interleaved(Bench::sqlite().await, &steps, chunks).await;
+            interleaved(Bench::postgres().await, &steps, chunks).await;
         });
     }
 }
 
-#[tokio::test]
-async fn the_backlog_counts_what_waits_and_runs_and_for_how_long() {
-    let b = Bench::new().await;
+async fn interleaved(b: Bench, steps: &[Step], chunks: usize) {
+    let mut new = new_job("s3://lake/out/");
+    new.spec.execution.max_attempts = 1000;
+    let id = b.planned(new, chunks).await;
+    let mut leases: Vec<ChunkLease> = Vec::new();
+    // By the lease that did it: said again, it changes nothing.
+    let mut committed: BTreeMap<u64, ChunkLease> = BTreeMap::new();
+    for step in steps.iter().copied() {
+        let lease = |at: usize| leases.get(at % leases.len().max(1)).cloned();
+        match step {
+            Step::Claim(limit) => {
+                for claimed in b.claim(limit).await {
+                    assert!(!committed.contains_key(&claimed.chunk.id.seq), "a committed chunk is not claimed again");
+                    leases.push(claimed.lease);
+                }
+            }
+            Step::Commit(at) => {
+                if let Some(lease) = lease(at)
+                    && b.store.commit_chunk(&lease, &result(lease.chunk.seq + 1, 1)).await.unwrap() == Written::Done
+                {
+                    let by = committed.entry(lease.chunk.seq).or_insert_with(|| lease.clone());
+                    assert_eq!(*by, lease, "a chunk is committed under one lease");
+                }
+            }
+            Step::Retry(at) => {
+                if let Some(lease) = lease(at) {
+                    let _any = b.store.retry_chunk(&lease, &problem(), Duration::from_secs(5)).await.unwrap();
+                }
+            }
+            Step::Crash(at) => {
+                if let Some(lease) = lease(at) {
+                    let _any = b.store.crash_chunk(&lease, &problem(), 1000).await.unwrap();
+                }
+            }
+            Step::Release(at) => {
+                if let Some(lease) = lease(at) {
+                    let _any = b.store.release_chunk(&lease).await.unwrap();
+                }
+            }
+            Step::Renew => drop(b.store.renew_chunks(&leases, TTL).await.unwrap()),
+            Step::Advance(seconds) => b.advance(Duration::from_secs(seconds)),
+        }
+    }
+    // Whatever happened, the rest can still be done, and the job ends exactly once with exact counts.
+    while committed.len() < chunks {
+        b.advance(TTL * 2);
+        for claimed in b.claim(8).await {
+            assert_eq!(b.store.commit_chunk(&claimed.lease, &result(claimed.chunk.id.seq + 1, 1)).await.unwrap(), Written::Done);
+            assert!(committed.insert(claimed.chunk.id.seq, claimed.lease).is_none());
+        }
+    }
+    let job = b.job(&id).await;
+    let total: u64 = (1..=chunks as u64).sum();
+    assert_eq!((job.counts.succeeded, job.counts.failed, job.counts.chunks_done), (total, chunks as u64, chunks as u64));
+    assert_eq!(job.ending, Some(Ending::Completed));
+    b.finalize(Ending::Completed).await;
+    assert!(b.store.claim_finalizing("f", TTL).await.unwrap().is_none());
+}
+
+async fn the_backlog_counts_what_waits_and_runs_and_for_how_long(b: Bench) {
     assert_eq!(b.store.backlog().await.unwrap(), Backlog::default());
     let running = b.planned(new_job("s3://lake/a/"), 3).await;
     b.advance(TTL);
@@ -626,9 +658,7 @@ async fn the_backlog_counts_what_waits_and_runs_and_for_how_long() {
     assert_eq!((ending.pending, ending.oldest_waiting_seconds), (0, 0.0), "a job that is being ended waits for nothing");
 }
 
-#[tokio::test]
-async fn a_job_keeps_its_trace() {
-    let b = Bench::new().await;
+async fn a_job_keeps_its_trace(b: Bench) {
     let trace = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
     let traced = b.create(NewJob { trace, ..new_job("s3://lake/a/") }).await;
     let plain = b.create(new_job("s3://lake/b/")).await;

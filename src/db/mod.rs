@@ -8,11 +8,12 @@
 //! a lease says `WHERE lease_epoch = $mine`, so a worker that lost its lease, however late it wakes up, changes nothing.
 
 mod conformance;
-mod sqlite;
+mod sql;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use tokio::sync::Notify;
 
 use crate::domain::{
     Attempt, Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, DeliveryState, Event, Job, JobId, JobSpec, JobState, ObjectSlice,
@@ -21,7 +22,55 @@ use crate::domain::{
     spec::OutputSpec,
 };
 
-pub use sqlite::{Inspection, SqliteStore, inspect};
+pub use sql::{Inspection, SqlStore, inspect};
+
+/// Where the state is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Database {
+    /// In a file of this machine, for one process.
+    Sqlite(PathBuf),
+    /// In a server that several nodes share.
+    Postgres {
+        /// Where it is.
+        url: PostgresUrl,
+        /// Connections at most, for each process.
+        connections: u32,
+    },
+}
+
+/// A URL that may hold a password: it is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresUrl(String);
+
+impl PostgresUrl {
+    /// As it was given.
+    pub fn new(url: String) -> Self {
+        Self(url)
+    }
+
+    pub(super) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PostgresUrl(…)")
+    }
+}
+
+/// Host, port and name of the database, without user and password.
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match url::Url::parse(&self.0) {
+            Ok(url) => {
+                let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+                write!(f, "postgres://{}{port}{}", url.host_str().unwrap_or_default(), url.path())
+            }
+            Err(_) => f.write_str("postgres://…"),
+        }
+    }
+}
 
 /// What can go wrong below every method.
 #[derive(Debug, thiserror::Error)]
@@ -361,7 +410,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Renews leases; returns those that must stop: fenced, or their job has an ending.
     async fn renew_chunks(&self, leases: &[ChunkLease], ttl: Duration) -> Result<Vec<ChunkLease>>;
 
-    /// Commits a chunk: state `done`, its result, the job's counters and usage, in one transaction. When it was the last
+    /// Commits a chunk: state `done`, its result, the job's counters and usage, in one transaction. Said again under the same lease it
+    /// is done, and changes nothing: whoever lost the answer may ask again. When it was the last
     /// one of a job whose planning is done, applies `AllDone`; the ending is `completed`, or `failed` with a problem when
     /// the error policy is violated or every record failed. Violating `max_failed_records` applies `Broke` at once.
     async fn commit_chunk(&self, lease: &ChunkLease, result: &ChunkResult) -> Result<Written>;
@@ -431,6 +481,16 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     // ---- Start -------------------------------------------------------------------------------------------------
 
-    /// Ends every lease at once. Only for a store that no other process can have open (SQLite), at start.
+    /// Ends every lease at once, at start, in a database that no other process can have open (SQLite); elsewhere it does nothing.
     async fn release_all(&self) -> Result<()>;
+
+    /// Rings this bell from now on when other nodes make work, or change what this one is at. A hint: work that nobody rings for is found
+    /// by looking.
+    fn wake(&self, bell: Arc<Notify>);
+
+    // ---- Retention ---------------------------------------------------------------------------------------------
+
+    /// Takes a step at removing a job that ended longer ago than `age`: up to `limit` chunks, then the job with all that belongs to it.
+    /// Returns how many rows went; 0 when there is nothing to remove.
+    async fn purge(&self, age: Duration, limit: u32) -> Result<u64>;
 }

@@ -33,3 +33,24 @@ impl std::fmt::Display for Timestamp {
         }
     }
 }
+
+/// Seconds in a span such as `90s`, `30m`, `6h`, `2d`; more than zero.
+pub fn parse_span(text: &str) -> Option<u64> {
+    let unit = text.chars().next_back()?;
+    let factor = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return None,
+    };
+    let number: u64 = text[..text.len() - 1].parse().ok()?;
+    number.checked_mul(factor).filter(|s| (1..=10 * 366 * 86_400).contains(s))
+}
+
+/// The same span in its largest whole unit: what [`parse_span`] reads to `seconds`.
+pub fn write_span(seconds: u64) -> String {
+    let units = [(86_400, 'd'), (3600, 'h'), (60, 'm')];
+    let (factor, unit) = units.into_iter().find(|(factor, _)| seconds > 0 && seconds.is_multiple_of(*factor)).unwrap_or((1, 's'));
+    format!("{}{unit}", seconds / factor)
+}

@@ -10,6 +10,7 @@ mod commit;
 pub mod earlier;
 mod executor;
 mod finalize;
+mod janitor;
 mod lease;
 pub mod manifest;
 mod sample;
@@ -17,5 +18,6 @@ mod supervisor;
 
 pub use executor::{Executor, Options};
 pub use finalize::Finalizer;
+pub use janitor::Janitor;
 pub use sample::Sampler;
 pub use supervisor::{RunnerOptions, RunnerStatus, Supervisor};

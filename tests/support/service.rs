@@ -21,12 +21,25 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Flags and environment beyond the harness's own.
 #[derive(Debug, Clone, Default)]
 pub struct ServiceOptions {
+    role: Option<String>,
     args: Vec<String>,
     env: Vec<(String, String)>,
     unset: Vec<String>,
 }
 
 impl ServiceOptions {
+    /// Another subcommand than `serve`.
+    pub fn role(mut self, role: &str) -> Self {
+        self.role = Some(role.to_owned());
+        self
+    }
+
+    /// A flag without a value.
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.args.push(flag.to_owned());
+        self
+    }
+
     pub fn arg(mut self, flag: &str, value: &str) -> Self {
         self.args.extend([flag.to_owned(), value.to_owned()]);
         self
@@ -88,7 +101,12 @@ impl Service {
         assert!(std::env::var_os("ORT_DYLIB_PATH").is_some(), "ORT_DYLIB_PATH names no ONNX Runtime library: run scripts/test");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_nightshift"));
-        command.arg("serve").arg("--listen").arg("127.0.0.1:0").arg("--data-dir").arg(self.data_dir());
+        command
+            .arg(self.options.role.as_deref().unwrap_or("serve"))
+            .arg("--listen")
+            .arg("127.0.0.1:0")
+            .arg("--data-dir")
+            .arg(self.data_dir());
         command.arg("--file-root").arg(self.file_root()).args(&self.options.args);
         command.env("AWS_ENDPOINT_URL_S3", &self.endpoint).env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
         command.env("AWS_REGION", "us-east-1").env("AWS_ALLOW_HTTP", "true").env("NIGHTSHIFT_LOG", "info,nightshift=debug");
@@ -123,6 +141,21 @@ impl Service {
     fn pid(&self) -> Pid {
         let child = self.child.as_ref().expect("it runs");
         Pid::from_raw(child.id() as i32).expect("a process id")
+    }
+
+    /// Stops server and runner where they are, as a machine that hangs.
+    pub fn freeze(&self) {
+        rustix::process::kill_process_group(self.pid(), Signal::STOP).expect("it runs");
+    }
+
+    /// And lets them go on.
+    pub fn thaw(&self) {
+        rustix::process::kill_process_group(self.pid(), Signal::CONT).expect("it runs");
+    }
+
+    /// Process id of the server.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
     }
 
     /// `kill -9` of the server; its runner notices by itself.

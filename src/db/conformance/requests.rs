@@ -6,9 +6,7 @@ fn key(text: &str, fingerprint: &str) -> Option<IdempotencyKey> {
     Some(IdempotencyKey { key: text.to_owned(), fingerprint: fingerprint.to_owned() })
 }
 
-#[tokio::test]
-async fn a_key_makes_one_job_and_is_for_one_request() {
-    let b = Bench::new().await;
+async fn a_key_makes_one_job_and_is_for_one_request(b: Bench) {
     let new = |fingerprint| NewJob { key: key("k", fingerprint), ..new_job("s3://lake/out/") };
     assert!(b.store.replay(&key("k", "f").unwrap()).await.unwrap().is_none());
     let id = b.create(new("f")).await;
@@ -22,9 +20,7 @@ async fn a_key_makes_one_job_and_is_for_one_request() {
     assert!(b.store.replay(&key("l", "f").unwrap()).await.unwrap().is_none(), "a refused request leaves no key");
 }
 
-#[tokio::test]
-async fn fifty_callers_with_one_key_make_one_job() {
-    let b = Bench::new().await;
+async fn fifty_callers_with_one_key_make_one_job(b: Bench) {
     let calls = (0..50).map(|_| {
         let store = b.store.clone();
         tokio::spawn(async move { store.create_job(NewJob { key: key("k", "f"), ..new_job("s3://lake/out/") }).await.unwrap() })
@@ -44,9 +40,7 @@ async fn fifty_callers_with_one_key_make_one_job() {
     assert_eq!((ids.len(), made), (1, 1));
 }
 
-#[tokio::test]
-async fn keys_are_kept_for_a_day_and_not_for_ever() {
-    let b = Bench::new().await;
+async fn keys_are_kept_for_a_day_and_not_for_ever(b: Bench) {
     let new = |n: usize| NewJob { key: key(&format!("k{n}"), "f"), ..new_job(&format!("s3://lake/{n}/")) };
     for n in 0..30 {
         b.create(new(n)).await;
@@ -65,9 +59,7 @@ async fn keys_are_kept_for_a_day_and_not_for_ever() {
     assert!(b.store.replay(new(30).key.as_ref().unwrap()).await.unwrap().is_some());
 }
 
-#[tokio::test]
-async fn of_a_paused_job_nothing_is_begun_and_what_runs_is_kept() {
-    let b = Bench::new().await;
+async fn of_a_paused_job_nothing_is_begun_and_what_runs_is_kept(b: Bench) {
     let id = b.planned(new_job("s3://lake/out/"), 3).await;
     let running = b.claim_one().await;
     for _ in 0..2 {
@@ -94,9 +86,7 @@ async fn of_a_paused_job_nothing_is_begun_and_what_runs_is_kept() {
     assert!(matches!(b.store.pause_job(&JobId::generate()).await.unwrap(), Changed::Missing));
 }
 
-#[tokio::test]
-async fn a_pause_fences_off_the_planner_and_planning_goes_on_from_its_cursor() {
-    let b = Bench::new().await;
+async fn a_pause_fences_off_the_planner_and_planning_goes_on_from_its_cursor(b: Bench) {
     let id = b.create(new_job("s3://lake/out/")).await;
     b.store.pause_job(&id).await.unwrap();
     assert!(b.store.claim_planning("p", TTL).await.unwrap().is_none());
@@ -112,9 +102,7 @@ async fn a_pause_fences_off_the_planner_and_planning_goes_on_from_its_cursor() {
     assert_eq!((job.plan.next_seq, job.plan.after_key.as_deref()), (1, Some("in/0")));
 }
 
-#[tokio::test]
-async fn a_job_whose_last_chunk_was_done_while_it_was_paused_ends_when_it_is_resumed() {
-    let b = Bench::new().await;
+async fn a_job_whose_last_chunk_was_done_while_it_was_paused_ends_when_it_is_resumed(b: Bench) {
     let id = b.planned(new_job("s3://lake/out/"), 1).await;
     let running = b.claim_one().await;
     b.store.pause_job(&id).await.unwrap();
@@ -124,9 +112,7 @@ async fn a_job_whose_last_chunk_was_done_while_it_was_paused_ends_when_it_is_res
     b.finalize(Ending::Completed).await;
 }
 
-#[tokio::test]
-async fn a_paused_job_can_be_cancelled_expired_and_broken() {
-    let b = Bench::new().await;
+async fn a_paused_job_can_be_cancelled_expired_and_broken(b: Bench) {
     let id = b.planned(new_job("s3://lake/1/"), 1).await;
     b.store.pause_job(&id).await.unwrap();
     assert!(matches!(b.store.cancel_job(&id).await.unwrap(), Changed::Job(job) if job.state == JobState::Cancelling));
@@ -172,10 +158,8 @@ async fn ended(b: &Bench, ending: Ending) -> JobId {
     id
 }
 
-#[tokio::test]
-async fn a_retry_runs_what_is_not_done_and_keeps_what_is() {
+async fn a_retry_runs_what_is_not_done_and_keeps_what_is(b: Bench) {
     for ending in [Ending::Failed, Ending::Cancelled, Ending::Expired] {
-        let b = Bench::new().await;
         let id = ended(&b, ending).await;
         assert_eq!(b.state(&id).await, ending.state());
         let Retried::Job(job) = b.store.retry_job(&id).await.unwrap() else { panic!("{ending:?}") };
@@ -196,9 +180,7 @@ async fn a_retry_runs_what_is_not_done_and_keeps_what_is() {
     }
 }
 
-#[tokio::test]
-async fn a_retry_of_a_completed_job_runs_the_chunks_with_error_rows_and_corrects_the_counts() {
-    let b = Bench::new().await;
+async fn a_retry_of_a_completed_job_runs_the_chunks_with_error_rows_and_corrects_the_counts(b: Bench) {
     let id = b.planned(new_job("s3://lake/out/"), 3).await;
     let mut old = Vec::new();
     for (claimed, failed) in b.claim(3).await.into_iter().zip([0, 4, 0]) {
@@ -220,9 +202,7 @@ async fn a_retry_of_a_completed_job_runs_the_chunks_with_error_rows_and_corrects
     assert!(matches!(b.store.retry_job(&JobId::generate()).await.unwrap(), Retried::Missing));
 }
 
-#[tokio::test]
-async fn a_retry_of_a_job_that_failed_by_its_error_rows_runs_them_again() {
-    let b = Bench::new().await;
+async fn a_retry_of_a_job_that_failed_by_its_error_rows_runs_them_again(b: Bench) {
     let mut strict = new_job("s3://lake/out/");
     strict.spec.error_policy.max_failed_ratio = Some(0.1);
     let id = b.planned(strict, 2).await;
@@ -248,9 +228,7 @@ async fn a_retry_of_a_job_that_failed_by_its_error_rows_runs_them_again() {
     assert!(error.detail.contains("bad × 2"), "errors are counted anew: {}", error.detail);
 }
 
-#[tokio::test]
-async fn a_retry_claims_the_output_again_or_changes_nothing() {
-    let b = Bench::new().await;
+async fn a_retry_claims_the_output_again_or_changes_nothing(b: Bench) {
     let id = ended(&b, Ending::Failed).await;
     let before = b.job(&id).await;
     let other = b.create(new_job("s3://lake/out/nested/")).await;
@@ -262,9 +240,7 @@ async fn a_retry_claims_the_output_again_or_changes_nothing() {
     assert!(matches!(b.store.create_job(new_job("s3://lake/out/")).await.unwrap(), Created::OutputClaimed { by, .. } if by == id));
 }
 
-#[tokio::test]
-async fn a_retry_goes_on_with_planning_and_with_an_end_that_failed() {
-    let b = Bench::new().await;
+async fn a_retry_goes_on_with_planning_and_with_an_end_that_failed(b: Bench) {
     let id = b.create(new_job("s3://lake/1/")).await;
     let (_, _) = b.store.claim_planning("p", TTL).await.unwrap().unwrap();
     b.store.fail_job(&id, &problem()).await.unwrap();
@@ -282,9 +258,7 @@ async fn a_retry_goes_on_with_planning_and_with_an_end_that_failed() {
     b.finalize(Ending::Completed).await;
 }
 
-#[tokio::test]
-async fn jobs_are_found_by_time_by_pause_and_by_all_of_their_labels() {
-    let b = Bench::new().await;
+async fn jobs_are_found_by_time_by_pause_and_by_all_of_their_labels(b: Bench) {
     let mut ids = Vec::new();
     let mut times = Vec::new();
     for i in 0..4 {
@@ -312,9 +286,7 @@ async fn jobs_are_found_by_time_by_pause_and_by_all_of_their_labels() {
     assert_eq!(list(JobFilter { state: Some(JobState::Queued), ..Default::default() }).await, [3, 2, 0]);
 }
 
-#[tokio::test]
-async fn equals_take_turns_even_where_one_chunk_runs_at_a_time() {
-    let b = Bench::new().await;
+async fn equals_take_turns_even_where_one_chunk_runs_at_a_time(b: Bench) {
     let jobs = [b.planned(new_job("s3://lake/1/"), 3).await, b.planned(new_job("s3://lake/2/"), 3).await];
     let mut order = Vec::new();
     for _ in 0..6 {
@@ -324,4 +296,44 @@ async fn equals_take_turns_even_where_one_chunk_runs_at_a_time() {
         b.advance(Duration::from_secs(1));
     }
     assert_eq!(order, [0, 1, 0, 1, 0, 1]);
+}
+
+async fn jobs_that_ended_long_ago_are_removed_with_all_that_is_theirs(b: Bench) {
+    let day = Duration::from_secs(86_400);
+    let mut labelled = new_job("s3://lake/old/");
+    labelled.spec.labels.insert("team".to_owned(), "risk".to_owned());
+    let old = b.planned(NewJob { key: key("k", "f"), ..labelled }, 5).await;
+    for claimed in b.claim(5).await {
+        let _written = b.store.commit_chunk(&claimed.lease, &result(1, 0)).await.unwrap();
+    }
+    b.finalize(Ending::Completed).await;
+    let running = b.planned(new_job("s3://lake/running/"), 1).await;
+    b.advance(day * 2);
+    assert_eq!(b.store.purge(day * 3, 100).await.unwrap(), 0, "it ended less long ago");
+    assert_eq!(b.store.purge(day, 2).await.unwrap(), 2, "step by step");
+    assert!(b.store.job(&old).await.unwrap().is_none(), "from the first step on nobody sees it");
+    assert!(matches!(b.store.retry_job(&old).await.unwrap(), Retried::Missing));
+    assert!(b.store.jobs(&JobFilter { limit: 10, ..JobFilter::default() }).await.unwrap().iter().all(|job| job.id == running));
+    assert_eq!(b.store.purge(day * 3, 100).await.unwrap(), 4, "what was begun is ended: three chunks and the job");
+    assert_eq!(b.store.purge(day, 100).await.unwrap(), 0, "a job that runs stays, however old");
+    assert!(b.store.replay(&key("k", "f").unwrap()).await.unwrap().is_none());
+    assert_eq!(b.state(&running).await, JobState::InProgress);
+}
+
+on_both_databases! {
+    a_retry_runs_what_is_not_done_and_keeps_what_is,
+    jobs_that_ended_long_ago_are_removed_with_all_that_is_theirs,
+    a_key_makes_one_job_and_is_for_one_request,
+    fifty_callers_with_one_key_make_one_job,
+    keys_are_kept_for_a_day_and_not_for_ever,
+    of_a_paused_job_nothing_is_begun_and_what_runs_is_kept,
+    a_pause_fences_off_the_planner_and_planning_goes_on_from_its_cursor,
+    a_job_whose_last_chunk_was_done_while_it_was_paused_ends_when_it_is_resumed,
+    a_paused_job_can_be_cancelled_expired_and_broken,
+    a_retry_of_a_completed_job_runs_the_chunks_with_error_rows_and_corrects_the_counts,
+    a_retry_of_a_job_that_failed_by_its_error_rows_runs_them_again,
+    a_retry_claims_the_output_again_or_changes_nothing,
+    a_retry_goes_on_with_planning_and_with_an_end_that_failed,
+    jobs_are_found_by_time_by_pause_and_by_all_of_their_labels,
+    equals_take_turns_even_where_one_chunk_runs_at_a_time,
 }

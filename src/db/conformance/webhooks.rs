@@ -63,9 +63,7 @@ impl Bench {
     }
 }
 
-#[tokio::test]
-async fn a_job_tells_once_that_it_started_and_once_how_it_ended() {
-    let b = Bench::new().await;
+async fn a_job_tells_once_that_it_started_and_once_how_it_ended(b: Bench) {
     let id = b.planned(with_webhook("s3://lake/out/"), 3).await;
     assert!(b.events().await.is_empty(), "a job that waits has nothing to tell");
     let mut leases = b.claim(2).await;
@@ -87,9 +85,7 @@ async fn a_job_tells_once_that_it_started_and_once_how_it_ended() {
     assert_eq!(events[1].webhook, with_webhook("s3://lake/out/").spec.webhook);
 }
 
-#[tokio::test]
-async fn every_way_to_end_is_told_with_its_reason() {
-    let b = Bench::new().await;
+async fn every_way_to_end_is_told_with_its_reason(b: Bench) {
     let failed = b.create(new_job("s3://lake/1/")).await;
     b.store.fail_job(&failed, &problem()).await.unwrap();
     b.finalize(Ending::Failed).await;
@@ -109,9 +105,7 @@ async fn every_way_to_end_is_told_with_its_reason() {
     assert!(events.iter().all(|e| e.webhook.is_none()));
 }
 
-#[tokio::test]
-async fn an_event_is_fanned_out_once() {
-    let b = Bench::new().await;
+async fn an_event_is_fanned_out_once(b: Bench) {
     let claimed = b.claimed().await;
     assert!(b.events().await.is_empty());
     let event = Event {
@@ -126,9 +120,7 @@ async fn an_event_is_fanned_out_once() {
     assert_eq!(b.store.deliveries(&DeliveryFilter { limit: 10, ..DeliveryFilter::default() }).await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn a_delivery_is_claimed_by_one_until_its_lease_runs_out() {
-    let b = Bench::new().await;
+async fn a_delivery_is_claimed_by_one_until_its_lease_runs_out(b: Bench) {
     let first = b.claimed().await;
     assert_eq!((first.body.as_str(), &first.secret), ("{\"x\":1}", &Some(WebhookSecret::parse(SECRET).unwrap())));
     assert!(b.due(9, 4, &[]).await.is_empty(), "a live lease is respected");
@@ -144,9 +136,7 @@ async fn a_delivery_is_claimed_by_one_until_its_lease_runs_out() {
     assert_eq!(record.attempts.iter().map(|a| a.number).collect::<Vec<_>>(), [1, 2], "both were made, both are recorded");
 }
 
-#[tokio::test]
-async fn a_failed_attempt_comes_back_when_it_is_due_and_the_schedule_counts_on() {
-    let b = Bench::new().await;
+async fn a_failed_attempt_comes_back_when_it_is_due_and_the_schedule_counts_on(b: Bench) {
     let mut claimed = b.claimed().await;
     for tries in 1..=3 {
         assert_eq!(b.store.record_attempt(&claimed.lease, &attempt(Then::Retry(MINUTE))).await.unwrap(), Written::Done);
@@ -163,9 +153,7 @@ async fn a_failed_attempt_comes_back_when_it_is_due_and_the_schedule_counts_on()
     assert!(b.due(9, 4, &[]).await.is_empty(), "the end is the end");
 }
 
-#[tokio::test]
-async fn a_replay_is_due_at_once_under_the_same_id_and_has_the_whole_schedule_before_it() {
-    let b = Bench::new().await;
+async fn a_replay_is_due_at_once_under_the_same_id_and_has_the_whole_schedule_before_it(b: Bench) {
     let claimed = b.claimed().await;
     let id = &claimed.delivery.id;
     let in_flight = b.store.replay_delivery(id).await.unwrap().unwrap();
@@ -181,9 +169,7 @@ async fn a_replay_is_due_at_once_under_the_same_id_and_has_the_whole_schedule_be
     assert!(b.store.replay_delivery(&DeliveryId::generate()).await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn receivers_share_a_claim_and_a_full_one_is_passed_over() {
-    let b = Bench::new().await;
+async fn receivers_share_a_claim_and_a_full_one_is_passed_over(b: Bench) {
     b.deliveries_to(&["a.example", "b.example"], 6).await;
     let hosts = |claimed: &[ClaimedDelivery]| {
         let mut hosts: Vec<String> = claimed.iter().map(|c| c.delivery.endpoint.clone().unwrap()).collect();
@@ -196,9 +182,7 @@ async fn receivers_share_a_claim_and_a_full_one_is_passed_over() {
     assert_eq!(b.due(0, 2, &[]).await.len(), 0);
 }
 
-#[tokio::test]
-async fn deliveries_are_listed_by_job_and_state_newest_first() {
-    let b = Bench::new().await;
+async fn deliveries_are_listed_by_job_and_state_newest_first(b: Bench) {
     b.deliveries_to(&["a.example", "b.example"], 2).await;
     let list = |filter: DeliveryFilter| {
         let store = b.store.clone();
@@ -220,8 +204,19 @@ async fn deliveries_are_listed_by_job_and_state_newest_first() {
 
 #[tokio::test]
 async fn after_a_crash_what_was_in_flight_is_due_at_once() {
-    let b = Bench::new().await;
+    let b = Bench::sqlite().await;
     let first = b.claimed().await;
     b.store.release_all().await.unwrap();
     assert_eq!(b.due(9, 4, &[]).await.pop().unwrap().lease.epoch, first.lease.epoch + 1);
+}
+
+on_both_databases! {
+    a_job_tells_once_that_it_started_and_once_how_it_ended,
+    every_way_to_end_is_told_with_its_reason,
+    an_event_is_fanned_out_once,
+    a_delivery_is_claimed_by_one_until_its_lease_runs_out,
+    a_failed_attempt_comes_back_when_it_is_due_and_the_schedule_counts_on,
+    a_replay_is_due_at_once_under_the_same_id_and_has_the_whole_schedule_before_it,
+    receivers_share_a_claim_and_a_full_one_is_passed_over,
+    deliveries_are_listed_by_job_and_state_newest_first,
 }

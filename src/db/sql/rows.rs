@@ -1,8 +1,8 @@
 //! Rows ↔ domain values.
 
 use serde::{Serialize, de::DeserializeOwned};
-use sqlx::{Row, sqlite::SqliteRow};
 
+use super::driver::{Cell, Row};
 use crate::{
     db::{Error, PendingEvent, Result},
     domain::{
@@ -26,7 +26,7 @@ pub(super) const DELIVERY: &str = "d.id, d.job_id, d.message_id, d.kind, d.endpo
 
 /// What kind of row is being read, for messages on a damaged one.
 struct Reader<'r> {
-    row: &'r SqliteRow,
+    row: &'r Row,
     table: &'static str,
     id: String,
 }
@@ -36,8 +36,8 @@ impl Reader<'_> {
         Error::Damaged { table: self.table, id: self.id.clone(), what: what.to_string() }
     }
 
-    fn get<'r, T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>>(&'r self, column: &'static str) -> Result<T> {
-        self.row.try_get(column).map_err(|e| self.damaged(format!("{column}: {e}")))
+    fn get<T: Cell>(&self, column: &'static str) -> Result<T> {
+        self.row.get(column).map_err(|e| self.damaged(format!("{column}: {e}")))
     }
 
     fn count(&self, column: &'static str) -> Result<u64> {
@@ -65,12 +65,12 @@ impl Reader<'_> {
     }
 }
 
-fn reader<'r>(row: &'r SqliteRow, table: &'static str, key: &str) -> Reader<'r> {
-    Reader { row, table, id: row.try_get::<String, _>(key).unwrap_or_default() }
+fn reader<'r>(row: &'r Row, table: &'static str, key: &str) -> Reader<'r> {
+    Reader { row, table, id: row.get::<String>(key).unwrap_or_default() }
 }
 
 /// A job from a row with the columns of [`JOB`].
-pub(super) fn job(row: &SqliteRow) -> Result<Job> {
+pub(super) fn job(row: &Row) -> Result<Job> {
     let r = reader(row, "job", "id");
     let ending: Option<String> = r.get("ending")?;
     let trace: Option<String> = r.get("trace")?;
@@ -102,7 +102,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job> {
 }
 
 /// A chunk from a row with the columns of [`CHUNK`].
-pub(super) fn chunk(row: &SqliteRow) -> Result<Chunk> {
+pub(super) fn chunk(row: &Row) -> Result<Chunk> {
     let r = reader(row, "chunk", "job_id");
     let states = [ChunkState::Pending, ChunkState::Running, ChunkState::Done, ChunkState::Failed, ChunkState::Cancelled];
     Ok(Chunk {
@@ -122,7 +122,7 @@ pub(super) fn chunk(row: &SqliteRow) -> Result<Chunk> {
 }
 
 /// An event and its job's webhook, from a row with the columns of `event` and the job's `spec`.
-pub(super) fn pending_event(row: &SqliteRow) -> Result<PendingEvent> {
+pub(super) fn pending_event(row: &Row) -> Result<PendingEvent> {
     let r = reader(row, "event", "message_id");
     let event = Event {
         seq: r.get("seq")?,
@@ -135,7 +135,7 @@ pub(super) fn pending_event(row: &SqliteRow) -> Result<PendingEvent> {
 }
 
 /// A delivery from a row with the columns of [`DELIVERY`].
-pub(super) fn delivery(row: &SqliteRow) -> Result<Delivery> {
+pub(super) fn delivery(row: &Row) -> Result<Delivery> {
     let r = reader(row, "webhook_delivery", "id");
     let tried: Option<i64> = r.get("number")?;
     Ok(Delivery {
@@ -156,7 +156,7 @@ pub(super) fn delivery(row: &SqliteRow) -> Result<Delivery> {
 }
 
 /// An attempt from a row of `webhook_attempt`.
-pub(super) fn attempt(row: &SqliteRow) -> Result<Attempt> {
+pub(super) fn attempt(row: &Row) -> Result<Attempt> {
     attempt_of(&reader(row, "webhook_attempt", "delivery_id"))
 }
 
@@ -164,7 +164,10 @@ fn attempt_of(r: &Reader<'_>) -> Result<Attempt> {
     Ok(Attempt {
         number: r.count("number")? as u32,
         at: Timestamp(r.get("at")?),
-        status: r.get("status")?,
+        status: r
+            .get::<Option<i64>>("status")?
+            .map(|status| u16::try_from(status).map_err(|e| r.damaged(format!("status: {e}"))))
+            .transpose()?,
         error: r.get("error")?,
         latency_us: r.count("latency_us")?,
     })

@@ -2,28 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::SqlitePool;
-
+use super::driver::{Db, sql};
 use crate::{
     db::{Error, Result},
     domain::{Backlog, JobState},
 };
 
 /// Reads job rows alone: of finished ones the index of states, of unfinished ones, which are few, their counters.
-pub(super) async fn read(readers: &SqlitePool, clock_offset_us: i64) -> Result<Backlog> {
+pub(super) async fn read(db: &mut Db<'_>, clock_offset_us: i64) -> Result<Backlog> {
     // Index: job_state, which covers it.
-    let states: Vec<(String, i64)> =
-        sqlx::query_as("SELECT state, count(*) FROM job GROUP BY state").fetch_all(readers).await.map_err(Error::Unavailable)?;
+    let states: Vec<(String, i64)> = sql("SELECT state, count(*) FROM job GROUP BY state").all(db).await?;
     let mut jobs = BTreeMap::new();
     for (state, count) in states {
         let damaged = || Error::Damaged { table: "job", id: "(several)".to_owned(), what: format!("state is {state:?}") };
         jobs.insert(JobState::parse(&state).ok_or_else(damaged)?, count as u64);
     }
     // Index: job_paused. A paused job keeps in its row the state that it had before.
-    let paused: Vec<(String, i64)> = sqlx::query_as("SELECT state, count(*) FROM job WHERE paused_at IS NOT NULL GROUP BY state")
-        .fetch_all(readers)
-        .await
-        .map_err(Error::Unavailable)?;
+    let paused: Vec<(String, i64)> = sql("SELECT state, count(*) FROM job WHERE paused_at IS NOT NULL GROUP BY state").all(db).await?;
     for (state, count) in paused {
         if let Some(jobs) = JobState::parse(&state).and_then(|state| jobs.get_mut(&state)) {
             *jobs = jobs.saturating_sub(count as u64);
@@ -31,16 +26,13 @@ pub(super) async fn read(readers: &SqlitePool, clock_offset_us: i64) -> Result<B
         *jobs.entry(JobState::Paused).or_default() += count as u64;
     }
     // Index: job_backlog, which covers it.
-    let (pending, running, done, oldest): (i64, i64, i64, Option<i64>) = sqlx::query_as(
-        "SELECT COALESCE(sum(pending), 0), COALESCE(sum(running), 0), COALESCE(sum(chunks_done), 0), \
+    let (pending, running, done, oldest): (i64, i64, i64, Option<i64>) = sql(
+        "SELECT CAST(COALESCE(sum(pending), 0) AS BIGINT), CAST(COALESCE(sum(running), 0) AS BIGINT), CAST(COALESCE(sum(chunks_done), 0) AS BIGINT), \
                 min(CASE WHEN started_at IS NULL AND ending IS NULL THEN created_at END) \
          FROM job WHERE finished_at IS NULL",
     )
-    .fetch_one(readers)
-    .await
-    .map_err(Error::Unavailable)?;
-    let now: i64 =
-        sqlx::query_scalar("SELECT CAST(unixepoch('subsec') * 1000000 AS INTEGER)").fetch_one(readers).await.map_err(Error::Unavailable)?;
+    .only(db).await?;
+    let now: i64 = sql(format!("SELECT {}", db.clock())).scalar(db).await?;
     let waited = oldest.map_or(0, |created| (now + clock_offset_us - created).max(0));
     Ok(Backlog {
         jobs,

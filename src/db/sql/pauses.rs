@@ -1,7 +1,9 @@
 //! Jobs that stop and go on: pause, resume, retry.
 
 use super::{
-    Tx, jobs,
+    Tx,
+    driver::{Turnstile, sql},
+    jobs,
     rows::{self, document},
 };
 use crate::{
@@ -10,22 +12,18 @@ use crate::{
 };
 
 pub(super) async fn pause(tx: &mut Tx<'_>, id: &JobId) -> Result<Changed> {
-    let Some(mut job) = jobs::find(tx.db, id).await? else { return Ok(Changed::Missing) };
+    let Some(mut job) = jobs::take(tx, id).await? else { return Ok(Changed::Missing) };
     match jobs::apply(tx, &mut job, JobEvent::PauseRequested).await {
         Err(conflict) => return Ok(Changed::Conflict(conflict)),
         Ok(moved) => moved?,
     }
     // Fences off the planner.
-    sqlx::query("UPDATE job SET lease_epoch = lease_epoch + 1, lease_until = NULL WHERE id = ?")
-        .bind(id.as_str())
-        .execute(&mut *tx.db)
-        .await
-        .map_err(Error::Unavailable)?;
+    sql("UPDATE job SET lease_epoch = lease_epoch + 1, lease_until = NULL WHERE id = ?").bind(id.as_str()).execute(&mut tx.db).await?;
     jobs::existing(tx, id).await.map(|job| Changed::Job(Box::new(job)))
 }
 
 pub(super) async fn resume(tx: &mut Tx<'_>, id: &JobId) -> Result<Changed> {
-    let Some(mut job) = jobs::find(tx.db, id).await? else { return Ok(Changed::Missing) };
+    let Some(mut job) = jobs::take(tx, id).await? else { return Ok(Changed::Missing) };
     let planned = job.planned();
     match jobs::apply(tx, &mut job, JobEvent::ResumeRequested(planned)).await {
         Err(conflict) => return Ok(Changed::Conflict(conflict)),
@@ -53,7 +51,8 @@ impl Again {
 }
 
 pub(super) async fn retry(tx: &mut Tx<'_>, id: &JobId) -> Result<Retried> {
-    let Some(mut job) = jobs::find(tx.db, id).await? else { return Ok(Retried::Missing) };
+    tx.db.one_at_a_time(Turnstile::Outputs).await?;
+    let Some(mut job) = jobs::take(tx, id).await? else { return Ok(Retried::Missing) };
     if !job.state.is_final() {
         return Ok(Retried::Conflict(Conflict { state: job.state }));
     }
@@ -62,23 +61,20 @@ pub(super) async fn retry(tx: &mut Tx<'_>, id: &JobId) -> Result<Retried> {
     if job.state == JobState::Completed && lost.is_empty() {
         return Ok(Retried::Nothing);
     }
-    if let Some((by, uri)) = jobs::claimant(tx.db, &job.spec.output).await? {
+    if let Some((by, uri)) = jobs::claimant(&mut tx.db, &job.spec.output).await? {
         return Ok(Retried::OutputClaimed { by, uri });
     }
     forget(tx, &job, &lost).await?;
     let waiting = reset_chunks(tx, id, again).await?;
     let deadline_us = job.spec.execution.deadline_seconds.map(|s| i64::try_from(s).unwrap_or(i64::MAX / 2_000_000) * 1_000_000);
-    sqlx::query(
-        "UPDATE job SET ending = NULL, error = NULL, pending = ?, running = 0, retries = retries + 1, lease_epoch = lease_epoch + 1, \
-         lease_until = NULL, deadline_at = CASE WHEN deadline_at <= ? THEN ? ELSE deadline_at END WHERE id = ?",
-    )
+    sql("UPDATE job SET ending = NULL, error = NULL, pending = ?, running = 0, retries = retries + 1, lease_epoch = lease_epoch + 1, \
+         lease_until = NULL, deadline_at = CASE WHEN deadline_at <= ? THEN ? ELSE deadline_at END WHERE id = ?")
     .bind(waiting)
     .bind(tx.now)
     .bind(deadline_us.map(|us| tx.now.saturating_add(us)))
     .bind(id.as_str())
-    .execute(&mut *tx.db)
-    .await
-    .map_err(Error::Unavailable)?;
+    .execute(&mut tx.db)
+    .await?;
     let planned = job.planned();
     match jobs::apply(tx, &mut job, JobEvent::RetryRequested(planned)).await {
         Ok(moved) => moved?,
@@ -90,13 +86,10 @@ pub(super) async fn retry(tx: &mut Tx<'_>, id: &JobId) -> Result<Retried> {
 
 /// What the chunks that hold error rows came to.
 async fn with_error_rows(tx: &mut Tx<'_>, id: &JobId) -> Result<Vec<ChunkResult>> {
-    let rows: Vec<String> = sqlx::query_scalar(
-        "SELECT result FROM chunk WHERE job_id = ? AND state = 'done' AND json_extract(result, '$.failed') > 0 ORDER BY seq",
-    )
-    .bind(id.as_str())
-    .fetch_all(&mut *tx.db)
-    .await
-    .map_err(Error::Unavailable)?;
+    let rows: Vec<String> = sql("SELECT result FROM chunk WHERE job_id = ? AND state = 'done' AND failed > 0 ORDER BY seq")
+        .bind(id.as_str())
+        .scalars(&mut tx.db)
+        .await?;
     rows.iter().map(|text| rows::result(id, text)).collect()
 }
 
@@ -109,7 +102,7 @@ async fn forget(tx: &mut Tx<'_>, job: &Job, lost: &[ChunkResult]) -> Result<()> 
     let mut usage = job.usage.clone();
     lost.iter().for_each(|result| usage.subtract(&result.usage));
     let succeeded: u64 = lost.iter().map(|result| result.succeeded).sum();
-    sqlx::query(
+    sql(
         "UPDATE job SET chunks_done = chunks_done - ?, succeeded = succeeded - ?, failed = 0, usage = ?, summary = ?, error_codes = '{}', \
          first_error = NULL WHERE id = ?",
     )
@@ -118,21 +111,17 @@ async fn forget(tx: &mut Tx<'_>, job: &Job, lost: &[ChunkResult]) -> Result<()> 
     .bind(document(&usage))
     .bind(document(&kept_summary(tx, &job.id).await?))
     .bind(job.id.as_str())
-    .execute(&mut *tx.db)
-    .await
-    .map_err(Error::Unavailable)?;
+    .execute(&mut tx.db)
+    .await?;
     Ok(())
 }
 
 /// What the results without error rows are like together: a summary cannot be taken out of another.
 async fn kept_summary(tx: &mut Tx<'_>, id: &JobId) -> Result<Summary> {
-    let rows: Vec<String> = sqlx::query_scalar(
-        "SELECT result FROM chunk WHERE job_id = ? AND state = 'done' AND json_extract(result, '$.failed') = 0 ORDER BY seq",
-    )
-    .bind(id.as_str())
-    .fetch_all(&mut *tx.db)
-    .await
-    .map_err(Error::Unavailable)?;
+    let rows: Vec<String> = sql("SELECT result FROM chunk WHERE job_id = ? AND state = 'done' AND failed = 0 ORDER BY seq")
+        .bind(id.as_str())
+        .scalars(&mut tx.db)
+        .await?;
     let mut summary = Summary::default();
     for text in &rows {
         summary.merge(&rows::result(id, text)?.summary);
@@ -142,15 +131,13 @@ async fn kept_summary(tx: &mut Tx<'_>, id: &JobId) -> Result<Summary> {
 
 /// Lets chunks wait again as if they were new, but for their claims and epochs: whoever held one is fenced off. Returns how many.
 async fn reset_chunks(tx: &mut Tx<'_>, id: &JobId, again: Again) -> Result<i64> {
-    let reset = sqlx::query(
+    let reset = sql(
         "UPDATE chunk SET state = 'pending', failures = 0, crashes = 0, not_before = NULL, lease_epoch = lease_epoch + 1, lease_until = NULL, \
-         worker = NULL, started_at = NULL, finished_at = NULL, error = NULL, result = NULL \
-         WHERE job_id = ? AND (state IN ('failed', 'cancelled') OR (? AND state = 'done' AND json_extract(result, '$.failed') > 0))",
+         worker = NULL, started_at = NULL, finished_at = NULL, error = NULL, result = NULL, failed = 0 \
+         WHERE job_id = ? AND (state IN ('failed', 'cancelled') OR (? = 1 AND state = 'done' AND failed > 0))",
     )
     .bind(id.as_str())
-    .bind(again == Again::UndoneAndFailed)
-    .execute(&mut *tx.db)
-    .await
-    .map_err(Error::Unavailable)?;
-    Ok(reset.rows_affected() as i64)
+    .bind(i64::from(again == Again::UndoneAndFailed))
+    .execute(&mut tx.db).await?;
+    Ok(reset as i64)
 }

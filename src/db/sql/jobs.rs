@@ -1,10 +1,15 @@
 //! Jobs: acceptance, planning, endings.
 
 use futures::future::BoxFuture;
-use sqlx::{AssertSqlSafe, QueryBuilder, SqliteConnection, SqlitePool, sqlite::SqliteRow};
 use std::time::Duration;
 
-use super::{Tx, keys, micros, rows, rows::document, webhooks};
+use super::{
+    Tx,
+    driver::{Db, Turnstile, sql},
+    keys, micros, rows,
+    rows::document,
+    webhooks,
+};
 use crate::{
     db::{Changed, Created, Error, JobFilter, JobLease, NewJob, Result, Written},
     domain::{
@@ -24,26 +29,25 @@ pub(super) const ALL_RECORDS_FAILED: &str = "all_records_failed";
 pub(super) const POLICY_VIOLATED: &str = "error_policy_violated";
 
 pub(super) async fn create(tx: &mut Tx<'_>, new: &NewJob) -> Result<Created> {
-    if let Some(job) = find(tx.db, &new.id).await? {
+    tx.db.one_at_a_time(Turnstile::Outputs).await?;
+    if let Some(job) = find(&mut tx.db, &new.id).await? {
         return Ok(Created::Job(Box::new(job)));
     }
     // Before the output: a job that is repeated has it claimed itself.
     if let Some(key) = &new.key
-        && let Some(known) = keys::find(tx.db, key).await?
+        && let Some(known) = keys::find(&mut tx.db, key).await?
     {
         return Ok(known);
     }
     let output = new.spec.output.uri.as_prefix().to_string();
     let review = new.spec.output.review.as_ref().map(|review| review.uri.as_prefix().to_string());
-    if let Some((by, uri)) = claimant(tx.db, &new.spec.output).await? {
+    if let Some((by, uri)) = claimant(&mut tx.db, &new.spec.output).await? {
         return Ok(Created::OutputClaimed { by, uri });
     }
     let execution = &new.spec.execution;
     let deadline = execution.deadline_seconds.map(|s| tx.now.saturating_add(i64::try_from(s).unwrap_or(i64::MAX / 2_000_000) * 1_000_000));
-    sqlx::query(
-        "INSERT INTO job (id, spec, model, pipeline, labels, output, review, state, priority, max_parallel, deadline_at, plan, usage, \
-         created_at, trace) VALUES (?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?)",
-    )
+    sql("INSERT INTO job (id, spec, model, pipeline, labels, output, review, state, priority, max_parallel, deadline_at, plan, usage, \
+         created_at, trace) VALUES (?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?)")
     .bind(new.id.as_str())
     .bind(document(&new.spec))
     .bind(document(&new.model))
@@ -58,26 +62,25 @@ pub(super) async fn create(tx: &mut Tx<'_>, new: &NewJob) -> Result<Created> {
     .bind(document(&Usage::default()))
     .bind(tx.now)
     .bind(new.trace.map(|trace| trace.to_string()))
-    .execute(&mut *tx.db)
-    .await
-    .map_err(Error::Unavailable)?;
+    .execute(&mut tx.db)
+    .await?;
     for (key, value) in &new.spec.labels {
-        sqlx::query("INSERT INTO job_label (key, value, job_id) VALUES (?, ?, ?)")
+        sql("INSERT INTO job_label (key, value, job_id) VALUES (?, ?, ?)")
             .bind(key)
             .bind(value)
             .bind(new.id.as_str())
-            .execute(&mut *tx.db)
-            .await
-            .map_err(Error::Unavailable)?;
+            .execute(&mut tx.db)
+            .await?;
     }
     if let Some(key) = &new.key {
         keys::keep(tx, key, &new.id).await?;
     }
+    tx.ring();
     existing(tx, &new.id).await.map(|job| Created::Job(Box::new(job)))
 }
 
 /// The unfinished job whose output or review prefix is one of these, above it, or below it.
-pub(super) async fn claimant(db: &mut SqliteConnection, output: &OutputSpec) -> Result<Option<(JobId, Uri)>> {
+pub(super) async fn claimant(db: &mut Db<'_>, output: &OutputSpec) -> Result<Option<(JobId, Uri)>> {
     let review = output.review.as_ref().map(|review| &review.uri);
     for prefix in std::iter::once(&output.uri).chain(review) {
         for column in ["output", "review"] {
@@ -90,23 +93,16 @@ pub(super) async fn claimant(db: &mut SqliteConnection, output: &OutputSpec) -> 
 }
 
 /// Both are index look-ups: the prefixes above are few and known, and those below are one range of `job_output` or `job_review`.
-async fn claimant_of(db: &mut SqliteConnection, column: &str, output: &str) -> Result<Option<(JobId, Uri)>> {
+async fn claimant_of(db: &mut Db<'_>, column: &str, output: &str) -> Result<Option<(JobId, Uri)>> {
     let root = output.find("://").map_or(0, |at| at + 3);
     let above = output.char_indices().filter(|(at, c)| *c == '/' && *at >= root).map(|(at, _)| &output[..=at]);
-    let mut query =
-        QueryBuilder::new(format!("SELECT id, {column} FROM job WHERE finished_at IS NULL AND {column} IS NOT NULL AND ({column} IN ("));
-    let mut list = query.separated(", ");
-    for prefix in above {
-        list.push_bind(prefix.to_owned());
+    let mut query = sql(format!("SELECT id, {column} FROM job WHERE finished_at IS NULL AND {column} IS NOT NULL AND ({column} IN ("));
+    for (at, prefix) in above.enumerate() {
+        query.push(if at == 0 { "?" } else { ", ?" }).value(prefix);
     }
     // U+10FFFF sorts after every character that a key can go on with.
-    query
-        .push(format!(") OR ({column} >= "))
-        .push_bind(output.to_owned())
-        .push(format!(" AND {column} < "))
-        .push_bind(format!("{output}\u{10FFFF}"))
-        .push(")) LIMIT 1");
-    let found: Option<(String, String)> = query.build_query_as().fetch_optional(db).await.map_err(Error::Unavailable)?;
+    query.push(&format!(") OR ({column} >= ? AND {column} < ?)) LIMIT 1")).value(output).value(format!("{output}\u{10FFFF}"));
+    let found: Option<(String, String)> = query.first(db).await?;
     let Some((id, uri)) = found else { return Ok(None) };
     let damaged = |what: &str| Error::Damaged { table: "job", id: id.clone(), what: what.to_owned() };
     let by = JobId::parse(&id).ok_or_else(|| damaged("its id is none"))?;
@@ -114,51 +110,57 @@ async fn claimant_of(db: &mut SqliteConnection, column: &str, output: &str) -> R
     Ok(Some((by, uri)))
 }
 
-pub(super) async fn get(readers: &SqlitePool, id: &JobId) -> Result<Option<Job>> {
-    let row = sqlx::query(AssertSqlSafe(format!("SELECT {} FROM job WHERE id = ?", rows::JOB)));
-    let row = row.bind(id.as_str()).fetch_optional(readers).await.map_err(Error::Unavailable)?;
+pub(super) async fn find(db: &mut Db<'_>, id: &JobId) -> Result<Option<Job>> {
+    let row = sql(format!("SELECT {} FROM job WHERE id = ? AND purged_at IS NULL", rows::JOB)).bind(id.as_str()).row(db).await?;
     row.as_ref().map(rows::job).transpose()
 }
 
-pub(super) async fn list(readers: &SqlitePool, filter: &JobFilter) -> Result<Vec<Job>> {
-    let mut query = QueryBuilder::new(format!("SELECT {} FROM job WHERE true", rows::JOB));
+/// Holds a job's row until the end of the transaction: whoever changes a job, or a chunk of it, does so first.
+pub(super) async fn hold(tx: &mut Tx<'_>, id: &JobId) -> Result<()> {
+    let lock = tx.db.for_update();
+    if lock.is_empty() {
+        return Ok(());
+    }
+    sql(format!("SELECT 1 FROM job WHERE id = ?{lock}")).bind(id.as_str()).row(&mut tx.db).await.map(drop)
+}
+
+/// A job that is to be changed.
+pub(super) async fn take(tx: &mut Tx<'_>, id: &JobId) -> Result<Option<Job>> {
+    hold(tx, id).await?;
+    find(&mut tx.db, id).await
+}
+
+pub(super) async fn list(db: &mut Db<'_>, filter: &JobFilter) -> Result<Vec<Job>> {
+    let mut query = sql(format!("SELECT {} FROM job WHERE purged_at IS NULL", rows::JOB));
     match filter.state {
         Some(JobState::Paused) => drop(query.push(" AND paused_at IS NOT NULL")),
-        Some(state) => drop(query.push(" AND paused_at IS NULL AND state = ").push_bind(state.name())),
+        Some(state) => drop(query.push(" AND paused_at IS NULL AND state = ?").value(state.name())),
         None => {}
     }
     // Ids begin with the time at which they were made: they bound what is looked at, whatever index is used.
     if let Some(after) = filter.created_after {
-        query.push(" AND created_at > ").push_bind(after.0);
-        query.push(" AND id > ").push_bind(JobId::lowest_at(Timestamp(after.0.saturating_sub(ID_SLACK_US))).to_string());
+        let lowest = JobId::lowest_at(Timestamp(after.0.saturating_sub(ID_SLACK_US)));
+        query.push(" AND created_at > ? AND id > ?").value(after.0).value(lowest.as_str());
     }
     if let Some(before) = filter.created_before {
-        query.push(" AND created_at < ").push_bind(before.0);
-        query.push(" AND id < ").push_bind(JobId::lowest_at(Timestamp(before.0.saturating_add(ID_SLACK_US))).to_string());
+        let lowest = JobId::lowest_at(Timestamp(before.0.saturating_add(ID_SLACK_US)));
+        query.push(" AND created_at < ? AND id < ?").value(before.0).value(lowest.as_str());
     }
     if let Some(before) = &filter.before {
-        query.push(" AND id < ").push_bind(before.as_str().to_owned());
+        query.push(" AND id < ?").value(before.as_str());
     }
     for (key, value) in &filter.labels {
         // Index: the table's own, by which the jobs of a rare label are found without looking at the others.
-        query.push(" AND id IN (SELECT job_id FROM job_label WHERE key = ").push_bind(key.clone());
-        query.push(" AND value = ").push_bind(value.clone()).push(")");
+        query.push(" AND id IN (SELECT job_id FROM job_label WHERE key = ? AND value = ?)").value(key).value(value);
     }
-    query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(filter.limit));
-    let found = query.build().fetch_all(readers).await.map_err(Error::Unavailable)?;
-    found.iter().map(rows::job).collect()
-}
-
-pub(super) async fn find(db: &mut SqliteConnection, id: &JobId) -> Result<Option<Job>> {
-    let row = sqlx::query(AssertSqlSafe(format!("SELECT {} FROM job WHERE id = ?", rows::JOB)));
-    let row: Option<SqliteRow> = row.bind(id.as_str()).fetch_optional(db).await.map_err(Error::Unavailable)?;
-    row.as_ref().map(rows::job).transpose()
+    query.push(" ORDER BY id DESC LIMIT ?").value(i64::from(filter.limit));
+    query.rows(db).await?.iter().map(rows::job).collect()
 }
 
 /// A job that a foreign key or an earlier statement of this transaction vouches for.
 pub(super) async fn existing(tx: &mut Tx<'_>, id: &JobId) -> Result<Job> {
     let gone = || Error::Damaged { table: "job", id: id.to_string(), what: "it is gone".to_owned() };
-    find(tx.db, id).await?.ok_or_else(gone)
+    find(&mut tx.db, id).await?.ok_or_else(gone)
 }
 
 /// Moves a job to the state that follows from the event. A state that is told becomes an event in the same transaction; the time in
@@ -168,25 +170,21 @@ pub(super) async fn apply(tx: &mut Tx<'_>, job: &mut Job, event: JobEvent) -> st
     if next == job.state {
         return Ok(Ok(()));
     }
-    let moved = sqlx::query(
-        "UPDATE job SET state = CASE WHEN ? THEN state ELSE ? END, paused_at = CASE WHEN ? THEN ? END, \
-         finished_at = CASE WHEN ? THEN ? END, \
-         idle = idle + CASE WHEN started_at IS NULL THEN 0 ELSE ? - COALESCE(paused_at, finished_at, ?) END WHERE id = ?",
-    )
-    .bind(next == JobState::Paused)
-    .bind(next.name())
-    .bind(next == JobState::Paused)
-    .bind(tx.now)
-    .bind(next.is_final())
-    .bind(tx.now)
+    let kept = (next != JobState::Paused).then(|| next.name().to_owned());
+    let moved = sql("UPDATE job SET state = COALESCE(?, state), paused_at = ?, finished_at = ?, \
+         idle = idle + CASE WHEN started_at IS NULL THEN 0 ELSE ? - COALESCE(paused_at, finished_at, ?) END WHERE id = ?")
+    .bind(kept)
+    .bind((next == JobState::Paused).then_some(tx.now))
+    .bind(next.is_final().then_some(tx.now))
     .bind(tx.now)
     .bind(tx.now)
     .bind(job.id.as_str())
-    .execute(&mut *tx.db)
+    .execute(&mut tx.db)
     .await;
+    tx.ring();
     job.state = next;
     if let Err(error) = moved {
-        return Ok(Err(Error::Unavailable(error)));
+        return Ok(Err(error));
     }
     match EventKind::of_state(next) {
         Some(kind) => Ok(webhooks::announce(tx, &job.id, kind).await),
@@ -196,25 +194,22 @@ pub(super) async fn apply(tx: &mut Tx<'_>, job: &mut Job, event: JobEvent) -> st
 
 /// Decides how a job ends: no chunk of it will be claimed any more, and those that wait are cancelled.
 async fn end(tx: &mut Tx<'_>, job: &mut Job, ending: Ending, error: Option<&Problem>) -> Result<()> {
-    sqlx::query("UPDATE job SET ending = ?, error = COALESCE(error, ?), pending = 0, lease_epoch = lease_epoch + 1, lease_until = NULL WHERE id = ?")
+    sql("UPDATE job SET ending = ?, error = COALESCE(error, ?), pending = 0, lease_epoch = lease_epoch + 1, lease_until = NULL WHERE id = ?")
         .bind(ending.name())
         .bind(error.map(document))
         .bind(job.id.as_str())
-        .execute(&mut *tx.db)
-        .await
-        .map_err(Error::Unavailable)?;
-    sqlx::query("UPDATE chunk SET state = 'cancelled', finished_at = ? WHERE job_id = ? AND state = 'pending'")
+        .execute(&mut tx.db).await?;
+    sql("UPDATE chunk SET state = 'cancelled', finished_at = ? WHERE job_id = ? AND state = 'pending'")
         .bind(tx.now)
         .bind(job.id.as_str())
-        .execute(&mut *tx.db)
-        .await
-        .map_err(Error::Unavailable)?;
+        .execute(&mut tx.db)
+        .await?;
     job.ending = Some(ending);
     Ok(())
 }
 
 pub(super) async fn cancel(tx: &mut Tx<'_>, id: &JobId) -> Result<Changed> {
-    let Some(mut job) = find(tx.db, id).await? else { return Ok(Changed::Missing) };
+    let Some(mut job) = take(tx, id).await? else { return Ok(Changed::Missing) };
     let first = job.state != JobState::Cancelling;
     match apply(tx, &mut job, JobEvent::CancelRequested).await {
         Err(conflict) => return Ok(Changed::Conflict(conflict)),
@@ -229,13 +224,13 @@ pub(super) async fn cancel(tx: &mut Tx<'_>, id: &JobId) -> Result<Changed> {
 pub(super) fn expire<'t>(tx: &'t mut Tx<'_>) -> BoxFuture<'t, Result<Vec<JobId>>> {
     Box::pin(async move {
         // Index: job_deadline.
-        let late: Vec<String> = sqlx::query_scalar(
-            "SELECT id FROM job WHERE finished_at IS NULL AND deadline_at IS NOT NULL AND deadline_at <= ? AND ending IS NULL LIMIT 100",
-        )
+        let late: Vec<String> = sql(format!(
+            "SELECT id FROM job WHERE finished_at IS NULL AND deadline_at IS NOT NULL AND deadline_at <= ? AND ending IS NULL LIMIT 100{}",
+            tx.db.skip_locked()
+        ))
         .bind(tx.now)
-        .fetch_all(&mut *tx.db)
-        .await
-        .map_err(Error::Unavailable)?;
+        .scalars(&mut tx.db)
+        .await?;
         let mut expired = Vec::new();
         for id in late.iter().filter_map(|id| JobId::parse(id)) {
             let mut job = existing(tx, &id).await?;
@@ -256,7 +251,7 @@ pub(super) fn expire<'t>(tx: &'t mut Tx<'_>) -> BoxFuture<'t, Result<Vec<JobId>>
 
 /// Breaks a job that can still break; one that is ending already stays as it is.
 pub(super) async fn break_job(tx: &mut Tx<'_>, id: &JobId, problem: &Problem) -> Result<()> {
-    let Some(mut job) = find(tx.db, id).await? else { return Ok(()) };
+    let Some(mut job) = take(tx, id).await? else { return Ok(()) };
     match apply(tx, &mut job, JobEvent::Broke).await {
         Err(_ending_already) => Ok(()),
         Ok(moved) => {
@@ -270,28 +265,24 @@ pub(super) async fn break_job(tx: &mut Tx<'_>, id: &JobId, problem: &Problem) ->
 
 /// Takes the lease on a job; the epoch fences off whoever held it before.
 async fn lease(tx: &mut Tx<'_>, id: &str, worker: &str, ttl: Duration) -> Result<JobLease> {
-    let epoch: i64 = sqlx::query_scalar(
-        "UPDATE job SET lease_epoch = lease_epoch + 1, lease_until = ?, lease_worker = ? WHERE id = ? RETURNING lease_epoch",
-    )
-    .bind(tx.now + micros(ttl))
-    .bind(worker)
-    .bind(id)
-    .fetch_one(&mut *tx.db)
-    .await
-    .map_err(Error::Unavailable)?;
+    let epoch: i64 =
+        sql("UPDATE job SET lease_epoch = lease_epoch + 1, lease_until = ?, lease_worker = ? WHERE id = ? RETURNING lease_epoch")
+            .bind(tx.now + micros(ttl))
+            .bind(worker)
+            .bind(id)
+            .scalar(&mut tx.db)
+            .await?;
     let job = JobId::parse(id).ok_or_else(|| Error::Damaged { table: "job", id: id.to_owned(), what: "its id is none".to_owned() })?;
     Ok(JobLease { job, epoch })
 }
 
 /// Whether the lease is still the caller's.
 async fn holds(tx: &mut Tx<'_>, lease: &JobLease) -> Result<bool> {
-    let mine: Option<i64> = sqlx::query_scalar("SELECT 1 FROM job WHERE id = ? AND lease_epoch = ? AND finished_at IS NULL")
+    sql("SELECT 1 FROM job WHERE id = ? AND lease_epoch = ? AND finished_at IS NULL")
         .bind(lease.job.as_str())
         .bind(lease.epoch)
-        .fetch_optional(&mut *tx.db)
+        .exists(&mut tx.db)
         .await
-        .map_err(Error::Unavailable)?;
-    Ok(mine.is_some())
 }
 
 pub(super) async fn renew(tx: &mut Tx<'_>, lease: &JobLease, ttl: Duration) -> Result<Written> {
@@ -303,28 +294,27 @@ pub(super) async fn release(tx: &mut Tx<'_>, lease: &JobLease) -> Result<Written
 }
 
 async fn set_lease_until(tx: &mut Tx<'_>, lease: &JobLease, until: Option<i64>) -> Result<Written> {
-    let done = sqlx::query("UPDATE job SET lease_until = ? WHERE id = ? AND lease_epoch = ? AND finished_at IS NULL")
+    let done = sql("UPDATE job SET lease_until = ? WHERE id = ? AND lease_epoch = ? AND finished_at IS NULL")
         .bind(until)
         .bind(lease.job.as_str())
         .bind(lease.epoch)
-        .execute(&mut *tx.db)
-        .await
-        .map_err(Error::Unavailable)?;
-    Ok(if done.rows_affected() == 1 { Written::Done } else { Written::Fenced })
+        .execute(&mut tx.db)
+        .await?;
+    Ok(if done == 1 { Written::Done } else { Written::Fenced })
 }
 
 // ---- Planning ----------------------------------------------------------------------------------------------------------------
 
 pub(super) async fn claim_planning(tx: &mut Tx<'_>, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>> {
     // Index: job_to_plan.
-    let found: Option<String> = sqlx::query_scalar(
+    let found: Option<String> = sql(format!(
         "SELECT id FROM job WHERE finished_at IS NULL AND plan_done = 0 AND paused_at IS NULL AND ending IS NULL \
-         AND (lease_until IS NULL OR lease_until <= ?) ORDER BY id LIMIT 1",
-    )
+         AND (lease_until IS NULL OR lease_until <= ?) ORDER BY id LIMIT 1{}",
+        tx.db.skip_locked()
+    ))
     .bind(tx.now)
-    .fetch_optional(&mut *tx.db)
-    .await
-    .map_err(Error::Unavailable)?;
+    .scalar_or_none(&mut tx.db)
+    .await?;
     let Some(id) = found else { return Ok(None) };
     let lease = lease(tx, &id, worker, ttl).await?;
     let mut job = existing(tx, &lease.job).await?;
@@ -342,40 +332,38 @@ pub(super) async fn append_chunks(
     chunks: &[Vec<ObjectSlice>],
     cursor: &PlanCursor,
 ) -> Result<Written> {
-    let mut job = match find(tx.db, &lease.job).await? {
+    let mut job = match take(tx, &lease.job).await? {
         Some(job) if job.ending.is_none() && holds(tx, lease).await? => job,
         _ => return Ok(Written::Fenced),
     };
     for (seq, inputs) in (job.plan.next_seq..).zip(chunks) {
-        sqlx::query("INSERT INTO chunk (job_id, seq, state, inputs) VALUES (?, ?, 'pending', ?)")
+        sql("INSERT INTO chunk (job_id, seq, state, inputs) VALUES (?, ?, 'pending', ?)")
             .bind(lease.job.as_str())
             .bind(seq as i64)
             .bind(document(inputs))
-            .execute(&mut *tx.db)
-            .await
-            .map_err(Error::Unavailable)?;
+            .execute(&mut tx.db)
+            .await?;
     }
     let added = chunks.len() as i64;
     let cursor = PlanCursor { next_seq: job.plan.next_seq + chunks.len() as u64, ..cursor.clone() };
-    sqlx::query(
+    sql(
         "UPDATE job SET plan = ?, plan_done = ?, objects = ?, bytes = ?, chunks = chunks + ?, pending = pending + ?, lease_until = ? WHERE id = ?",
     )
     .bind(document(&cursor))
-    .bind(cursor.done)
+    .bind(i64::from(cursor.done))
     .bind(cursor.objects as i64)
     .bind(cursor.bytes as i64)
     .bind(added)
     .bind(added)
     .bind((!cursor.done).then_some(tx.now + micros(ttl)))
     .bind(lease.job.as_str())
-    .execute(&mut *tx.db)
-    .await
-    .map_err(Error::Unavailable)?;
+    .execute(&mut tx.db).await?;
     if added > 0
         && let Ok(moved) = apply(tx, &mut job, JobEvent::ChunksPlanned).await
     {
         moved?;
     }
+    tx.ring();
     complete_if_done(tx, &lease.job).await?;
     Ok(Written::Done)
 }
@@ -421,11 +409,8 @@ async fn verdict(tx: &mut Tx<'_>, job: &Job) -> Result<Option<Problem>> {
 
 /// The first error and the codes by frequency, in words.
 pub(super) async fn summary(tx: &mut Tx<'_>, id: &JobId) -> Result<String> {
-    let (codes, first): (String, Option<String>) = sqlx::query_as("SELECT error_codes, first_error FROM job WHERE id = ?")
-        .bind(id.as_str())
-        .fetch_one(&mut *tx.db)
-        .await
-        .map_err(Error::Unavailable)?;
+    let (codes, first): (String, Option<String>) =
+        sql("SELECT error_codes, first_error FROM job WHERE id = ?").bind(id.as_str()).only(&mut tx.db).await?;
     let codes: std::collections::BTreeMap<String, u64> = serde_json::from_str(&codes).unwrap_or_default();
     let mut codes: Vec<_> = codes.into_iter().collect();
     codes.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
@@ -437,41 +422,40 @@ pub(super) async fn summary(tx: &mut Tx<'_>, id: &JobId) -> Result<String> {
 
 pub(super) async fn claim_finalizing(tx: &mut Tx<'_>, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>> {
     // Indexes: job_to_finalize, chunk_running_of.
-    let found: Option<String> = sqlx::query_scalar(
+    let found: Option<String> = sql(format!(
         "SELECT id FROM job WHERE state IN ('finalizing', 'cancelling') AND (lease_until IS NULL OR lease_until <= ?) \
-         AND NOT EXISTS (SELECT 1 FROM chunk WHERE job_id = job.id AND state = 'running' AND lease_until > ?) ORDER BY id LIMIT 1",
-    )
+         AND NOT EXISTS (SELECT 1 FROM chunk WHERE job_id = job.id AND state = 'running' AND lease_until > ?) ORDER BY id LIMIT 1{}",
+        tx.db.skip_locked()
+    ))
     .bind(tx.now)
     .bind(tx.now)
-    .fetch_optional(&mut *tx.db)
-    .await
-    .map_err(Error::Unavailable)?;
+    .scalar_or_none(&mut tx.db)
+    .await?;
     let Some(id) = found else { return Ok(None) };
     // Whoever still holds an expired lease on a chunk must not commit under the manifest's feet.
-    sqlx::query("UPDATE chunk SET state = 'cancelled', finished_at = ? WHERE job_id = ? AND state = 'running'")
+    sql("UPDATE chunk SET state = 'cancelled', finished_at = ? WHERE job_id = ? AND state = 'running'")
         .bind(tx.now)
         .bind(&id)
-        .execute(&mut *tx.db)
-        .await
-        .map_err(Error::Unavailable)?;
-    sqlx::query("UPDATE job SET running = 0 WHERE id = ?").bind(&id).execute(&mut *tx.db).await.map_err(Error::Unavailable)?;
+        .execute(&mut tx.db)
+        .await?;
+    sql("UPDATE job SET running = 0 WHERE id = ?").bind(&id).execute(&mut tx.db).await?;
     let lease = lease(tx, &id, worker, ttl).await?;
     let job = existing(tx, &lease.job).await?;
     Ok(Some((lease, job)))
 }
 
 pub(super) async fn finish(tx: &mut Tx<'_>, lease: &JobLease, ending: Ending, error: Option<&Problem>) -> Result<Written> {
+    hold(tx, &lease.job).await?;
     if !holds(tx, lease).await? {
         return Ok(Written::Fenced);
     }
     let mut job = existing(tx, &lease.job).await?;
-    sqlx::query("UPDATE job SET ending = ?, error = COALESCE(error, ?), lease_until = NULL WHERE id = ?")
+    sql("UPDATE job SET ending = ?, error = COALESCE(error, ?), lease_until = NULL WHERE id = ?")
         .bind(ending.name())
         .bind(error.map(document))
         .bind(lease.job.as_str())
-        .execute(&mut *tx.db)
-        .await
-        .map_err(Error::Unavailable)?;
+        .execute(&mut tx.db)
+        .await?;
     match apply(tx, &mut job, JobEvent::Ended(ending)).await {
         Ok(moved) => moved.map(|()| Written::Done),
         Err(conflict) => Err(Error::Damaged { table: "job", id: lease.job.to_string(), what: conflict.to_string() }),
@@ -480,11 +464,8 @@ pub(super) async fn finish(tx: &mut Tx<'_>, lease: &JobLease, ending: Ending, er
 
 pub(super) fn release_all<'t>(tx: &'t mut Tx<'_>) -> BoxFuture<'t, Result<()>> {
     Box::pin(async move {
-        sqlx::query("UPDATE job SET lease_until = NULL WHERE finished_at IS NULL")
-            .execute(&mut *tx.db)
-            .await
-            .map_err(Error::Unavailable)?;
-        sqlx::query("UPDATE chunk SET lease_until = 0 WHERE state = 'running'").execute(&mut *tx.db).await.map_err(Error::Unavailable)?;
+        sql("UPDATE job SET lease_until = NULL WHERE finished_at IS NULL").execute(&mut tx.db).await?;
+        sql("UPDATE chunk SET lease_until = 0 WHERE state = 'running'").execute(&mut tx.db).await?;
         webhooks::release_all(tx).await?;
         Ok(())
     })

@@ -1,8 +1,10 @@
 //! Idempotency keys: which request made which job.
 
-use sqlx::SqliteConnection;
-
-use super::{Tx, jobs, micros};
+use super::{
+    Tx,
+    driver::{Db, sql},
+    jobs, micros,
+};
 use crate::{
     db::{Created, Error, IdempotencyKey, KEY_LIFE, Result},
     domain::JobId,
@@ -12,12 +14,8 @@ use crate::{
 const REMOVED_AT_ONCE: i64 = 20;
 
 /// What is known of a key; `None` when it is new.
-pub(super) async fn find(db: &mut SqliteConnection, key: &IdempotencyKey) -> Result<Option<Created>> {
-    let found: Option<(String, String)> = sqlx::query_as("SELECT fingerprint, job_id FROM idempotency WHERE key = ?")
-        .bind(&key.key)
-        .fetch_optional(&mut *db)
-        .await
-        .map_err(Error::Unavailable)?;
+pub(super) async fn find(db: &mut Db<'_>, key: &IdempotencyKey) -> Result<Option<Created>> {
+    let found: Option<(String, String)> = sql("SELECT fingerprint, job_id FROM idempotency WHERE key = ?").bind(&key.key).first(db).await?;
     let Some((fingerprint, job)) = found else { return Ok(None) };
     let damaged = |what: &str| Error::Damaged { table: "idempotency", id: key.key.clone(), what: what.to_owned() };
     let by = JobId::parse(&job).ok_or_else(|| damaged("its job's id is none"))?;
@@ -31,19 +29,17 @@ pub(super) async fn find(db: &mut SqliteConnection, key: &IdempotencyKey) -> Res
 /// Keeps a new key, and removes a few that are old enough.
 pub(super) async fn keep(tx: &mut Tx<'_>, key: &IdempotencyKey, job: &JobId) -> Result<()> {
     // Index: idempotency_age.
-    sqlx::query("DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE created_at < ? ORDER BY created_at LIMIT ?)")
+    sql("DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE created_at < ? ORDER BY created_at LIMIT ?)")
         .bind(tx.now - micros(KEY_LIFE))
         .bind(REMOVED_AT_ONCE)
-        .execute(&mut *tx.db)
-        .await
-        .map_err(Error::Unavailable)?;
-    sqlx::query("INSERT INTO idempotency (key, fingerprint, job_id, created_at) VALUES (?, ?, ?, ?)")
+        .execute(&mut tx.db)
+        .await?;
+    sql("INSERT INTO idempotency (key, fingerprint, job_id, created_at) VALUES (?, ?, ?, ?)")
         .bind(&key.key)
         .bind(&key.fingerprint)
         .bind(job.as_str())
         .bind(tx.now)
-        .execute(&mut *tx.db)
-        .await
-        .map_err(Error::Unavailable)?;
+        .execute(&mut tx.db)
+        .await?;
     Ok(())
 }

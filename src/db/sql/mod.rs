@@ -1,24 +1,26 @@
-//! SQLite: one file, one process, one writer.
+//! The promises of [`Store`], kept once for both databases.
 //!
-//! Every write is a `BEGIN IMMEDIATE` transaction on the one writer connection, run on a task of its own: a caller that is
-//! dropped half-way leaves no transaction open. Reads go to a small pool; in WAL mode they wait for nobody.
+//! Statements and the order in which rows are locked are the same; [`driver`] says what differs between the two dialects, [`sqlite`] and
+//! [`postgres`] open the database and run transactions. In PostgreSQL transactions run side by side: one that changes a job or its chunks
+//! holds the job's row first, and one that looks for work passes over rows that another holds.
 
 mod backlog;
 mod chunks;
+mod driver;
 mod inspect;
+mod janitor;
 mod jobs;
 mod keys;
 mod pauses;
+mod postgres;
 mod rows;
+mod sqlite;
 mod webhooks;
 
 pub use inspect::{Inspection, inspect};
 
 use std::{
     collections::BTreeMap,
-    fs::{File, OpenOptions},
-    path::Path,
-    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -28,14 +30,15 @@ use std::{
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use sqlx::{
-    Connection, SqliteConnection, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
-};
-use tokio::sync::Mutex;
+use tokio::sync::Notify;
 
+use self::{
+    driver::{Db, Reader},
+    postgres::Postgres,
+    sqlite::Sqlite,
+};
 use super::{
-    AttemptResult, Changed, ChunkLease, ClaimedChunk, ClaimedDelivery, Created, DeliveryFilter, DeliveryLease, DeliveryRecord, Error,
+    AttemptResult, Changed, ChunkLease, ClaimedChunk, ClaimedDelivery, Created, Database, DeliveryFilter, DeliveryLease, DeliveryRecord,
     IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Retried, Store, Written,
 };
 use crate::domain::{
@@ -44,129 +47,104 @@ use crate::domain::{
     spec::OutputSpec,
 };
 
-/// Connections for reading.
-const READERS: u32 = 4;
-
-/// The tables, step by step.
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
-
-/// All durable state in one SQLite file. Cheap to clone.
+/// All durable state in a database. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct SqliteStore {
-    writer: Arc<Mutex<SqliteConnection>>,
-    readers: SqlitePool,
+pub struct SqlStore {
+    backend: Backend,
     /// Added to the database's clock: tests turn it.
     clock_offset_us: Arc<AtomicI64>,
     /// Leases that had run out when this process looked.
     expiries: Arc<AtomicU64>,
-    /// Held for the store's life: no other process may open this file.
-    _lock: Arc<File>,
 }
 
-/// One write transaction: its connection, and the time at which it began by the database's clock.
-pub(super) struct Tx<'c> {
-    pub(super) db: &'c mut SqliteConnection,
-    pub(super) now: i64,
+#[derive(Debug, Clone)]
+enum Backend {
+    Sqlite(Sqlite),
+    Postgres(Postgres),
 }
 
-impl SqliteStore {
-    /// Opens the file, makes it and its folder if missing, locks it, and brings its tables up to date.
+/// One write transaction.
+struct Tx<'c> {
+    db: Db<'c>,
+    /// The time at which it began, by the database's clock.
+    now: i64,
+    /// Whether it makes work for others.
+    rings: bool,
+}
+
+impl Tx<'_> {
+    /// Other nodes are to look for work once this is committed.
+    fn ring(&mut self) {
+        self.rings = true;
+    }
+}
+
+/// What a transaction does.
+trait Work<T>: for<'t> FnOnce(&'t mut Tx<'_>) -> BoxFuture<'t, Result<T>> + Send + 'static {}
+impl<T, W: for<'t> FnOnce(&'t mut Tx<'_>) -> BoxFuture<'t, Result<T>> + Send + 'static> Work<T> for W {}
+
+impl SqlStore {
+    /// Opens a database and brings its tables up to date. A file is made if it is missing, and locked.
     ///
     /// # Errors
-    /// [`Error::InUse`] when another process has it open.
-    pub async fn open(path: &Path) -> Result<Self> {
-        let lock = lock(path)?;
-        let options = SqliteConnectOptions::from_str("sqlite://")
-            .map_err(Error::Unavailable)?
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(10));
-        let mut writer = SqliteConnection::connect_with(&options).await.map_err(Error::Unavailable)?;
-        MIGRATIONS.run(&mut writer).await.map_err(|e| Error::Unavailable(e.into()))?;
-        let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await;
-        let readers = readers.map_err(Error::Unavailable)?;
-        Ok(Self {
-            writer: Arc::new(Mutex::new(writer)),
-            readers,
-            clock_offset_us: Arc::default(),
-            expiries: Arc::default(),
-            _lock: Arc::new(lock),
-        })
+    /// [`Error::InUse`] when another process has the file open; [`Error::Unavailable`] when the database does not answer or refuses.
+    pub async fn open(database: &Database) -> Result<Self> {
+        let backend = match database {
+            Database::Sqlite(path) => Backend::Sqlite(Sqlite::open(path).await?),
+            Database::Postgres { url, connections } => Backend::Postgres(Postgres::connect(url, *connections).await?),
+        };
+        Ok(Self { backend, clock_offset_us: Arc::default(), expiries: Arc::default() })
     }
 
     /// Turns the database's clock forward, as if that much time had passed.
     pub fn advance_clock(&self, time: Duration) {
-        self.clock_offset_us.fetch_add(time.as_micros() as i64, Ordering::Relaxed);
+        self.clock_offset_us.fetch_add(micros(time), Ordering::Relaxed);
+    }
+
+    fn clock_offset_us(&self) -> i64 {
+        self.clock_offset_us.load(Ordering::Relaxed)
     }
 
     /// Runs `work` in one write transaction, to its end even when the caller is dropped.
-    async fn write<T, W>(&self, work: W) -> Result<T>
-    where
-        T: Send + 'static,
-        W: for<'t> FnOnce(&'t mut Tx<'_>) -> BoxFuture<'t, Result<T>> + Send + 'static,
-    {
-        let (writer, offset) = (self.writer.clone(), self.clock_offset_us.clone());
+    async fn write<T: Send + 'static>(&self, work: impl Work<T>) -> Result<T> {
+        let (backend, offset) = (self.backend.clone(), self.clock_offset_us());
         let transaction = tokio::spawn(async move {
-            let mut writer = writer.lock().await;
-            sqlx::query("BEGIN IMMEDIATE").execute(&mut *writer).await.map_err(Error::Unavailable)?;
-            let done = match now(&mut writer, offset.load(Ordering::Relaxed)).await {
-                Ok(now) => work(&mut Tx { db: &mut writer, now }).await,
-                Err(error) => Err(error),
-            };
-            let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
-            let ended = sqlx::query(end).execute(&mut *writer).await;
-            if ended.is_err() {
-                // A commit that fails (a full disk) leaves the transaction open; the next BEGIN must not find it.
-                let _already_over = sqlx::query("ROLLBACK").execute(&mut *writer).await;
+            match backend {
+                Backend::Sqlite(sqlite) => sqlite.write(offset, work).await,
+                Backend::Postgres(postgres) => postgres.write(offset, work).await,
             }
-            let value = done?;
-            ended.map_err(Error::Unavailable)?;
-            Ok(value)
         });
         // The task is never aborted: a join error is a panic in `work`, which is a fault of this room.
         transaction.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))
     }
-}
 
-async fn now(db: &mut SqliteConnection, offset: i64) -> Result<i64> {
-    let now: i64 =
-        sqlx::query_scalar("SELECT CAST(unixepoch('subsec') * 1000000 AS INTEGER)").fetch_one(db).await.map_err(Error::Unavailable)?;
-    Ok(now + offset)
-}
-
-fn lock(path: &Path) -> Result<File> {
-    let failed = |e: std::io::Error| Error::Unavailable(sqlx::Error::Io(e));
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(failed)?;
+    async fn reader(&self) -> Result<Reader> {
+        match &self.backend {
+            Backend::Sqlite(sqlite) => sqlite.reader().await,
+            Backend::Postgres(postgres) => postgres.reader().await,
+        }
     }
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(name).map_err(failed)?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::InUse { path: path.display().to_string() }),
-        Err(error) => Err(failed(error.into())),
+
+    /// A cheap look from a reader: most calls of an idle service end here, without a write transaction.
+    async fn finds(&self, query: &'static str) -> Result<bool> {
+        driver::sql(query).exists(&mut self.reader().await?.db()).await
     }
 }
 
 /// A duration in the tables' unit.
-pub(super) fn micros(time: Duration) -> i64 {
+fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX / 4)
 }
 
 #[async_trait]
-impl Store for SqliteStore {
+impl Store for SqlStore {
     async fn ping(&self) -> Result<()> {
         // A write lock is what jobs need: a database that can only be read is not ready.
         self.write(|_| Box::pin(async { Ok(()) })).await
     }
 
     async fn backlog(&self) -> Result<Backlog> {
-        let offset = self.clock_offset_us.load(Ordering::Relaxed);
-        let backlog = backlog::read(&self.readers, offset).await?;
+        let backlog = backlog::read(&mut self.reader().await?.db(), self.clock_offset_us()).await?;
         Ok(Backlog { lease_expiries: self.expiries.load(Ordering::Relaxed), ..backlog })
     }
 
@@ -175,21 +153,19 @@ impl Store for SqliteStore {
     }
 
     async fn replay(&self, key: &IdempotencyKey) -> Result<Option<Created>> {
-        let mut reader = self.readers.acquire().await.map_err(Error::Unavailable)?;
-        keys::find(&mut reader, key).await
+        keys::find(&mut self.reader().await?.db(), key).await
     }
 
     async fn output_claim(&self, output: &OutputSpec) -> Result<Option<(JobId, Uri)>> {
-        let mut reader = self.readers.acquire().await.map_err(Error::Unavailable)?;
-        jobs::claimant(&mut reader, output).await
+        jobs::claimant(&mut self.reader().await?.db(), output).await
     }
 
     async fn job(&self, id: &JobId) -> Result<Option<Job>> {
-        jobs::get(&self.readers, id).await
+        jobs::find(&mut self.reader().await?.db(), id).await
     }
 
     async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
-        jobs::list(&self.readers, filter).await
+        jobs::list(&mut self.reader().await?.db(), filter).await
     }
 
     async fn cancel_job(&self, id: &JobId) -> Result<Changed> {
@@ -213,16 +189,14 @@ impl Store for SqliteStore {
     }
 
     async fn expire_jobs(&self) -> Result<Vec<JobId>> {
-        let waiting = "SELECT count(*) FROM job WHERE finished_at IS NULL AND deadline_at IS NOT NULL";
-        if count(&self.readers, waiting).await? == 0 {
+        if !self.finds("SELECT 1 FROM job WHERE finished_at IS NULL AND deadline_at IS NOT NULL LIMIT 1").await? {
             return Ok(Vec::new());
         }
         self.write(|tx| Box::pin(jobs::expire(tx))).await
     }
 
     async fn claim_planning(&self, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>> {
-        let waiting = "SELECT count(*) FROM (SELECT 1 FROM job WHERE finished_at IS NULL AND plan_done = 0 AND paused_at IS NULL LIMIT 1)";
-        if count(&self.readers, waiting).await? == 0 {
+        if !self.finds("SELECT 1 FROM job WHERE finished_at IS NULL AND plan_done = 0 AND paused_at IS NULL LIMIT 1").await? {
             return Ok(None);
         }
         let worker = worker.to_owned();
@@ -250,20 +224,23 @@ impl Store for SqliteStore {
     }
 
     async fn claim_chunks(&self, worker: &str, limit: u32, ttl: Duration) -> Result<Vec<ClaimedChunk>> {
-        let work = "SELECT (SELECT count(*) FROM (SELECT 1 FROM job WHERE finished_at IS NULL AND pending > 0 AND paused_at IS NULL LIMIT 1)) \
-                    + (SELECT count(*) FROM (SELECT 1 FROM chunk WHERE state = 'running' LIMIT 1))";
-        if limit == 0 || count(&self.readers, work).await? == 0 {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let (waiting, expired) = chunks::waiting(&mut self.reader().await?.db(), self.clock_offset_us()).await?;
+        if expired {
+            let rescued = self.write(|tx| Box::pin(chunks::rescue(tx))).await?;
+            self.expiries.fetch_add(rescued, Ordering::Relaxed);
+        } else if !waiting {
             return Ok(Vec::new());
         }
         let worker = worker.to_owned();
-        let (claimed, expired) = self.write(move |tx| Box::pin(async move { chunks::claim(tx, &worker, limit, ttl).await })).await?;
-        self.expiries.fetch_add(expired, Ordering::Relaxed);
-        Ok(claimed)
+        self.write(move |tx| Box::pin(async move { chunks::claim(tx, &worker, limit, ttl).await })).await
     }
 
     async fn renew_chunks(&self, leases: &[ChunkLease], ttl: Duration) -> Result<Vec<ChunkLease>> {
         let leases = leases.to_vec();
-        self.write(move |tx| Box::pin(async move { chunks::renew(tx, leases, ttl).await })).await
+        self.write(move |tx| Box::pin(async move { chunks::renew(tx, &leases, ttl).await })).await
     }
 
     async fn commit_chunk(&self, lease: &ChunkLease, result: &ChunkResult) -> Result<Written> {
@@ -292,17 +269,16 @@ impl Store for SqliteStore {
     }
 
     async fn chunks(&self, job: &JobId, from_seq: u64, limit: u32) -> Result<Vec<Chunk>> {
-        chunks::list(&self.readers, job, from_seq, limit).await
+        chunks::list(&mut self.reader().await?.db(), job, from_seq, limit).await
     }
 
     async fn chunk(&self, id: &ChunkId) -> Result<Option<Chunk>> {
-        let found = chunks::list(&self.readers, &id.job, id.seq, 1).await?;
+        let found = chunks::list(&mut self.reader().await?.db(), &id.job, id.seq, 1).await?;
         Ok(found.into_iter().next().filter(|chunk| chunk.id == *id))
     }
 
     async fn claim_finalizing(&self, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>> {
-        let waiting = "SELECT count(*) FROM (SELECT 1 FROM job WHERE state IN ('finalizing', 'cancelling') LIMIT 1)";
-        if count(&self.readers, waiting).await? == 0 {
+        if !self.finds("SELECT 1 FROM job WHERE state IN ('finalizing', 'cancelling') LIMIT 1").await? {
             return Ok(None);
         }
         let worker = worker.to_owned();
@@ -315,7 +291,7 @@ impl Store for SqliteStore {
     }
 
     async fn pending_events(&self, limit: u32) -> Result<Vec<PendingEvent>> {
-        webhooks::pending_events(&self.readers, limit).await
+        webhooks::pending_events(&mut self.reader().await?.db(), limit).await
     }
 
     async fn fan_out(&self, event: &Event, deliveries: Vec<NewDelivery>) -> Result<Written> {
@@ -330,8 +306,7 @@ impl Store for SqliteStore {
         taken: &BTreeMap<String, u32>,
         ttl: Duration,
     ) -> Result<Vec<ClaimedDelivery>> {
-        let offset = self.clock_offset_us.load(Ordering::Relaxed);
-        if limit == 0 || !webhooks::any_due(&self.readers, offset).await? {
+        if limit == 0 || !webhooks::any_due(&mut self.reader().await?.db(), self.clock_offset_us()).await? {
             return Ok(Vec::new());
         }
         let taken = taken.clone();
@@ -349,19 +324,31 @@ impl Store for SqliteStore {
     }
 
     async fn deliveries(&self, filter: &DeliveryFilter) -> Result<Vec<Delivery>> {
-        webhooks::list(&self.readers, filter).await
+        webhooks::list(&mut self.reader().await?.db(), filter).await
     }
 
     async fn delivery(&self, id: &DeliveryId) -> Result<Option<DeliveryRecord>> {
-        webhooks::get(&self.readers, id).await
+        webhooks::get(&mut self.reader().await?.db(), id).await
     }
 
     async fn release_all(&self) -> Result<()> {
-        self.write(|tx| Box::pin(jobs::release_all(tx))).await
+        match &self.backend {
+            Backend::Sqlite(_) => self.write(|tx| Box::pin(jobs::release_all(tx))).await,
+            // Others may be at work.
+            Backend::Postgres(_) => Ok(()),
+        }
     }
-}
 
-/// A cheap look from a reader: most calls of an idle service end here, without a write transaction.
-async fn count(readers: &SqlitePool, query: &'static str) -> Result<i64> {
-    sqlx::query_scalar(query).fetch_one(readers).await.map_err(Error::Unavailable)
+    async fn purge(&self, age: Duration, limit: u32) -> Result<u64> {
+        let offset = self.clock_offset_us();
+        let Some(job) = janitor::due(&mut self.reader().await?.db(), age, offset).await? else { return Ok(0) };
+        self.write(move |tx| Box::pin(async move { janitor::purge(tx, &job, age, limit).await })).await
+    }
+
+    fn wake(&self, bell: Arc<Notify>) {
+        // With one process whoever makes work rings the bell himself.
+        if let Backend::Postgres(postgres) = &self.backend {
+            tokio::spawn(postgres.clone().listen(bell));
+        }
+    }
 }

@@ -1,0 +1,224 @@
+//! What happens to nodes.
+
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use serde_json::json;
+
+use crate::{
+    Case,
+    cluster::{Cluster, LEASE},
+    databases::Database,
+    support::{ServiceOptions, fixture, scrape::Scrape},
+    workload::{PATIENCE, Workload, is_final},
+};
+
+/// Nodes and runners are killed at random moments while jobs run. 0 lost, 0 duplicated, 0 foreign parts.
+pub async fn kills(case: &mut Case) -> String {
+    let mut cluster = Cluster::start(&case.database, 2, 2, ServiceOptions::default()).await;
+    let mut work = Workload::put(&cluster.s3, 40_000, 500);
+    for _ in 0..3 {
+        work.submit(&cluster).await;
+    }
+    let kills = case.times(16, 200);
+    for _ in 0..kills {
+        tokio::time::sleep(Duration::from_millis(case.random.random_range(50..500))).await;
+        if work.is_done(&cluster).await {
+            work.submit(&cluster).await;
+        }
+        let at = case.random.random_range(0..cluster.nodes.len());
+        if case.random.random_ratio(1, 3) && cluster.nodes[at].kill_runner() {
+            continue;
+        }
+        cluster.nodes[at].kill9();
+        cluster.nodes[at].restart().await;
+    }
+    work.check(&cluster).await;
+    format!("{kills} kills, {} jobs, {} records: 0 lost, 0 duplicated, 0 foreign parts", work.jobs(), work.records())
+}
+
+/// The node that said 202 is killed within 50 ms of it. Every job is there, and ends.
+pub async fn accepted(case: &mut Case) -> String {
+    let mut cluster = Cluster::start(&case.database, 1, 1, ServiceOptions::default()).await;
+    let mut work = Workload::put(&cluster.s3, 400, 200);
+    let times = case.times(5, 100);
+    for n in 0..times {
+        let output = format!("out/{n:04}/");
+        let id = cluster.nodes[0].submit(&work.definition(&output)).await;
+        tokio::time::sleep(Duration::from_millis(case.random.random_range(0..50))).await;
+        cluster.nodes[0].kill9();
+        cluster.nodes[0].restart().await;
+        work.submitted(id, output);
+    }
+    work.check(&cluster).await;
+    format!("{times} of {times} jobs present and finished")
+}
+
+/// A node that runs a chunk is frozen for three lease times. What it does when it wakes up changes nothing.
+pub async fn frozen(case: &mut Case) -> String {
+    let cluster = Cluster::start(&case.database, 1, 2, ServiceOptions::default()).await;
+    let mut work = Workload::put(&cluster.s3, 20_000, 5_000);
+    let times = case.times(2, 50);
+    let mut fenced = 0;
+    for n in 0..times {
+        let id = work.submit(&cluster).await;
+        let at = cluster.executors().start + n % cluster.executors().len();
+        // Frozen in the middle of its work: its runner is at a chunk.
+        let deadline = Instant::now() + PATIENCE;
+        while !holds_a_chunk(&cluster, &id, cluster.nodes[at].id()).await {
+            if cluster.job(&id).await.is_some_and(|job| is_final(&job)) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "node {at} gets no chunk");
+        }
+        cluster.nodes[at].freeze();
+        tokio::time::sleep(Duration::from_secs_f64(LEASE * 3.0)).await;
+        cluster.nodes[at].thaw();
+        // Asked at once, as whoever keeps a connection to it would.
+        let deadline = Instant::now() + PATIENCE;
+        while cluster.nodes[at].status("/readyz").await != 200 {
+            assert!(Instant::now() < deadline, "node {at} does not wake up");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        fenced += 1;
+    }
+    work.check(&cluster).await;
+    let mut commits = 0.0;
+    for at in cluster.executors() {
+        commits += counter(&cluster, at, "nightshift_fenced_commits_total").await;
+    }
+    format!("{fenced} of {times} frozen for {} s: manifests unaffected, {commits} commits fenced off", LEASE * 3.0)
+}
+
+async fn holds_a_chunk(cluster: &Cluster, id: &str, pid: u32) -> bool {
+    let ours = format!(":{pid}:");
+    cluster.chunks(id).await.iter().any(|chunk| chunk["state"] == "running" && chunk["worker"].as_str().is_some_and(|w| w.contains(&ours)))
+}
+
+/// SIGTERM while chunks run and long polls are open: the node ends by itself with 0, in time, and no chunk loses an attempt.
+pub async fn terminated(case: &mut Case) -> String {
+    let options = ServiceOptions::default().arg("--drain-timeout", "1");
+    let mut cluster = Cluster::start(&case.database, 1, 1, options).await;
+    let mut work = Workload::put(&cluster.s3, 40_000, 500);
+    let times = case.times(4, 100);
+    let mut slowest = Duration::ZERO;
+    let mut id = work.submit(&cluster).await;
+    for n in 0..times {
+        if work.is_done(&cluster).await {
+            check_attempts(&cluster, &id).await;
+            id = work.submit(&cluster).await;
+        }
+        let at = n % cluster.nodes.len();
+        let polls: Vec<_> = (0..5)
+            .map(|_| {
+                let node = &cluster.nodes[0];
+                let request = node.client().get(node.url(&format!("/v1/jobs/{id}?wait=30s"))).send();
+                tokio::spawn(async move { request.await.map(|answer| answer.status().as_u16()) })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(case.random.random_range(50..400))).await;
+        let started = Instant::now();
+        let status = cluster.nodes[at].terminate(Duration::from_secs(30)).await;
+        assert_eq!(status, Some(0), "node {at} ends by itself:\n{}", cluster.nodes[at].log());
+        slowest = slowest.max(started.elapsed());
+        cluster.nodes[at].restart().await;
+        polls.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+    work.check(&cluster).await;
+    check_attempts(&cluster, &id).await;
+    format!("{times} of {times} exits with 0, the slowest after {:.1} s; no attempt burned", slowest.as_secs_f64())
+}
+
+async fn check_attempts(cluster: &Cluster, id: &str) {
+    for chunk in cluster.chunks(id).await {
+        assert!(chunk["failures"] == 0 && chunk["crashes"] == 0, "{chunk:#}");
+    }
+}
+
+/// PostgreSQL crashes and comes back while jobs run and the API is asked. 0 lost, 0 duplicated; no answer is a 500.
+pub async fn restarts(case: &mut Case) -> String {
+    let cluster = Cluster::start(&case.database, 2, 2, ServiceOptions::default()).await;
+    let mut work = Workload::put(&cluster.s3, 40_000, 500);
+    let mut id = work.submit(&cluster).await;
+    let times = case.times(4, 20);
+    let (mut asked, mut refused) = (0, 0);
+    let Database::Postgres(server) = &case.database else { unreachable!("a case of PostgreSQL") };
+    for _ in 0..times {
+        if work.is_done(&cluster).await {
+            id = work.submit(&cluster).await;
+        }
+        tokio::time::sleep(Duration::from_millis(case.random.random_range(100..800))).await;
+        let crash = server.restart();
+        // The API is asked all the while.
+        while !crash.is_finished() {
+            for node in &cluster.nodes[..2] {
+                for path in [format!("/v1/jobs/{id}"), "/v1/jobs".to_owned(), "/readyz".to_owned(), "/livez".to_owned()] {
+                    let status = node.status(&path).await;
+                    assert!(matches!(status, 200 | 503), "{path} answered {status}");
+                    assert!(path != "/livez" || status == 200, "a node lives without its database");
+                    asked += 1;
+                    refused += usize::from(status == 503);
+                }
+            }
+        }
+        crash.await.expect("scripts/postgres");
+    }
+    work.check(&cluster).await;
+    // Nothing of it needed a restart of a node.
+    for node in &cluster.nodes {
+        assert_eq!(node.status("/readyz").await, 200);
+    }
+    format!(
+        "{times} restarts, {} records: 0 lost, 0 duplicated; {asked} requests meanwhile, {refused} of them 503, none 500",
+        work.records()
+    )
+}
+
+/// A worker dies with what it holds. Another claims it when its lease has run out, and not much later.
+pub async fn takeover(case: &mut Case) -> String {
+    let workers = case.times(3, 16);
+    let mut cluster = Cluster::start(&case.database, 1, workers, ServiceOptions::default()).await;
+    cluster.s3.create_bucket("lake");
+    cluster.s3.put("lake", "loop/x.onnx", &fixture("models/broken/endless-loop.onnx"));
+    let times = case.times(2, 10);
+    let mut latest: f64 = 0.0;
+    for n in 0..times {
+        // A chunk that never ends stays with whoever holds it.
+        cluster.s3.put("lake", &format!("one/{n}/x.jsonl"), b"{\"x\": [1, 2, 3, 4]}\n");
+        let definition =
+            json!({"model": "s3://lake/loop/x.onnx", "input": format!("s3://lake/one/{n}/"), "output": format!("s3://lake/out/{n}/")});
+        let id = cluster.submit(&definition, &format!("takeover-{n}")).await;
+        let (at, claims) = holder(&cluster, &id, 0).await;
+        cluster.nodes[at].kill9();
+        let killed = Instant::now();
+        let _next = holder(&cluster, &id, claims).await;
+        let after = killed.elapsed().as_secs_f64();
+        assert!(after < LEASE + 6.0, "claimed again only {after:.1} s after its worker was killed");
+        latest = latest.max(after);
+        cluster.nodes[0].post(&format!("/v1/jobs/{id}/cancel"), &json!(null)).await;
+        cluster.nodes[at].restart().await;
+    }
+    format!("{workers} workers, {times} kills: claimed again after {latest:.1} s at the latest, the lease being {LEASE} s")
+}
+
+/// Which node runs the one chunk of a job, claimed more than `claims` times; and how often it was claimed.
+async fn holder(cluster: &Cluster, id: &str, claims: u64) -> (usize, u64) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < deadline, "nobody claims the chunk of {id}");
+        let chunks = cluster.chunks(id).await;
+        let running = chunks.first().filter(|c| c["state"] == "running" && c["claims"].as_u64() > Some(claims));
+        if let Some(chunk) = running {
+            let worker = chunk["worker"].as_str().expect("a worker");
+            let at = cluster.executors().find(|at| worker.contains(&format!(":{}:", cluster.nodes[*at].id())));
+            return (at.expect("a worker of ours"), chunk["claims"].as_u64().expect("a number"));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn counter(cluster: &Cluster, at: usize, name: &str) -> f64 {
+    let node = &cluster.nodes[at];
+    let text = node.client().get(node.url("/metrics")).send().await.expect("it answers").text().await.expect("a text");
+    Scrape::parse(&text).samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value).sum()
+}
