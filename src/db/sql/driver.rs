@@ -56,7 +56,7 @@ impl Db<'_> {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Turnstile {
     /// Claiming an output prefix: two that overlap are different rows, so that no row's lock keeps them apart.
-    Outputs = 0x4e53_6f75_7470_7574,
+    Outputs = 0x4e53_6f75,
 }
 
 /// A connection for reading.
