@@ -9,7 +9,7 @@ use crate::{
     api::{self, ApiState},
     config::{self, seconds},
     db::{self, SqliteStore, Store},
-    execute::{self, Executor, Finalizer, RunnerOptions, Sampler, Supervisor},
+    execute::{self, Executor, Finalizer, RunnerOptions, Runners, Sampler},
     model::{self, Models},
     notify::{self, Deliverer, Guard, Notifier, Timeouts},
     objects::{self, Stores},
@@ -69,6 +69,7 @@ impl App {
             program,
             library: std::path::absolute(&library).unwrap_or(library),
             workers: settings.workers(),
+            memory_limit: settings.runner_memory_limit,
             stores: reach,
             load_timeout: seconds(settings.load_timeout),
             batch_timeout: seconds(settings.batch_timeout),
@@ -76,7 +77,7 @@ impl App {
             log: log.to_owned(),
         };
         let sampler = Arc::new(Sampler::new(runner.clone(), models.clone(), settings.providers.clone(), settings.images.limits()));
-        let (supervisor, _task) = Supervisor::start(runner, metrics.clone());
+        let runners = Runners::start(runner, &metrics);
         let planning = plan::Options {
             chunk_bytes: settings.chunk_bytes.max(1),
             chunk_objects: settings.chunk_objects.max(1),
@@ -100,7 +101,7 @@ impl App {
                 sampler,
                 planning: planning.clone(),
                 wake: wake.clone(),
-                runner: supervisor.status(),
+                runner: runners.status(),
                 metrics: metrics.clone(),
                 allowed_providers: ["cpu", "cuda", "tensorrt"].map(str::to_owned).to_vec(),
             },
@@ -115,7 +116,7 @@ impl App {
                 store: store.clone(),
                 stores: stores.clone(),
                 models,
-                supervisor,
+                runners,
                 worker: worker.clone(),
                 wake: wake.clone(),
                 metrics: metrics.clone(),

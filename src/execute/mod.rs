@@ -12,10 +12,12 @@ mod executor;
 mod finalize;
 mod lease;
 pub mod manifest;
+mod runners;
 mod sample;
 mod supervisor;
 
 pub use executor::{Executor, Options};
 pub use finalize::Finalizer;
+pub use runners::Runners;
 pub use sample::Sampler;
-pub use supervisor::{RunnerOptions, RunnerStatus, Supervisor};
+pub use supervisor::{RunnerOptions, RunnerStatus};
