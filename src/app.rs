@@ -10,7 +10,7 @@ use crate::{
     api::{self, ApiState},
     config::{self, seconds},
     db::{self, Database, SqlStore, Store},
-    execute::{self, Executor, Finalizer, Janitor, RunnerOptions, Sampler, Supervisor},
+    execute::{self, Executor, Finalizer, Janitor, RunnerOptions, Runners, Sampler},
     model::{self, Models},
     notify::{self, Deliverer, Guard, Notifier, Timeouts},
     objects::{self, Stores},
@@ -97,6 +97,7 @@ impl App {
             program,
             library: std::path::absolute(&library).unwrap_or(library),
             workers: settings.workers(),
+            memory_limit: settings.runner_memory_limit,
             stores: reach,
             load_timeout: seconds(settings.load_timeout),
             batch_timeout: seconds(settings.batch_timeout),
@@ -104,7 +105,7 @@ impl App {
             log: log.to_owned(),
         };
         let sampler = Arc::new(Sampler::new(runner.clone(), models.clone(), settings.providers.clone(), settings.images.limits()));
-        let (supervisor, _task) = Supervisor::start(runner, metrics.clone());
+        let runners = Runners::start(runner, &metrics);
         let planning = plan::Options {
             chunk_bytes: settings.chunk_bytes.max(1),
             chunk_objects: settings.chunk_objects.max(1),
@@ -127,7 +128,7 @@ impl App {
             sampler,
             planning: planning.clone(),
             wake: wake.clone(),
-            runner: executes.then(|| supervisor.status()),
+            runner: executes.then(|| runners.status()),
             metrics: metrics.clone(),
             allowed_providers: ["cpu", "cuda", "tensorrt"].map(str::to_owned).to_vec(),
         };
@@ -166,7 +167,7 @@ impl App {
             store,
             stores,
             models,
-            supervisor,
+            runners,
             worker,
             wake,
             metrics,

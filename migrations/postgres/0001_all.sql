@@ -85,6 +85,8 @@ CREATE TABLE chunk (
     -- Error rows of a chunk that is done.
     failed        BIGINT  NOT NULL DEFAULT 0,
     inputs        TEXT    NOT NULL,
+    -- What is known of a chunk that has a runner to itself, because its runner died under it; none while it runs among others.
+    isolation     TEXT,
     PRIMARY KEY (job_id, seq),
     CHECK ((result IS NOT NULL) = (state = 'done'))
 );

@@ -18,7 +18,7 @@ use crate::{
         IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Retried, Store, Written,
     },
     domain::{
-        Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Job, JobId, ObjectSlice, Problem, Uri,
+        Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Problem, Uri,
         job::{Ending, PlanCursor},
         spec::OutputSpec,
     },
@@ -64,7 +64,7 @@ impl Store for Down {
     async fn renew_chunks(&self, _: &[ChunkLease], _: Duration) -> Result<Vec<ChunkLease>> { down() }
     async fn commit_chunk(&self, _: &ChunkLease, _: &ChunkResult) -> Result<Written> { down() }
     async fn retry_chunk(&self, _: &ChunkLease, _: &Problem, _: Duration) -> Result<Written> { down() }
-    async fn crash_chunk(&self, _: &ChunkLease, _: &Problem, _: u32) -> Result<Written> { down() }
+    async fn crash_chunk(&self, _: &ChunkLease, _: &Problem, _: Option<&Isolation>) -> Result<Written> { down() }
     async fn fail_chunk(&self, _: &ChunkLease, _: &Problem) -> Result<Written> { down() }
     async fn release_chunk(&self, _: &ChunkLease) -> Result<Written> { down() }
     async fn chunks(&self, _: &JobId, _: u64, _: u32) -> Result<Vec<Chunk>> { down() }
@@ -111,6 +111,7 @@ impl Edge {
             program: "no program".into(),
             library: "no library".into(),
             workers: 1,
+            memory_limit: None,
             stores: Options::default(),
             load_timeout: Duration::from_secs(1),
             batch_timeout: Duration::from_secs(1),

@@ -99,6 +99,7 @@ pub(super) fn chunks() -> ChunkPage {
         claims: 1,
         failures: 0,
         crashes: 0,
+        isolation: None,
         not_before: None,
         worker: None,
         started_at: Some(Timestamp(ACCEPTED.0 + ONE_SECOND)),

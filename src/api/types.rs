@@ -226,7 +226,7 @@ pub(super) struct ChunkBody {
     claims: u32,
     /// How often it ended in an error that may pass.
     failures: u32,
-    /// How often its runner died.
+    /// How often its runner died, or a batch of it was not done at its deadline.
     crashes: u32,
     /// The process that holds it, or held it last: host, process id, and a part that is its own.
     worker: Option<String>,

@@ -9,6 +9,7 @@ mod file;
 mod images;
 mod library;
 mod settings;
+mod size;
 mod webhooks;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
@@ -167,6 +168,9 @@ pub struct Serve {
     /// Inference sessions, one thread each; as many as there are cores when absent
     #[arg(long, env = "NIGHTSHIFT_WORKERS", value_name = "COUNT")]
     pub workers: Option<usize>,
+    /// Most memory of a runner, in bytes or as 512MiB, 8GiB; what asks for more fails or dies there. No limit when absent
+    #[arg(long, env = "NIGHTSHIFT_RUNNER_MEMORY_LIMIT", value_name = "SIZE", value_parser = size::bytes)]
+    pub runner_memory_limit: Option<u64>,
     /// Chunks in flight at once
     #[arg(long, env = "NIGHTSHIFT_CHUNK_SLOTS", default_value_t = 3, value_name = "COUNT")]
     pub chunk_slots: usize,
@@ -290,6 +294,9 @@ pub struct Runner {
     /// The service's bucket sections, as JSON
     #[arg(long, value_parser = read_bucket_sections)]
     pub buckets: Option<BucketSections>,
+    /// Most memory, bytes
+    #[arg(long)]
+    pub memory_limit: Option<u64>,
     /// Say whether this provider can be had, and end
     #[arg(long)]
     pub probe: Option<String>,

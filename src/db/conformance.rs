@@ -36,8 +36,9 @@ use sqlx::Connection as _;
 
 use super::*;
 use crate::domain::{
-    ChunkState, Dim, Dtype, PartFile, PipelineSpec, Signature, Slice, Summary, Task, ValueInfo, ValueType,
+    ChunkState, Dim, Dtype, PartFile, PipelineSpec, RecordId, Signature, Slice, Span, Summary, Task, ValueInfo, ValueType,
     chunk::Usage,
+    isolation::{Blamed, LeftOut},
     spec::{
         CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputKind, InputSpec, Layout,
         OutputCompression, OutputFormat, OutputSpec, ReviewSpec,
@@ -286,7 +287,7 @@ async fn an_expired_lease_fences_off_its_holder(b: Bench) {
     for written in [
         b.store.commit_chunk(&old, &result(1, 0)).await.unwrap(),
         b.store.retry_chunk(&old, &problem(), TTL).await.unwrap(),
-        b.store.crash_chunk(&old, &problem(), 1).await.unwrap(),
+        b.store.crash_chunk(&old, &problem(), Some(&Isolation::default())).await.unwrap(),
         b.store.fail_chunk(&old, &problem()).await.unwrap(),
         b.store.release_chunk(&old).await.unwrap(),
     ] {
@@ -340,14 +341,42 @@ async fn a_release_costs_nothing_and_a_crash_is_counted_apart(b: Bench) {
     }
     let chunk = b.store.chunk(&ChunkId { job: id.clone(), seq: 0 }).await.unwrap().unwrap();
     assert_eq!((chunk.claims, chunk.failures, chunk.crashes), (5, 0, 0));
-    for _ in 0..2 {
+    for crashes in 1..=20 {
         let lease = b.claim_one().await;
-        let _written = b.store.crash_chunk(&lease, &problem(), 3).await.unwrap();
-        assert_eq!(b.state(&id).await, JobState::InProgress);
+        assert_eq!(b.store.crash_chunk(&lease, &problem(), None).await.unwrap(), Written::Done);
+        let chunk = b.store.chunk(&lease.chunk).await.unwrap().unwrap();
+        assert_eq!((chunk.crashes, chunk.failures, chunk.isolation, chunk.error), (crashes, 0, None, Some(problem())));
+        assert_eq!(b.state(&id).await, JobState::InProgress, "whether there is a next attempt is not for the store to say");
     }
-    let lease = b.claim_one().await;
-    let _written = b.store.crash_chunk(&lease, &problem(), 3).await.unwrap();
-    assert_eq!(b.job(&id).await.ending, Some(Ending::Failed));
+}
+
+async fn what_is_known_of_a_chunk_in_isolation_stays_with_it_until_a_retry(b: Bench) {
+    let id = b.planned(new_job("s3://lake/out/"), 1).await;
+    let record = |position| RecordId { object: 0, position };
+    let mut known = Isolation::default();
+    for (crashes, first) in [(1, 0), (2, 64)] {
+        known.singly.push(Span { first: record(first), last: record(first + 63) });
+        known.left_out.push(LeftOut {
+            what: Blamed::Record(record(first + 3)),
+            code: "runner_crash".to_owned(),
+            detail: "it died".to_owned(),
+        });
+        let lease = b.claim_one().await;
+        assert_eq!(b.store.crash_chunk(&lease, &problem(), Some(&known)).await.unwrap(), Written::Done);
+        // A drain, a dead node, an error that may pass and a crash that teaches nothing leave it as it is.
+        let _written = b.store.release_chunk(&b.claim_one().await).await.unwrap();
+        b.claim_one().await;
+        b.advance(TTL * 2);
+        let _written = b.store.retry_chunk(&b.claim_one().await, &problem(), Duration::from_secs(1)).await.unwrap();
+        b.advance(Duration::from_secs(2));
+        let claimed = b.claim(1).await.pop().unwrap();
+        assert_eq!((claimed.chunk.isolation.as_ref(), claimed.chunk.crashes), (Some(&known), crashes));
+        let _written = b.store.release_chunk(&claimed.lease).await.unwrap();
+    }
+    let _written = b.store.fail_chunk(&b.claim_one().await, &problem()).await.unwrap();
+    b.finalize(Ending::Failed).await;
+    assert!(matches!(b.store.retry_job(&id).await.unwrap(), Retried::Job(_)));
+    assert_eq!(b.claim(1).await.pop().unwrap().chunk.isolation, None, "a retry begins anew");
 }
 
 async fn a_cancelled_job_stops_its_chunks_and_keeps_what_is_done(b: Bench) {
@@ -488,6 +517,7 @@ async fn a_dropped_caller_leaves_no_transaction_open(b: Bench) {
 }
 
 on_both_databases! {
+    what_is_known_of_a_chunk_in_isolation_stays_with_it_until_a_retry,
     a_review_prefix_is_claimed_as_an_output_prefix_is,
     a_job_walks_from_queued_to_completed,
     creating_a_job_twice_makes_one,
@@ -601,7 +631,7 @@ async fn interleaved(b: Bench, steps: &[Step], chunks: usize) {
             }
             Step::Crash(at) => {
                 if let Some(lease) = lease(at) {
-                    let _any = b.store.crash_chunk(&lease, &problem(), 1000).await.unwrap();
+                    let _any = b.store.crash_chunk(&lease, &problem(), None).await.unwrap();
                 }
             }
             Step::Release(at) => {

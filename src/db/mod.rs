@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use crate::domain::{
-    Attempt, Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, DeliveryState, Event, Job, JobId, JobSpec, JobState, ObjectSlice,
-    Pipeline, Problem, Timestamp, TraceParent, Uri, WebhookSecret, WebhookSpec, WebhookUrl,
+    Attempt, Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, DeliveryState, Event, Isolation, Job, JobId, JobSpec, JobState,
+    ObjectSlice, Pipeline, Problem, Timestamp, TraceParent, Uri, WebhookSecret, WebhookSpec, WebhookUrl,
     job::{Conflict, Ending, PinnedModel, PlanCursor},
     spec::OutputSpec,
 };
@@ -420,9 +420,9 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// `failures` = the job's `max_attempts` the chunk is `failed` and the job breaks with the error.
     async fn retry_chunk(&self, lease: &ChunkLease, error: &Problem, delay: Duration) -> Result<Written>;
 
-    /// Puts the chunk back to `pending` after its runner died; raises `crashes`. With `crashes` = `limit` the chunk is
-    /// `failed` and the job breaks with the error.
-    async fn crash_chunk(&self, lease: &ChunkLease, error: &Problem, limit: u32) -> Result<Written>;
+    /// Puts the chunk back to `pending` after its runner died, or a batch of it did not end; raises `crashes`, and keeps what is known of
+    /// it now, if that is news. Whether there is a next attempt at all is for [`Isolation::next`] to say.
+    async fn crash_chunk(&self, lease: &ChunkLease, error: &Problem, isolation: Option<&Isolation>) -> Result<Written>;
 
     /// Sets the chunk `failed` and breaks the job with the error.
     async fn fail_chunk(&self, lease: &ChunkLease, error: &Problem) -> Result<Written>;

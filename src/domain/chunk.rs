@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     fault::Problem,
+    isolation::Isolation,
     job::JobId,
     spec::{InputCompression, InputFormat},
     summary::Summary,
@@ -231,8 +232,10 @@ pub struct Chunk {
     pub claims: u32,
     /// How often it ended in an error that may pass.
     pub failures: u32,
-    /// How often its runner died.
+    /// How often its runner died, or a batch of it was not done at its deadline.
     pub crashes: u32,
+    /// What is known of it since it has a runner to itself; `None` while it runs among others.
+    pub isolation: Option<Isolation>,
     /// Not to be claimed before.
     pub not_before: Option<Timestamp>,
     /// Who holds or last held it.

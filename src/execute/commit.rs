@@ -8,13 +8,11 @@ use tracing::Span;
 use super::supervisor::Ended;
 use crate::{
     db::{self, ChunkLease, Store, Written},
-    domain::{PartNames, spec::OutputSpec},
+    domain::{Chunk, Isolation, PartNames, spec::OutputSpec},
     objects::Stores,
     telemetry::metrics::{AttemptEnd, Metrics},
 };
 
-/// A chunk whose runner died this often breaks its job.
-const MOST_CRASHES: u32 = 10;
 /// First delay before a chunk is tried again; doubled each time, up to [`MOST_DELAY`], and drawn at random below that.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const MOST_DELAY: Duration = Duration::from_secs(60);
@@ -33,7 +31,7 @@ impl Committer {
     pub(super) async fn apply(
         &self,
         lease: &ChunkLease,
-        failures: u32,
+        chunk: &Chunk,
         output: &OutputSpec,
         names: &PartNames,
         ended: Ended,
@@ -41,7 +39,7 @@ impl Committer {
     ) {
         let mut delay = Duration::from_millis(200);
         loop {
-            match self.write(lease, failures, &ended).await {
+            match self.write(lease, chunk, &ended).await {
                 Ok(Written::Done) => {
                     self.count(&ended);
                     return log(lease, &ended);
@@ -66,13 +64,16 @@ impl Committer {
         }
     }
 
-    async fn write(&self, lease: &ChunkLease, failures: u32, ended: &Ended) -> db::Result<Written> {
+    async fn write(&self, lease: &ChunkLease, chunk: &Chunk, ended: &Ended) -> db::Result<Written> {
         match ended {
             Ended::Done(result) => self.store.commit_chunk(lease, result).await,
-            Ended::Failed { problem, retryable: true } => self.store.retry_chunk(lease, problem, backoff(failures)).await,
+            Ended::Failed { problem, retryable: true } => self.store.retry_chunk(lease, problem, backoff(chunk.failures)).await,
             Ended::Failed { problem, retryable: false } => self.store.fail_chunk(lease, problem).await,
             Ended::Stopped => self.store.release_chunk(lease).await,
-            Ended::Crashed(problem) => self.store.crash_chunk(lease, problem, MOST_CRASHES).await,
+            Ended::Lost(loss) => match Isolation::next(chunk.crashes, chunk.isolation.as_ref(), loss) {
+                Ok(isolation) => self.store.crash_chunk(lease, &loss.problem, isolation.as_ref()).await,
+                Err(problem) => self.store.fail_chunk(lease, &problem).await,
+            },
         }
     }
 
@@ -87,11 +88,16 @@ impl Committer {
             Ended::Failed { retryable: true, .. } => (AttemptEnd::Retried, "retried"),
             Ended::Failed { retryable: false, .. } => (AttemptEnd::Failed, "failed"),
             Ended::Stopped => (AttemptEnd::Released, "released"),
-            Ended::Crashed(_) => (AttemptEnd::Crashed, "crashed"),
+            Ended::Lost(_) => (AttemptEnd::Crashed, "crashed"),
         };
         self.metrics.attempt_ended(end);
         span.record("outcome", outcome);
-        if let Ended::Failed { problem, .. } | Ended::Crashed(problem) = ended {
+        let problem = match ended {
+            Ended::Failed { problem, .. } => Some(problem),
+            Ended::Lost(loss) => Some(&loss.problem),
+            Ended::Done(_) | Ended::Stopped => None,
+        };
+        if let Some(problem) = problem {
             span.record("otel.status_code", "ERROR").record("otel.status_description", &problem.code);
         }
     }
@@ -121,8 +127,9 @@ fn log(lease: &ChunkLease, ended: &Ended) {
             tracing::warn!(job.id = %job, chunk.seq = seq, code = problem.code, "chunk {chunk} failed: {problem}");
         }
         Ended::Stopped => tracing::info!(job.id = %job, chunk.seq = seq, "released chunk {chunk}"),
-        Ended::Crashed(problem) => {
-            tracing::warn!(job.id = %job, chunk.seq = seq, code = problem.code, "chunk {chunk} lost its runner: {problem}")
+        Ended::Lost(loss) => {
+            let (problem, place) = (&loss.problem, loss.place);
+            tracing::warn!(job.id = %job, chunk.seq = seq, code = problem.code, ?place, "chunk {chunk} was lost: {problem}");
         }
     }
 }

@@ -15,7 +15,8 @@ use tracing::{Instrument, field::Empty};
 use super::{
     commit::Committer,
     lease::{self, Held},
-    supervisor::{Ended, Supervisor},
+    runners::Runners,
+    supervisor::Ended,
 };
 use crate::{
     db::{ClaimedChunk, Store},
@@ -43,7 +44,7 @@ pub struct Options {
     pub image_limits: ImageLimits,
 }
 
-/// Runs chunks on one supervised runner.
+/// Runs chunks on supervised runners.
 #[derive(Debug)]
 pub struct Executor {
     /// Hands out the chunks.
@@ -53,7 +54,7 @@ pub struct Executor {
     /// Has the models' files.
     pub models: Arc<Models>,
     /// Runs the chunks.
-    pub supervisor: Supervisor,
+    pub runners: Runners,
     /// This process's name in leases.
     pub worker: String,
     /// Rung when there may be work, or when chunks may have to stop.
@@ -73,7 +74,7 @@ impl Executor {
         let leases = tokio::spawn(lease::keep(
             executor.store.clone(),
             held.clone(),
-            executor.supervisor.clone(),
+            executor.runners.clone(),
             executor.options.lease_ttl,
             executor.wake.clone(),
             leases_stop.clone(),
@@ -105,7 +106,7 @@ impl Executor {
         executor.drain(&held, &mut running).await;
         leases_stop.cancel();
         let _joined = leases.await;
-        executor.supervisor.shutdown().await;
+        executor.runners.shutdown().await;
     }
 
     async fn claim(&self, limit: usize) -> Vec<ClaimedChunk> {
@@ -124,7 +125,7 @@ impl Executor {
             return;
         }
         for attempt in held.attempts() {
-            self.supervisor.cancel(attempt).await;
+            self.runners.cancel(attempt).await;
         }
         // The supervisor kills a runner that does not let go within seconds, so every attempt ends.
         while running.join_next().await.is_some() {}
@@ -175,14 +176,15 @@ impl Executor {
                     batch_size: job.spec.execution.batch_size,
                     providers: providers.clone(),
                     image_limits: self.options.image_limits,
+                    isolation: chunk.isolation.clone(),
                 };
                 tracing::debug!(job.id = %lease.chunk.job, chunk.seq = lease.chunk.seq, attempt, "running chunk {}", lease.chunk);
-                self.supervisor.run(task).await
+                self.runners.run(task).await
             }
             Err(error) => model_failure(&error),
         };
         let committer = Committer { store: self.store.clone(), stores: self.stores.clone(), metrics: self.metrics.clone() };
-        committer.apply(&lease, chunk.failures, &output, &names, ended, stop).await;
+        committer.apply(&lease, &chunk, &output, &names, ended, stop).await;
         held.remove(attempt);
         // The finaliser waits for the last chunk, and other executors for a job's turn.
         self.wake.notify_waiters();

@@ -8,7 +8,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::supervisor::Supervisor;
+use super::runners::Runners;
 use crate::db::{ChunkLease, Store};
 
 /// Renewals on request are at least this far apart.
@@ -40,7 +40,7 @@ impl Held {
 pub(super) async fn keep(
     store: Arc<dyn Store>,
     held: Arc<Held>,
-    supervisor: Supervisor,
+    runners: Runners,
     ttl: Duration,
     wake: Arc<tokio::sync::Notify>,
     stop: CancellationToken,
@@ -62,7 +62,7 @@ pub(super) async fn keep(
             Ok(lost) => {
                 for (attempt, lease) in leases.iter().filter(|(_, lease)| lost.contains(lease)) {
                     tracing::info!(job.id = %lease.chunk.job, chunk.seq = lease.chunk.seq, "chunk {} must stop", lease.chunk);
-                    supervisor.cancel(*attempt).await;
+                    runners.cancel(*attempt).await;
                 }
             }
             // Leases run out on their own; whoever claims the chunks then fences this process off.

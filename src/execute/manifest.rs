@@ -367,6 +367,7 @@ mod tests {
             claims: 2,
             failures: 0,
             crashes: 1,
+            isolation: None,
             not_before: None,
             worker: Some("w".into()),
             started_at: Some(Timestamp(seq as i64)),

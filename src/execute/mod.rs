@@ -13,11 +13,13 @@ mod finalize;
 mod janitor;
 mod lease;
 pub mod manifest;
+mod runners;
 mod sample;
 mod supervisor;
 
 pub use executor::{Executor, Options};
 pub use finalize::Finalizer;
 pub use janitor::Janitor;
+pub use runners::Runners;
 pub use sample::Sampler;
-pub use supervisor::{RunnerOptions, RunnerStatus, Supervisor};
+pub use supervisor::{RunnerOptions, RunnerStatus};

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     executor::model_failure,
-    supervisor::{Ended, Process, RunnerOptions, batch_timeout, load_timeout, spawn, write_frame},
+    supervisor::{Ended, Process, RunnerOptions, batch_timeout, load_timeout, spawn, status_text, write_frame},
 };
 use crate::{
     domain::{JobSpec, ObjectSlice, PartNames, Problem},
@@ -50,8 +50,10 @@ impl Sampler {
         let sampled = async {
             let _turn = self.turns.acquire().await;
             let model_dir = self.models.ensure(&resolved.model).await.map_err(|e| match model_failure(&e) {
-                Ended::Failed { problem, .. } | Ended::Crashed(problem) => problem,
-                Ended::Done(_) | Ended::Stopped => Problem::new("model_cache_failed", "The pinned model cannot be had", e.to_string()),
+                Ended::Failed { problem, .. } => problem,
+                Ended::Done(_) | Ended::Stopped | Ended::Lost(_) => {
+                    Problem::new("model_cache_failed", "The pinned model cannot be had", e.to_string())
+                }
             })?;
             let (output, execution) = (&spec.output, &spec.execution);
             let chunk = ChunkTask {
@@ -73,6 +75,7 @@ impl Sampler {
                 batch_size: execution.batch_size,
                 providers: if execution.providers.is_empty() { self.providers.clone() } else { execution.providers.clone() },
                 image_limits: self.image_limits,
+                isolation: None,
             };
             run(&self.runner, SampleTask { chunk, records }).await
         };
@@ -107,10 +110,10 @@ async fn run(options: &RunnerOptions, task: SampleTask) -> Result<Sample, Proble
                     return Err(batch_timeout(options, busy));
                 }
             }
-            FromRunner::Done { .. } | FromRunner::Stopped { .. } | FromRunner::Goodbye => {}
+            FromRunner::Done { .. } | FromRunner::Stopped { .. } | FromRunner::At { .. } | FromRunner::Goodbye => {}
         }
     }
-    let status = process.child.wait().await.map_or_else(|e| e.to_string(), |status| status.to_string());
+    let status = process.child.wait().await.map_or_else(|e| e.to_string(), |status| status_text(status, options.memory_limit));
     if ready {
         return Err(Problem::new(
             "runner_crash",

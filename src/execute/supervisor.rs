@@ -6,12 +6,14 @@
 use std::{
     collections::HashMap,
     io,
+    os::unix::process::ExitStatusExt,
     path::PathBuf,
-    process::Stdio,
+    process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use serde::Serialize;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -25,7 +27,7 @@ use tokio::{
 };
 
 use crate::{
-    domain::{ChunkResult, Problem},
+    domain::{ChunkResult, Loss, Place, Problem, isolation::End},
     objects,
     runner::protocol::{Busy, ChunkTask, FromRunner, MAX_FRAME_BYTES, ToRunner},
     telemetry::{LogFormat, Metrics, metrics::RunnerEnd},
@@ -49,6 +51,8 @@ pub struct RunnerOptions {
     pub library: PathBuf,
     /// Sessions, one thread each.
     pub workers: usize,
+    /// Most memory of the process, bytes.
+    pub memory_limit: Option<u64>,
     /// How the runner reaches the stores.
     pub stores: objects::Options,
     /// How long a model may take to load.
@@ -70,8 +74,8 @@ pub(super) enum Ended {
     Failed { problem: Problem, retryable: bool },
     /// It was stopped: on request, or because its process had to be killed for another's fault.
     Stopped,
-    /// Its process died.
-    Crashed(Problem),
+    /// Its process died, or its batch did not end.
+    Lost(Box<Loss>),
 }
 
 #[derive(Debug)]
@@ -108,25 +112,32 @@ impl RunnerStatus {
     }
 }
 
+/// Whether a runner's memory and processor time are those that the metrics show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    Yes,
+    No,
+}
+
 /// A handle on one supervised runner; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Supervisor {
+pub(super) struct Supervisor {
     commands: mpsc::Sender<Request>,
     status: RunnerStatus,
 }
 
 impl Supervisor {
     /// Starts the task that owns the process.
-    pub fn start(options: RunnerOptions, metrics: Metrics) -> (Self, JoinHandle<()>) {
+    pub(super) fn start(options: RunnerOptions, metrics: Metrics, shown: Shown) -> (Self, JoinHandle<()>) {
         // Commands are few and answered at once; the bound only has to exceed the chunks in flight.
         let (commands, receive) = mpsc::channel(64);
         let status = RunnerStatus::new(options.library.clone());
-        let actor = Actor { options, metrics, status: status.clone(), process: None, attempts: HashMap::new(), failed_starts: 0 };
+        let actor = Actor { options, metrics, shown, status: status.clone(), process: None, attempts: HashMap::new(), failed_starts: 0 };
         (Self { commands, status }, tokio::spawn(actor.run(receive)))
     }
 
     /// Whether a runner can be had.
-    pub fn status(&self) -> RunnerStatus {
+    pub(super) fn status(&self) -> RunnerStatus {
         self.status.clone()
     }
 
@@ -145,7 +156,7 @@ impl Supervisor {
     }
 
     /// Ends the process: politely when nothing is in flight, by a kill otherwise.
-    pub async fn shutdown(&self) {
+    pub(super) async fn shutdown(&self) {
         let (reply, done) = oneshot::channel();
         if self.commands.send(Request::Shutdown(reply)).await.is_ok() {
             let _gone = done.await;
@@ -159,7 +170,16 @@ struct InFlight {
     /// When it was asked to stop.
     stopping: Option<Instant>,
     /// Why it was asked to stop, if not on request.
-    verdict: Option<Problem>,
+    verdict: Option<Box<Loss>>,
+    /// What it said last that it was at, and how many records had passed.
+    at: (Place, u64),
+}
+
+impl InFlight {
+    fn loss(&self, end: End, problem: Problem) -> Box<Loss> {
+        let (place, passed) = self.at;
+        Box::new(Loss { end, place, passed, problem })
+    }
 }
 
 pub(super) struct Process {
@@ -174,6 +194,7 @@ pub(super) struct Process {
 struct Actor {
     options: RunnerOptions,
     metrics: Metrics,
+    shown: Shown,
     status: RunnerStatus,
     process: Option<Process>,
     attempts: HashMap<u64, InFlight>,
@@ -204,11 +225,17 @@ impl Actor {
         }
     }
 
+    fn show(&self, pid: Option<u32>) {
+        if self.shown == Shown::Yes {
+            self.metrics.runner_is(pid);
+        }
+    }
+
     async fn begin(&mut self, task: Box<ChunkTask>, reply: oneshot::Sender<Ended>) {
         if self.process.is_none() {
             match spawn(&self.options) {
                 Ok(process) => {
-                    self.metrics.runner_is(process.child.id());
+                    self.show(process.child.id());
                     self.process = Some(process);
                 }
                 Err(error) => {
@@ -222,7 +249,7 @@ impl Actor {
         }
         let attempt = task.attempt;
         let frame = ToRunner::Run(task.clone());
-        self.attempts.insert(attempt, InFlight { task, reply, stopping: None, verdict: None });
+        self.attempts.insert(attempt, InFlight { task, reply, stopping: None, verdict: None, at: (Place::Elsewhere, 0) });
         self.send(&frame).await;
     }
 
@@ -235,7 +262,7 @@ impl Actor {
         }
     }
 
-    async fn cancel(&mut self, attempt: u64, verdict: Option<Problem>) {
+    async fn cancel(&mut self, attempt: u64, verdict: Option<Box<Loss>>) {
         let Some(in_flight) = self.attempts.get_mut(&attempt) else { return };
         in_flight.stopping.get_or_insert_with(Instant::now);
         if in_flight.verdict.is_none() {
@@ -265,15 +292,23 @@ impl Actor {
                 }
                 let batch_ms = self.options.batch_timeout.as_millis() as u64;
                 for busy in busy.into_iter().filter(|b| b.for_ms > batch_ms) {
-                    self.cancel(busy.attempt, Some(batch_timeout(&self.options, &busy))).await;
+                    let problem = batch_timeout(&self.options, &busy);
+                    let passed = self.attempts.get(&busy.attempt).map_or(0, |in_flight| in_flight.at.1);
+                    let loss = Loss { end: End::Timeout, place: Place::Records(busy.span), passed, problem };
+                    self.cancel(busy.attempt, Some(Box::new(loss))).await;
                 }
             }
             FromRunner::Done { attempt, result } => self.end(attempt, Ended::Done(result)),
             FromRunner::Failed { attempt, problem, retryable } => self.end(attempt, Ended::Failed { problem, retryable }),
             FromRunner::Stopped { attempt } => match self.attempts.get_mut(&attempt).and_then(|a| a.verdict.take()) {
-                Some(problem) => self.end(attempt, Ended::Failed { problem, retryable: false }),
+                Some(loss) => self.end(attempt, Ended::Lost(loss)),
                 None => self.end(attempt, Ended::Stopped),
             },
+            FromRunner::At { attempt, place, passed } => {
+                if let Some(in_flight) = self.attempts.get_mut(&attempt) {
+                    in_flight.at = (place, passed);
+                }
+            }
             // A supervised runner is asked for chunks alone.
             FromRunner::Sampled { .. } | FromRunner::Goodbye => {}
         }
@@ -300,8 +335,9 @@ impl Actor {
         let stuck = self.attempts.values().any(|a| a.stopping.is_some_and(|since| since.elapsed() > STOP_GRACE));
         if silent {
             let problem = Problem::new("runner_crash", "The runner process died", "it stopped answering and was killed");
-            for attempt in self.attempts.keys().copied().collect::<Vec<_>>() {
-                self.end(attempt, Ended::Crashed(problem.clone()));
+            for (_, in_flight) in self.attempts.drain() {
+                let loss = in_flight.loss(End::Kill, problem.clone());
+                let _gone = in_flight.reply.send(Ended::Lost(loss));
             }
             self.metrics.runner_ended(RunnerEnd::Silent);
             self.kill("it stopped answering").await;
@@ -314,17 +350,14 @@ impl Actor {
     /// Kills the process; attempts that were asked to stop end with their verdict, the others are stopped at no cost to them.
     async fn kill(&mut self, why: &str) {
         tracing::warn!("the runner is killed: {why}");
-        self.metrics.runner_is(None);
+        self.show(None);
         if let Some(mut process) = self.process.take()
             && let Err(error) = process.child.kill().await
         {
             tracing::debug!(%error, "the runner was gone already");
         }
         for (_, in_flight) in self.attempts.drain() {
-            let ended = match in_flight.verdict {
-                Some(problem) => Ended::Failed { problem, retryable: false },
-                None => Ended::Stopped,
-            };
+            let ended = in_flight.verdict.map_or(Ended::Stopped, Ended::Lost);
             let _gone = in_flight.reply.send(ended);
         }
     }
@@ -332,13 +365,13 @@ impl Actor {
     /// The frames ended: the process is dead or about to be.
     async fn died(&mut self) {
         let Some(mut process) = self.process.take() else { return };
-        self.metrics.runner_is(None);
+        self.show(None);
         self.metrics.runner_ended(if process.ready { RunnerEnd::Crashed } else { RunnerEnd::NotStarted });
-        let status = match tokio::time::timeout(Duration::from_secs(5), process.child.wait()).await {
-            Ok(Ok(status)) => status.to_string(),
+        let (end, status) = match tokio::time::timeout(Duration::from_secs(5), process.child.wait()).await {
+            Ok(Ok(status)) => (end_of(status), status_text(status, self.options.memory_limit)),
             _ => {
                 let _gone = process.child.kill().await;
-                "it closed its socket without exiting".to_owned()
+                (End::Kill, "it closed its socket without exiting".to_owned())
             }
         };
         if !process.ready {
@@ -361,11 +394,9 @@ impl Actor {
         let problem = Problem::new("runner_crash", "The runner process died", format!("it ended with {status}"));
         for (_, in_flight) in self.attempts.drain() {
             tracing::debug!(chunk = in_flight.task.chunk, "attempt lost with its runner");
-            let ended = match in_flight.verdict {
-                Some(problem) => Ended::Failed { problem, retryable: false },
-                None => Ended::Crashed(problem.clone()),
-            };
-            let _gone = in_flight.reply.send(ended);
+            let loss = in_flight.loss(end, problem.clone());
+            let loss = in_flight.verdict.unwrap_or(loss);
+            let _gone = in_flight.reply.send(Ended::Lost(loss));
         }
     }
 
@@ -379,6 +410,30 @@ impl Actor {
         {
             let _gone = process.child.kill().await;
         }
+    }
+}
+
+/// Whether a process ended by its own doing. Signals that it can only mean are sent by itself or by its own fault; all others come from
+/// outside.
+fn end_of(status: ExitStatus) -> End {
+    const OWN: [Signal; 7] = [Signal::ABORT, Signal::SEGV, Signal::BUS, Signal::FPE, Signal::ILL, Signal::TRAP, Signal::SYS];
+    match status.signal() {
+        Some(signal) if !OWN.iter().any(|own| own.as_raw() == signal) => End::Kill,
+        _ => End::Fault,
+    }
+}
+
+/// How a process ended, and what its memory may have to do with it.
+pub(super) fn status_text(status: ExitStatus, memory_limit: Option<u64>) -> String {
+    let signal = status.signal();
+    // A failed allocation aborts.
+    let aborted = signal == Some(Signal::ABORT.as_raw());
+    match memory_limit {
+        Some(bytes) if aborted => format!("{status}; its memory is limited to {bytes} bytes (--runner-memory-limit), which may be why"),
+        _ if signal == Some(Signal::KILL.as_raw()) => {
+            format!("{status}; that comes from outside, most often from the kernel when the machine is out of memory")
+        }
+        _ => status.to_string(),
     }
 }
 
@@ -418,6 +473,9 @@ pub(super) fn spawn(options: &RunnerOptions) -> io::Result<Process> {
     command.arg("runner").arg("--library").arg(&options.library).arg("--workers").arg(options.workers.to_string());
     for root in &options.stores.file_roots {
         command.arg("--file-root").arg(root);
+    }
+    if let Some(bytes) = options.memory_limit {
+        command.arg("--memory-limit").arg(bytes.to_string());
     }
     if !options.stores.buckets.is_empty() {
         command.arg("--buckets").arg(serde_json::to_string(&options.stores.buckets)?);

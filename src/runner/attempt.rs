@@ -13,13 +13,13 @@ use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{
-    batch::Batch,
+    batch::{Batch, Provenance},
     featurize::{Binding, Notes},
     infer::Interrupt,
     models::{Loaded, lock},
     protocol::ChunkTask,
 };
-use crate::domain::{Problem, RecordError, Summary};
+use crate::domain::{Problem, RecordError, RecordId, Span, Summary};
 
 /// Why an attempt ends without a result.
 #[derive(Debug, Clone)]
@@ -151,13 +151,38 @@ impl Attempt {
         !self.is_stopped()
     }
 
+    /// Waits until nothing is in flight, where one permit is all there are; false when the attempt has ended.
+    pub(super) fn settle(&self) -> bool {
+        let goes_on = self.take_permit();
+        self.give_permit();
+        goes_on
+    }
+
     pub(super) fn give_permit(&self) {
         let _none_taken = self.permits.1.try_recv();
     }
 
     /// Sorts error rows by their place in the input.
     pub(super) fn sort(&self, errors: &mut [RecordError]) {
-        errors.sort_by_key(|e| (self.order.get(&e.source).copied().unwrap_or(usize::MAX), e.position.unwrap_or(u64::MAX)));
+        errors.sort_by_key(|error| self.place(error));
+    }
+
+    /// The place of an error row in the input: that of an object comes after those of its records.
+    pub(super) fn place(&self, error: &RecordError) -> (usize, u64) {
+        (self.order.get(&error.source).copied().unwrap_or(usize::MAX), error.position.unwrap_or(u64::MAX))
+    }
+
+    /// The names of these records within the chunk.
+    pub(super) fn ids(&self, provenance: &Provenance) -> Vec<RecordId> {
+        let objects: Vec<u32> = provenance.sources.iter().map(|s| self.order.get(s).map_or(u32::MAX, |at| *at as u32)).collect();
+        provenance.rows.iter().map(|row| RecordId { object: objects[row.source as usize], position: row.position }).collect()
+    }
+
+    /// From the first to the last of these records; there must be some.
+    pub(super) fn span(&self, provenance: &Provenance) -> Span {
+        let nowhere = RecordId { object: u32::MAX, position: u64::MAX };
+        let ids = self.ids(provenance);
+        Span { first: ids.iter().min().copied().unwrap_or(nowhere), last: ids.iter().max().copied().unwrap_or(nowhere) }
     }
 }
 

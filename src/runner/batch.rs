@@ -87,6 +87,12 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// `rows` rows from row `start` on.
+    #[must_use]
+    pub fn slice(&self, start: usize, rows: usize) -> Self {
+        Self { provenance: self.provenance.slice(start, rows), columns: self.columns.slice(start, rows) }
+    }
+
     /// Number of records.
     pub fn rows(&self) -> usize {
         self.provenance.rows.len()

@@ -15,10 +15,12 @@ use tokio::runtime::Handle;
 use super::{
     attempt::{Attempt, Failure, Work},
     infer,
+    isolate::Isolated,
     models::{Loaded, Models, lock},
     protocol::{Busy, ChunkTask, FromRunner, Loading, Sample, SampleTask},
     reader::Reader,
     sample,
+    voice::Voice,
     worker::{self, BusySlot, panic_text},
     writer::Writer,
 };
@@ -35,12 +37,20 @@ pub(super) struct Engine {
     busy: Arc<Vec<BusySlot>>,
     tally: Tally,
     work: Sender<Work>,
+    voice: Voice,
     running: Mutex<HashMap<u64, Arc<Attempt>>>,
 }
 
 impl Engine {
     /// Starts the workers.
-    pub(super) fn start(stores: Stores, handle: Handle, runtime: String, workers: usize, tally: Tally) -> io::Result<Arc<Self>> {
+    pub(super) fn start(
+        stores: Stores,
+        handle: Handle,
+        runtime: String,
+        workers: usize,
+        tally: Tally,
+        voice: Voice,
+    ) -> io::Result<Arc<Self>> {
         // One batch waits for each worker, so that none is idle while the reader packs the next.
         let (work, take) = bounded::<Work>(workers);
         let busy: Arc<Vec<BusySlot>> = Arc::new((0..workers).map(|_| BusySlot::default()).collect());
@@ -49,7 +59,7 @@ impl Engine {
             thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker::run(index, &take, &busy[index], &tally))?;
         }
         let models = Models::new(workers);
-        Ok(Arc::new(Self { stores, handle, runtime, workers, models, busy, tally, work, running: Mutex::default() }))
+        Ok(Arc::new(Self { stores, handle, runtime, workers, models, busy, tally, work, voice, running: Mutex::default() }))
     }
 
     /// What the runner is doing now.
@@ -57,7 +67,9 @@ impl Engine {
         let loading =
             self.models.loading().map(|(attempt, since)| Loading { attempts: vec![attempt], for_ms: since.elapsed().as_millis() as u64 });
         let busy = self.busy.iter().filter_map(|slot| *lock(slot));
-        let busy = busy.map(|(attempt, since, records)| Busy { attempt, for_ms: since.elapsed().as_millis() as u64, records }).collect();
+        let busy =
+            busy.map(|b| Busy { attempt: b.attempt, for_ms: b.since.elapsed().as_millis() as u64, records: b.records, span: b.span });
+        let busy = busy.collect();
         let progress = lock(&self.running).iter().map(|(id, attempt)| (*id, attempt.records.load(Ordering::Relaxed))).collect();
         FromRunner::Beat { loading, busy, progress, counts: self.tally.take() }
     }
@@ -100,7 +112,9 @@ impl Engine {
         let id = task.attempt;
         // Registered before the thread starts, so that a cancel that comes at once finds it.
         let sources = task.inputs.iter().map(|i| i.source(&task.input).into()).collect::<Vec<_>>();
-        let attempt = Arc::new(Attempt::new(task, &sources, 2 * self.workers + 2));
+        // In isolation one batch at a time.
+        let permits = if task.isolation.is_some() { 1 } else { 2 * self.workers + 2 };
+        let attempt = Arc::new(Attempt::new(task, &sources, permits));
         lock(&self.running).insert(id, attempt.clone());
         let spawned = thread::Builder::new().name(format!("chunk-{id}")).spawn(move || {
             let _in_span = attempt.span.clone().entered();
@@ -136,7 +150,11 @@ impl Engine {
         // Bounded by the permits: no more outcomes exist than batches that entered.
         let (done, outcomes) = unbounded();
         thread::scope(|scope| {
-            let reader = Reader::new(attempt.clone(), loaded.clone(), self.stores.clone(), self.handle.clone(), self.work.clone(), done);
+            let mut reader =
+                Reader::new(attempt.clone(), loaded.clone(), self.stores.clone(), self.handle.clone(), self.work.clone(), done);
+            if let Some(isolation) = &task.isolation {
+                reader = reader.isolated(Isolated::new(attempt.clone(), isolation.clone(), self.voice.clone()));
+            }
             let reading = thread::Builder::new().name(format!("read-{}", task.attempt)).spawn_scoped(scope, || {
                 let _in_span = attempt.span.clone().entered();
                 if let Err(failure) = reader.run() {

@@ -27,6 +27,7 @@ pub mod tensor;
 mod ahead;
 mod attempt;
 mod engine;
+mod isolate;
 mod models;
 mod pack;
 mod pictures;
@@ -35,6 +36,7 @@ mod reader;
 mod review;
 mod sample;
 mod summarize;
+mod voice;
 mod worker;
 mod writer;
 

@@ -84,7 +84,7 @@ fn slice(batch: &Batch, start: usize, rows: usize) -> Batch {
     if start == 0 && rows == batch.rows() {
         return batch.clone();
     }
-    Batch { provenance: batch.provenance.slice(start, rows), columns: batch.columns.slice(start, rows) }
+    batch.slice(start, rows)
 }
 
 /// Bytes of each row in columns of texts and bytes.

@@ -3,19 +3,21 @@
 //! The socket is the process's standard input: nothing else has to be inherited, and its end is the supervisor's end.
 
 use std::{
+    fs,
     io::{self, BufReader},
     os::{fd::AsFd, unix::net::UnixStream},
     path::PathBuf,
-    sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
 
+use rustix::process::{Resource, Rlimit};
+
 use super::{
     engine::Engine,
     infer,
-    models::lock,
-    protocol::{FromRunner, ToRunner, read_frame, write_frame},
+    protocol::{FromRunner, ToRunner, read_frame},
+    voice::Voice,
 };
 use crate::{
     objects::{self, Stores},
@@ -34,6 +36,8 @@ pub struct Options {
     pub workers: usize,
     /// How to reach the stores: as the service does.
     pub stores: objects::Options,
+    /// Most memory of the process, bytes.
+    pub memory_limit: Option<u64>,
 }
 
 /// Runs until the supervisor closes the socket or says `Drain`.
@@ -41,20 +45,25 @@ pub struct Options {
 /// # Errors
 /// When the library cannot be loaded or the socket fails.
 pub fn run(options: Options) -> io::Result<()> {
+    first_to_go();
+    if let Some(bytes) = options.memory_limit {
+        limit_memory(bytes)?;
+    }
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let runtime = infer::init_runtime(&options.library).map_err(io::Error::other)?;
     let io_threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("store").enable_all().build()?;
     let tally = Tally::default();
     let stores = Stores::new(options.stores).map_err(io::Error::other)?.counted(tally.clone());
-    let engine = Engine::start(stores, io_threads.handle().clone(), runtime.clone(), options.workers.max(1), tally)?;
+    let voice = Voice::new(socket.try_clone()?);
+    let workers = options.workers.max(1);
+    let engine = Engine::start(stores, io_threads.handle().clone(), runtime.clone(), workers, tally, voice.clone())?;
 
-    let out = Arc::new(Mutex::new(socket.try_clone()?));
-    send(&out, &FromRunner::Ready { runtime });
+    voice.say(&FromRunner::Ready { runtime });
     {
-        let (out, engine) = (out.clone(), engine.clone());
+        let (voice, engine) = (voice.clone(), engine.clone());
         thread::Builder::new().name("beat".to_owned()).spawn(move || {
             loop {
-                send(&out, &engine.beat());
+                voice.say(&engine.beat());
                 thread::sleep(BEAT);
             }
         })?;
@@ -64,23 +73,23 @@ pub fn run(options: Options) -> io::Result<()> {
     loop {
         match read_frame::<ToRunner>(&mut frames) {
             Ok(Some(ToRunner::Run(task))) => {
-                let (out, counted) = (out.clone(), engine.clone());
+                let (voice, counted) = (voice.clone(), engine.clone());
                 engine.run(*task, move |answer| {
                     // Ahead of the end of the attempt, so that whoever hears of that has heard of what it took.
-                    send(&out, &counted.beat());
-                    send(&out, &answer);
+                    voice.say(&counted.beat());
+                    voice.say(&answer);
                 });
             }
             Ok(Some(ToRunner::Sample(task))) => {
-                let out = out.clone();
-                engine.sample(*task, move |answer| send(&out, &answer));
+                let voice = voice.clone();
+                engine.sample(*task, move |answer| voice.say(&answer));
             }
             Ok(Some(ToRunner::Cancel { attempt })) => engine.cancel(attempt),
             Ok(Some(ToRunner::Drain)) => {
                 while engine.in_flight() > 0 {
                     thread::sleep(Duration::from_millis(20));
                 }
-                send(&out, &FromRunner::Goodbye);
+                voice.say(&FromRunner::Goodbye);
                 exit();
             }
             // The supervisor is gone: whatever is in flight has no owner any more.
@@ -93,16 +102,23 @@ pub fn run(options: Options) -> io::Result<()> {
     }
 }
 
-fn send(out: &Mutex<UnixStream>, frame: &FromRunner) {
-    if let Err(error) = write_frame(&mut *lock(out), frame) {
-        tracing::debug!(%error, "the supervisor is gone");
-        exit();
+/// When memory runs out, the kernel takes this process and not the service. Any process may ask for that.
+fn first_to_go() {
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", "1000") {
+        tracing::debug!(%error, "the kernel treats this process as any other when memory runs out");
     }
+}
+
+/// Beyond the limit, allocations fail. It counts private writable memory, as this process has asked for it: not the address space that
+/// CUDA reserves, nor files that are mapped.
+fn limit_memory(bytes: u64) -> io::Result<()> {
+    rustix::process::setrlimit(Resource::Data, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
+    Ok(())
 }
 
 /// Ends the process at once, by a signal to itself: exit handlers of loaded providers are not run, as CUDA's is known to
 /// abort after correct work. The supervisor goes by the last frame, not by the status.
-fn exit() -> ! {
+pub(super) fn exit() -> ! {
     let _cannot_fail = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     std::process::abort()
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::featurize::ImageLimits;
 use crate::{
     domain::{
-        ChunkResult, ObjectSlice, PartNames, Pipeline, Problem, RecordError,
+        ChunkResult, Isolation, ObjectSlice, PartNames, Pipeline, Place, Problem, RecordError, Span,
         job::PinnedModel,
         spec::{CsvOptions, IncludeInput, OutputCompression, OutputFormat, ReviewSpec},
         uri::Uri,
@@ -60,6 +60,9 @@ pub struct ChunkTask {
     /// What a picture may cost.
     #[serde(default)]
     pub image_limits: ImageLimits,
+    /// What to leave out and what to feed alone. With it, the attempt does one thing at a time and says each before it begins.
+    #[serde(default)]
+    pub isolation: Option<Isolation>,
 }
 
 /// What a dry run wants to see: a chunk's first records, with nothing written.
@@ -147,6 +150,15 @@ pub enum FromRunner {
         /// What was counted since the last beat.
         counts: Counts,
     },
+    /// What an attempt in isolation is about to do.
+    At {
+        /// Which attempt.
+        attempt: u64,
+        /// What it does from now on.
+        place: Place,
+        /// Records that have come through since the last one that was left out.
+        passed: u64,
+    },
     /// The part is in the bucket.
     Done {
         /// Which attempt.
@@ -197,6 +209,8 @@ pub struct Busy {
     pub for_ms: u64,
     /// Records in it, at most.
     pub records: u64,
+    /// It lies among these.
+    pub span: Span,
 }
 
 /// Writes one frame.

@@ -12,6 +12,7 @@ use super::{
     batch::Batch,
     decode::{self, DecodeError, Decoded, Projection},
     featurize::{BindError, Binding, wanted_columns},
+    isolate::{Isolated, Piece},
     models::Loaded,
     pack::Packer,
     pictures::Pictures,
@@ -45,6 +46,7 @@ pub(super) struct Reader {
     first: Option<Bound>,
     /// Records still wanted; `None` wants them all.
     left: Option<usize>,
+    isolated: Option<Isolated>,
     /// Opens the stores of pictures that records name.
     stores: Stores,
     handle: Handle,
@@ -76,10 +78,17 @@ impl Reader {
             bound: None,
             first: None,
             left: None,
+            isolated: None,
             stores,
             handle,
             pictures: None,
         }
+    }
+
+    /// Does one thing at a time, and says each before it begins.
+    pub(super) fn isolated(mut self, isolated: Isolated) -> Self {
+        self.isolated = Some(isolated);
+        self
     }
 
     /// Reads to the end of the chunk, or until the attempt ends.
@@ -98,23 +107,27 @@ impl Reader {
         let attempt = self.attempt.clone();
         // Pictures are large once they are decoded: no more of them wait together than go into the runtime together.
         let batches = if attempt.task.pipeline.image.is_some() { 1 } else { PACK_ROWS.div_ceil(attempt.batch_size) };
+        // In isolation, the fewer records are in a batch that is lost, the better.
+        let batches = if self.isolated.is_some() { 1 } else { batches };
         let rows = attempt.batch_size * batches;
         let rows = self.left.map_or(rows, |left| left.clamp(1, rows));
         let mut packer = Packer::new(rows, BATCH_BYTES as u64);
         let projection = self.projection();
-        for slice in &attempt.task.inputs {
+        for (object, slice) in attempt.task.inputs.iter().enumerate() {
             if self.left == Some(0) {
                 break;
             }
             if attempt.is_stopped() {
                 return Err(Failure::Stopped);
             }
-            self.read(slice, &projection, rows, &mut packer)?;
+            self.read(object as u32, slice, &projection, rows, &mut packer)?;
         }
         if let Some(rest) = packer.flush() {
             self.submit(rest)?;
         }
-        self.submit_errors()
+        self.submit_errors()?;
+        self.isolated.iter().for_each(Isolated::ends);
+        Ok(())
     }
 
     /// The columns that the pipeline reads and those that the output carries.
@@ -133,14 +146,19 @@ impl Reader {
         }
     }
 
-    fn read(&mut self, slice: &ObjectSlice, projection: &Projection, rows: usize, packer: &mut Packer) -> Result<(), Failure> {
+    fn read(&mut self, object: u32, slice: &ObjectSlice, projection: &Projection, rows: usize, packer: &mut Packer) -> Result<(), Failure> {
         let attempt = self.attempt.clone();
         let source: Arc<str> = slice.source(&attempt.task.input).into();
+        let left_out = self.isolated.as_mut().and_then(|isolated| isolated.begin(object, &source));
         let object = match self.objects.next() {
             Some(Ok(object)) => object,
             Some(Err(error)) => return self.lose_object(source, error.into()),
             None => return Err(Failure::fatal("internal_error", "The runner met a fault of its own", "the objects' task is gone")),
         };
+        if let Some(error) = left_out {
+            self.errors.push(error);
+            return Ok(());
+        }
         self.look_for_pictures(slice)?;
         let request = decode::Request {
             source: source.clone(),
@@ -225,8 +243,45 @@ impl Reader {
         Ok(())
     }
 
-    /// Hands a batch to the workers; where its schema does not fit the model, its rows become error rows at once.
+    /// Hands a batch to the workers, in isolation piece by piece.
     fn submit(&mut self, batch: Batch) -> Result<(), Failure> {
+        let Some(mut isolated) = self.isolated.take() else { return self.hand_over(batch) };
+        let pieces = isolated.pieces(&batch);
+        let later = std::mem::take(&mut self.errors);
+        let submitted = self.submit_pieces(&mut isolated, pieces, later);
+        isolated.reads_on();
+        self.isolated = Some(isolated);
+        submitted
+    }
+
+    /// Each piece takes along the error rows that come before its end.
+    fn submit_pieces(&mut self, isolated: &mut Isolated, pieces: Vec<Piece>, mut later: Vec<RecordError>) -> Result<(), Failure> {
+        for piece in pieces {
+            match piece {
+                Piece::Lost(error) => {
+                    isolated.leaves_out();
+                    later.push(error);
+                }
+                Piece::Run(piece) => {
+                    let last = self.attempt.span(&piece.provenance).last;
+                    let last = (last.object as usize, last.position);
+                    let (now, rest) = later.into_iter().partition(|error| self.attempt.place(error) <= last);
+                    (self.errors, later) = (now, rest);
+                    isolated.enters(&piece);
+                    self.hand_over(piece.clone())?;
+                    if !self.attempt.settle() {
+                        return Err(Failure::Stopped);
+                    }
+                    isolated.passes(&piece);
+                }
+            }
+        }
+        self.errors = later;
+        Ok(())
+    }
+
+    /// Hands a batch to the workers; where its schema does not fit the model, its rows become error rows at once.
+    fn hand_over(&mut self, batch: Batch) -> Result<(), Failure> {
         let binding = self.bind(&batch);
         let mut errors = std::mem::take(&mut self.errors);
         let (seq, done) = self.enter()?;
@@ -296,7 +351,7 @@ fn first_records(mut step: Decoded, left: &mut usize) -> Decoded {
     step.batch = step.batch.and_then(|batch| {
         // Rows of one object are in the order of their positions.
         let rows = batch.provenance.rows.partition_point(|r| r.position < beyond);
-        (rows > 0).then(|| Batch { provenance: batch.provenance.slice(0, rows), columns: batch.columns.slice(0, rows) })
+        (rows > 0).then(|| batch.slice(0, rows))
     });
     step
 }

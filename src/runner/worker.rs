@@ -24,12 +24,22 @@ use super::{
     summarize::summarize,
 };
 use crate::{
-    domain::{RecordError, Stage, Summary},
+    domain::{RecordError, Span, Stage, Summary},
     telemetry::tally::Tally,
 };
 
-/// What a worker has inside the runtime: attempt, since when, records.
-pub(super) type BusySlot = Mutex<Option<(u64, Instant, u64)>>;
+/// What a worker has inside the runtime.
+pub(super) type BusySlot = Mutex<Option<InRuntime>>;
+
+/// A batch inside the runtime.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct InRuntime {
+    pub(super) attempt: u64,
+    pub(super) since: Instant,
+    pub(super) records: u64,
+    /// Of the records that the worker is at.
+    pub(super) span: Span,
+}
 
 /// Works until no more work can come.
 pub(super) fn run(index: usize, work: &Receiver<Work>, busy: &BusySlot, tally: &Tally) {
@@ -59,13 +69,14 @@ fn predict(index: usize, work: Work, busy: &BusySlot, tally: &Tally) -> Result<O
 
     attempt.tokens.add(&notes);
 
+    let (id, span) = (attempt.task.attempt, attempt.span(&batch.provenance));
     let mut session = loaded.session(index);
     let mut predicted = Vec::with_capacity(groups.len());
     for group in groups {
         let mut mark = |inside: Option<usize>| {
             let records = inside.map(|records| records as u64);
             records.into_iter().for_each(|records| tally.batch(records));
-            *lock(busy) = records.map(|records| (attempt.task.attempt, Instant::now(), records));
+            *lock(busy) = records.map(|records| InRuntime { attempt: id, since: Instant::now(), records, span });
         };
         let ran = timed(&attempt.times.infer, || session.run(group, attempt.batch_size, &attempt.interrupt, &mut mark));
         let (outputs, refused) = ran.map_err(|e| failure_of(&e))?;

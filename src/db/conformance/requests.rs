@@ -170,7 +170,9 @@ async fn a_retry_runs_what_is_not_done_and_keeps_what_is(b: Bench) {
         assert!(b.store.expire_jobs().await.unwrap().is_empty(), "a deadline that had passed counts anew");
         let again = b.claim(5).await;
         assert_eq!(again.iter().map(|c| c.chunk.id.seq).collect::<Vec<_>>(), [1, 2], "{ending:?}");
-        assert!(again.iter().all(|c| c.chunk.failures == 0 && c.chunk.crashes == 0 && c.chunk.error.is_none()));
+        assert!(
+            again.iter().all(|c| c.chunk.failures == 0 && c.chunk.crashes == 0 && c.chunk.isolation.is_none() && c.chunk.error.is_none())
+        );
         for claimed in again {
             assert_eq!(b.store.commit_chunk(&claimed.lease, &result(1, 0)).await.unwrap(), Written::Done);
         }

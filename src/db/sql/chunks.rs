@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     db::{ChunkLease, ClaimedChunk, Error, Result, Written},
-    domain::{Chunk, ChunkId, ChunkResult, EventKind, JobId, Problem, chunk::Usage},
+    domain::{Chunk, ChunkId, ChunkResult, EventKind, Isolation, JobId, Problem, chunk::Usage},
 };
 
 /// Which jobs have something to claim. Index: job_to_run.
@@ -316,7 +316,7 @@ pub(super) async fn fail(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem) -
 
 pub(super) async fn retry(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem, delay: Duration) -> Result<Written> {
     jobs::hold(tx, &lease.chunk.job).await?;
-    let Some((failures, _)) = tallies(tx, lease).await? else { return Ok(Written::Fenced) };
+    let Some(failures) = failures(tx, lease).await? else { return Ok(Written::Fenced) };
     let attempts = jobs::existing(tx, &lease.chunk.job).await?.spec.execution.max_attempts;
     if failures + 1 >= i64::from(attempts) {
         let detail = format!("{} (chunk {}, attempt {} of {attempts})", error.detail, lease.chunk.seq, failures + 1);
@@ -326,14 +326,9 @@ pub(super) async fn retry(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem, 
     give_back(tx, lease, Back { failures: 1, not_before, error: Some(error), ..Back::default() }).await
 }
 
-pub(super) async fn crash(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem, limit: u32) -> Result<Written> {
+pub(super) async fn crash(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem, isolation: Option<&Isolation>) -> Result<Written> {
     jobs::hold(tx, &lease.chunk.job).await?;
-    let Some((_, crashes)) = tallies(tx, lease).await? else { return Ok(Written::Fenced) };
-    if crashes + 1 >= i64::from(limit) {
-        let detail = format!("{} (chunk {}, which has now lost its runner {} times)", error.detail, lease.chunk.seq, crashes + 1);
-        return fail(tx, lease, &Problem { detail, ..error.clone() }).await;
-    }
-    give_back(tx, lease, Back { crashes: 1, error: Some(error), ..Back::default() }).await
+    give_back(tx, lease, Back { crashes: 1, error: Some(error), isolation, ..Back::default() }).await
 }
 
 pub(super) async fn release(tx: &mut Tx<'_>, lease: &ChunkLease) -> Result<Written> {
@@ -341,13 +336,13 @@ pub(super) async fn release(tx: &mut Tx<'_>, lease: &ChunkLease) -> Result<Writt
     give_back(tx, lease, Back::default()).await
 }
 
-/// Failures and crashes of a chunk so far; `None` when the lease is lost.
-async fn tallies(tx: &mut Tx<'_>, lease: &ChunkLease) -> Result<Option<(i64, i64)>> {
-    sql("SELECT failures, crashes FROM chunk WHERE job_id = ? AND seq = ? AND lease_epoch = ? AND state = 'running'")
+/// Failures of a chunk so far; `None` when the lease is lost.
+async fn failures(tx: &mut Tx<'_>, lease: &ChunkLease) -> Result<Option<i64>> {
+    sql("SELECT failures FROM chunk WHERE job_id = ? AND seq = ? AND lease_epoch = ? AND state = 'running'")
         .bind(lease.chunk.job.as_str())
         .bind(lease.chunk.seq as i64)
         .bind(lease.epoch)
-        .first(&mut tx.db)
+        .scalar_or_none(&mut tx.db)
         .await
 }
 
@@ -358,6 +353,8 @@ struct Back<'p> {
     crashes: i64,
     not_before: Option<i64>,
     error: Option<&'p Problem>,
+    /// What is known of it now, if that is news.
+    isolation: Option<&'p Isolation>,
     /// Only if its lease has run out by then.
     expired_by: Option<i64>,
 }
@@ -366,13 +363,14 @@ struct Back<'p> {
 async fn give_back(tx: &mut Tx<'_>, lease: &ChunkLease, back: Back<'_>) -> Result<Written> {
     let state: Option<String> = sql(
         "UPDATE chunk SET state = CASE WHEN (SELECT ending IS NULL FROM job WHERE id = chunk.job_id) THEN 'pending' ELSE 'cancelled' END, \
-         failures = failures + ?, crashes = crashes + ?, not_before = ?, error = COALESCE(?, error), lease_until = NULL \
-         WHERE job_id = ? AND seq = ? AND lease_epoch = ? AND state = 'running' AND COALESCE(lease_until <= ?, true) RETURNING state",
+         failures = failures + ?, crashes = crashes + ?, not_before = ?, error = COALESCE(?, error), isolation = COALESCE(?, isolation), \
+         lease_until = NULL WHERE job_id = ? AND seq = ? AND lease_epoch = ? AND state = 'running' AND COALESCE(lease_until <= ?, true) RETURNING state",
     )
     .bind(back.failures)
     .bind(back.crashes)
     .bind(back.not_before)
     .bind(back.error.map(document))
+    .bind(back.isolation.map(document))
     .bind(lease.chunk.job.as_str())
     .bind(lease.chunk.seq as i64)
     .bind(lease.epoch)

@@ -42,7 +42,7 @@ use super::{
     IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Retried, Store, Written,
 };
 use crate::domain::{
-    Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Job, JobId, ObjectSlice, Problem, Uri,
+    Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Problem, Uri,
     job::{Ending, PlanCursor},
     spec::OutputSpec,
 };
@@ -253,9 +253,9 @@ impl Store for SqlStore {
         self.write(move |tx| Box::pin(async move { chunks::retry(tx, &lease, &error, delay).await })).await
     }
 
-    async fn crash_chunk(&self, lease: &ChunkLease, error: &Problem, limit: u32) -> Result<Written> {
-        let (lease, error) = (lease.clone(), error.clone());
-        self.write(move |tx| Box::pin(async move { chunks::crash(tx, &lease, &error, limit).await })).await
+    async fn crash_chunk(&self, lease: &ChunkLease, error: &Problem, isolation: Option<&Isolation>) -> Result<Written> {
+        let (lease, error, isolation) = (lease.clone(), error.clone(), isolation.cloned());
+        self.write(move |tx| Box::pin(async move { chunks::crash(tx, &lease, &error, isolation.as_ref()).await })).await
     }
 
     async fn fail_chunk(&self, lease: &ChunkLease, error: &Problem) -> Result<Written> {

@@ -132,7 +132,7 @@ async fn kept_summary(tx: &mut Tx<'_>, id: &JobId) -> Result<Summary> {
 /// Lets chunks wait again as if they were new, but for their claims and epochs: whoever held one is fenced off. Returns how many.
 async fn reset_chunks(tx: &mut Tx<'_>, id: &JobId, again: Again) -> Result<i64> {
     let reset = sql(
-        "UPDATE chunk SET state = 'pending', failures = 0, crashes = 0, not_before = NULL, lease_epoch = lease_epoch + 1, lease_until = NULL, \
+        "UPDATE chunk SET state = 'pending', failures = 0, crashes = 0, isolation = NULL, not_before = NULL, lease_epoch = lease_epoch + 1, lease_until = NULL, \
          worker = NULL, started_at = NULL, finished_at = NULL, error = NULL, result = NULL, failed = 0 \
          WHERE job_id = ? AND (state IN ('failed', 'cancelled') OR (? = 1 AND state = 'done' AND failed > 0))",
     )

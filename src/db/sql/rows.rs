@@ -18,7 +18,7 @@ pub(super) const JOB: &str = "id, spec, model, pipeline, CASE WHEN paused_at IS 
                               finished_at, paused_at, idle, retries, trace";
 /// Columns of [`chunk`], in one place.
 pub(super) const CHUNK: &str = "job_id, seq, state, claims, failures, crashes, not_before, lease_epoch, worker, started_at, \
-                                finished_at, error, result, inputs";
+                                finished_at, error, result, inputs, isolation";
 
 /// Columns of [`delivery`], in one place, of `webhook_delivery d` and its last attempt `a`.
 pub(super) const DELIVERY: &str = "d.id, d.job_id, d.message_id, d.kind, d.endpoint, d.url, d.state, d.attempts, d.tries, d.next_at, \
@@ -112,6 +112,7 @@ pub(super) fn chunk(row: &Row) -> Result<Chunk> {
         claims: r.count("claims")? as u32,
         failures: r.count("failures")? as u32,
         crashes: r.count("crashes")? as u32,
+        isolation: r.json_or_none("isolation")?,
         not_before: r.time("not_before")?,
         worker: r.get("worker")?,
         started_at: r.time("started_at")?,
