@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::*;
 use crate::domain::{
     Dim, Signature, Task, ValueInfo, ValueType,
-    pipeline::image::{Alpha, Channels, ImageSource, Resample, Resize},
+    pipeline::image::{Alpha, Channels, ImageSource, Position, Resample, Resize},
 };
 
 fn fixtures(path: &str) -> PathBuf {
@@ -38,6 +38,7 @@ fn plain(channels: Channels, resize: Resize, size: Option<[u32; 2]>) -> Image {
         source: ImageSource::default(),
         size,
         resize,
+        position: Position::Center,
         resample: Resample::Bilinear,
         crop: None,
         pad: None,
@@ -220,6 +221,9 @@ fn pictures_of_one_shape_go_together_and_their_place_is_noted() {
     let image = plain(Channels::Rgb, Resize::Letterbox, Some([64, 64]));
     let geometry = run(&image, Dtype::Uint8, ImageLimits::default(), binary(&[&tall])).notes.geometry[0].unwrap();
     assert_eq!((geometry.left, geometry.top, geometry.scale_y), (10.0, 0.0, 0.1));
+    let image = Image { position: Position::TopLeft, ..image };
+    let geometry = run(&image, Dtype::Uint8, ImageLimits::default(), binary(&[&tall])).notes.geometry[0].unwrap();
+    assert_eq!((geometry.left, geometry.top, geometry.scale_y), (0.0, 0.0, 0.1));
 }
 
 #[test]
