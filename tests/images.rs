@@ -97,6 +97,38 @@ async fn image_models_run_from_their_folders_with_no_settings_and_give_the_golde
     }
 }
 
+/// The same model as timm publishes one, and as Optimum lays one out beside a quantized variant that the job names.
+#[tokio::test]
+async fn folders_of_timm_and_optimum_give_the_predictions_of_the_processors_folder() {
+    let (s3, service) = start().await;
+    let file = |name: &str| fixture(&format!("models/imagenet-tags/{name}"));
+    let config: Value = serde_json::from_slice(&file("config.json")).unwrap();
+    let names: Vec<&Value> = (0..1000).map(|id| &config["id2label"][id.to_string()]).collect();
+    let timm = json!({
+        "architecture": "tf_efficientnet_lite0", "num_classes": 1000, "label_names": names,
+        "pretrained_cfg": {"input_size": [3, 224, 224], "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center",
+                           "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+    });
+    s3.put("lake", "timm/config.json", timm.to_string().as_bytes());
+    s3.put("lake", "timm/model.onnx", &file("model.onnx"));
+    s3.put("lake", "optimum/onnx/model.onnx", &fixture("models/digits/model.onnx"));
+    s3.put("lake", "optimum/onnx/model_quantized.onnx", &file("model.onnx"));
+    for name in ["config.json", "preprocessor_config.json"] {
+        s3.put("lake", &format!("optimum/{name}"), &file(name));
+    }
+    s3.put("lake", "in/photos.parquet", &table(&pictures("data/photos")));
+    let wanted = golden::expected("imagenet-tags.jsonl");
+    for model in ["timm/", "optimum/onnx/model_quantized.onnx"] {
+        let output = run(&s3, &service, model, "in/", json!({})).await;
+        assert_eq!((output.rows.len(), output.errors.len()), (22, 0), "{model}");
+        // timm drops transparency, which this golden composites on white.
+        for (row, want) in output.rows.iter().zip(&wanted).filter(|(row, _)| row["object"] != "minduka-alpha.png" || model != "timm/") {
+            assert_eq!((&row["object"], &row["label"]), (&want["object"], &want["labels"][0]), "{model}");
+            assert!((number(&row["score"]).unwrap() - number(&want["scores"][0]).unwrap()).abs() <= 0.02, "{model}: {row:?}\n{want:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_model_of_the_other_layout_order_and_values_runs_with_a_short_nightshift_json() {
     let (s3, service) = start().await;
