@@ -97,6 +97,38 @@ async fn image_models_run_from_their_folders_with_no_settings_and_give_the_golde
     }
 }
 
+/// The same model as timm publishes one, and as Optimum lays one out beside a quantized variant that the job names.
+#[tokio::test]
+async fn folders_of_timm_and_optimum_give_the_predictions_of_the_processors_folder() {
+    let (s3, service) = start().await;
+    let file = |name: &str| fixture(&format!("models/imagenet-tags/{name}"));
+    let config: Value = serde_json::from_slice(&file("config.json")).unwrap();
+    let names: Vec<&Value> = (0..1000).map(|id| &config["id2label"][id.to_string()]).collect();
+    let timm = json!({
+        "architecture": "tf_efficientnet_lite0", "num_classes": 1000, "label_names": names,
+        "pretrained_cfg": {"input_size": [3, 224, 224], "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center",
+                           "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+    });
+    s3.put("lake", "timm/config.json", timm.to_string().as_bytes());
+    s3.put("lake", "timm/model.onnx", &file("model.onnx"));
+    s3.put("lake", "optimum/onnx/model.onnx", &fixture("models/digits/model.onnx"));
+    s3.put("lake", "optimum/onnx/model_quantized.onnx", &file("model.onnx"));
+    for name in ["config.json", "preprocessor_config.json"] {
+        s3.put("lake", &format!("optimum/{name}"), &file(name));
+    }
+    s3.put("lake", "in/photos.parquet", &table(&pictures("data/photos")));
+    let wanted = golden::expected("imagenet-tags.jsonl");
+    for model in ["timm/", "optimum/onnx/model_quantized.onnx"] {
+        let output = run(&s3, &service, model, "in/", json!({})).await;
+        assert_eq!((output.rows.len(), output.errors.len()), (22, 0), "{model}");
+        // timm drops transparency, which this golden composites on white.
+        for (row, want) in output.rows.iter().zip(&wanted).filter(|(row, _)| row["object"] != "minduka-alpha.png" || model != "timm/") {
+            assert_eq!((&row["object"], &row["label"]), (&want["object"], &want["labels"][0]), "{model}");
+            assert!((number(&row["score"]).unwrap() - number(&want["scores"][0]).unwrap()).abs() <= 0.02, "{model}: {row:?}\n{want:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_model_of_the_other_layout_order_and_values_runs_with_a_short_nightshift_json() {
     let (s3, service) = start().await;
@@ -164,7 +196,7 @@ async fn every_family_of_detectors_gives_its_boxes_in_pixels_of_the_original_pic
     let photos = ["china.jpg", "rocket-portrait.jpg", "grace-exif-rotated.jpg"];
     let photos: Vec<_> = photos.iter().map(|name| ((*name).to_owned(), fixture(&format!("data/photos/{name}")))).collect();
     s3.put("lake", "in/photos.parquet", &table(&photos));
-    for name in ["yolov5", "yolov8", "yolov8-transposed", "end-to-end", "separate", "tensorflow", "detr", "rt-detr", "detr-mask"] {
+    for name in ["yolov5", "yolox", "yolov8", "yolov8-transposed", "end-to-end", "separate", "tensorflow", "detr", "rt-detr", "detr-mask"] {
         s3.put_fixture(&format!("models/detect/{name}"), "lake", &format!("{name}/"));
         let output = run(&s3, &service, &format!("{name}/"), "in/", json!({})).await;
         let wanted = golden::expected(&format!("detect/{name}.jsonl"));
@@ -177,6 +209,51 @@ async fn every_family_of_detectors_gives_its_boxes_in_pixels_of_the_original_pic
         }
         assert!(boxes > 6 || name == "detr-mask" && boxes == 3, "{name} finds something");
     }
+}
+
+/// A real detector whose boxes come as its cells tell them, over characters drawn on photographs: one wide, one tall, one turned by its EXIF
+/// orientation.
+#[tokio::test]
+async fn a_real_detector_finds_characters_where_the_reference_finds_them() {
+    let (s3, service) = start().await;
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join(".models/character-detector.onnx");
+    let model = std::fs::read(&model).unwrap_or_else(|e| panic!("{}: {e}; scripts/test fetches it", model.display()));
+    s3.put("lake", "detector/model.onnx", &model);
+    let mut section = json!({
+        "task": "object-detection", "labels": ["character"], "threshold": 0.5,
+        "image": {"resize": "letterbox", "position": "top_left", "channels": "BGR", "scale": 1},
+    });
+    s3.put("lake", "detector/nightshift.json", section.to_string().as_bytes());
+    s3.put("lake", "in/characters.parquet", &table(&pictures("data/characters")));
+
+    // Whether the graph has decoded its boxes is not in its shapes, and a wrong guess would give boxes that mean nothing.
+    let definition = json!({"model": "s3://lake/detector/", "input": "s3://lake/in/", "output": "s3://lake/refused/"});
+    let (status, answer) = service.post("/v1/jobs", &definition).await;
+    assert_eq!((status, &answer["errors"][0]["code"]), (422, &json!("unknown_head")), "{answer:#}");
+    assert!(answer["errors"][0]["detail"].as_str().unwrap().contains("\"yolov5\", \"yolox\""), "{answer:#}");
+
+    section["head"] = json!("yolox");
+    s3.put("lake", "detector/nightshift.json", section.to_string().as_bytes());
+    let output = run(&s3, &service, "detector/", "in/", json!({})).await;
+    let wanted = golden::expected("characters.jsonl");
+    assert_eq!((output.rows.len(), output.errors.len(), wanted.len()), (3, 0, 3));
+    let (mut off, mut score_off): (f64, f64) = (0.0, 0.0);
+    for (row, want) in output.rows.iter().zip(&wanted) {
+        assert_eq!(row["object"], want["object"]);
+        let (found, wanted) = (row["detections"].as_array().unwrap(), want["detections"].as_array().unwrap());
+        assert_eq!((found.len(), wanted.len()), (5, 5), "{row:?}\n{want:?}");
+        // Scores that are nearly equal may change places.
+        for want in wanted {
+            let box_of = |detection: &Value| -> Vec<f64> { detection["box"].as_array().unwrap().iter().filter_map(number).collect() };
+            let distance = |found: &Value| box_of(found).iter().zip(box_of(want)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            let nearest = found.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap();
+            off = off.max(distance(nearest));
+            score_off = score_off.max((number(&nearest["score"]).unwrap() - number(&want["score"]).unwrap()).abs());
+            assert_eq!(nearest["label"], "character");
+        }
+    }
+    println!("characters: boxes within {off:.3} pixels, scores within {score_off:.2e}");
+    assert!(off < 0.5 && score_off < 0.01, "{off} pixels, {score_off}");
 }
 
 #[tokio::test]

@@ -93,6 +93,44 @@ async fn large_pictures_fetched_ahead_give_the_predictions_of_small_ones_and_sta
     assert!(highest < 400 << 20, "the runner's memory went up to {highest} bytes");
 }
 
+/// A PNG of one colour.
+fn png(picture: impl Into<image::DynamicImage>) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    picture.into().write_to(&mut bytes, image::ImageFormat::Png).expect("a PNG");
+    bytes.into_inner()
+}
+
+#[tokio::test]
+async fn each_limit_on_pictures_is_what_the_service_is_told() {
+    let s3 = digits().await;
+    let small = png(image::GrayImage::new(8, 8));
+    s3.put("lake", "in/bytes.png", &[small.as_slice(), &vec![0; 40_000]].concat());
+    s3.put("lake", "in/memory.png", &png(image::DynamicImage::new_rgba16(200, 200)));
+    s3.put("lake", "in/pixels.png", &png(image::GrayImage::new(250, 250)));
+    s3.put("lake", "in/side.png", &png(image::GrayImage::new(301, 1)));
+    s3.put("lake", "in/small.png", &small);
+    let limits = [("bytes", "40000"), ("memory", "150000"), ("pixels", "60000"), ("side", "300")];
+    let options = limits.iter().fold(ServiceOptions::default(), |o, (name, most)| o.arg(&format!("--max-image-{name}"), most));
+    for (options, refused) in [(options, true), (ServiceOptions::default(), false)] {
+        let service = Service::start(&s3, options).await;
+        let out = if refused { "out-limited/" } else { "out/" };
+        let definition = json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": format!("s3://lake/{out}")});
+        let (_, output) = run(&s3, &service, definition, out).await;
+        if !refused {
+            assert_eq!((output.rows.len(), output.errors.len()), (5, 0), "{:?}", output.errors);
+            continue;
+        }
+        let source = |row: &golden::Row| row["_source"].as_str().unwrap().to_owned();
+        assert_eq!(output.rows.iter().map(source).collect::<Vec<_>>(), ["in/small.png"]);
+        assert_eq!(output.errors.len(), limits.len());
+        for (error, (name, most)) in output.errors.iter().zip(limits) {
+            assert_eq!((source(error), &error["code"]), (format!("in/{name}.png"), &json!("image_too_large")), "{error:?}");
+            let detail = error["detail"].as_str().unwrap();
+            assert!(detail.contains(most) || name == "side", "{detail}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn keys_in_a_table_lead_to_the_same_predictions_and_missing_ones_to_error_rows() {
     let s3 = digits().await;

@@ -53,7 +53,7 @@ pub fn document() -> OpenApiDocument {
     let tasks = Task::ALL.map(Task::name);
     let states = JobState::ALL.map(JobState::name);
     let chunk_states = [ChunkState::Pending, ChunkState::Running, ChunkState::Done, ChunkState::Failed, ChunkState::Cancelled];
-    let words: [(&str, &str, Vec<&str>); 20] = [
+    let words: [(&str, &str, Vec<&str>); 21] = [
         ("InputDefinition", "format", names(&definition::FORMATS)),
         ("InputDefinition", "compression", names(&definition::COMPRESSIONS)),
         ("OutputDefinition", "format", names(&definition::OUTPUT_FORMATS)),
@@ -65,6 +65,7 @@ pub fn document() -> OpenApiDocument {
         ("PipelineDefinition", "pooling", names(&pipeline::POOLINGS)),
         ("ImageDefinition", "source", names(&pipeline::SOURCES)),
         ("ImageDefinition", "resize", names(&pipeline::RESIZES)),
+        ("ImageDefinition", "position", names(&pipeline::POSITIONS)),
         ("ImageDefinition", "resample", names(&pipeline::RESAMPLES)),
         ("ImageDefinition", "channels", names(&pipeline::CHANNELS)),
         ("ImageDefinition", "layout", names(&pipeline::LAYOUTS)),

@@ -8,7 +8,7 @@ use crate::domain::{
     pipeline::{
         detection::Head,
         flags::{Flag, Flags},
-        image::{Alpha, Channels, ImageSource, ImageSpec, Layout, Resample, Resize},
+        image::{Alpha, Channels, ImageSource, ImageSpec, Layout, Position, Resample, Resize},
         text::{Pooling, TextSpec},
     },
 };
@@ -33,8 +33,23 @@ pub(super) const PIPELINE: [&str; 18] = [
     "dimensions",
     "flags",
 ];
-pub(super) const IMAGE: [&str; 14] =
-    ["column", "source", "size", "resize", "resample", "crop", "pad", "pad_value", "channels", "layout", "scale", "mean", "std", "alpha"];
+pub(super) const IMAGE: [&str; 15] = [
+    "column",
+    "source",
+    "size",
+    "resize",
+    "position",
+    "resample",
+    "crop",
+    "pad",
+    "pad_value",
+    "channels",
+    "layout",
+    "scale",
+    "mean",
+    "std",
+    "alpha",
+];
 pub(super) const TEXT: [&str; 3] = ["column", "pair", "max_length"];
 pub(super) const FLAG: [&str; 3] = ["any_of", "min_score", "top_below"];
 
@@ -45,6 +60,7 @@ pub(super) const SOURCES: [(&str, ImageSource); 3] =
     [("auto", ImageSource::Auto), ("base64", ImageSource::Base64), ("key", ImageSource::Key)];
 pub(super) const RESIZES: [(&str, Resize); 4] =
     [("exact", Resize::Exact), ("shortest_edge", Resize::ShortestEdge), ("letterbox", Resize::Letterbox), ("none", Resize::None)];
+pub(super) const POSITIONS: [(&str, Position); 2] = [("center", Position::Center), ("top_left", Position::TopLeft)];
 pub(super) const RESAMPLES: [(&str, Resample); 6] = [
     ("nearest", Resample::Nearest),
     ("lanczos", Resample::Lanczos),
@@ -110,6 +126,7 @@ fn image(field: &Field<'_>, faults: &mut Faults) -> Option<ImageSpec> {
         source: object.field("source").choice(&SOURCES, faults),
         size: sides(&object.field("size"), faults),
         resize: object.field("resize").choice(&RESIZES, faults),
+        position: object.field("position").choice(&POSITIONS, faults),
         resample: object.field("resample").choice(&RESAMPLES, faults),
         crop: sides(&object.field("crop"), faults),
         pad: sides(&object.field("pad"), faults),

@@ -250,6 +250,9 @@ pub(super) struct ImageDefinition {
     /// How a picture is brought to `size`: without regard to its proportions, by its shorter edge, into it with the rest filled, or not at
     /// all.
     resize: Option<String>,
+    /// Where a letterbox puts the picture, the rest being filled: in the middle, or in the upper left corner as YOLOX does.
+    #[schema(default = "center")]
+    position: Option<String>,
     /// The filter; Hugging Face's numbers 0 to 5 are `nearest`, `lanczos`, `bilinear`, `bicubic`, `box`, `hamming`.
     resample: Option<String>,
     /// Height and width of the centre that is kept after the resize, or one number for both.

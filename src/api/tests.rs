@@ -247,7 +247,7 @@ fn the_short_and_the_full_form_are_read() {
 fn a_pipeline_section_means_in_a_job_what_it_means_in_a_models_folder() {
     let section = json!({
         "task": "image-classification", "labels": ["safe", "unsafe"], "activation": "softmax", "top_k": 2, "probabilities": true,
-        "image": {"column": "photo", "source": "key", "size": 256, "resize": "shortest_edge", "resample": "bicubic", "crop": [224, 224], "pad": [256, 256],
+        "image": {"column": "photo", "source": "key", "size": 256, "resize": "shortest_edge", "position": "top_left", "resample": "bicubic", "crop": [224, 224], "pad": [256, 256],
                   "pad_value": 114, "channels": "BGR", "layout": "NHWC", "scale": 1.0, "mean": [104, 117, 123], "std": [1, 1, 1], "alpha": "drop"},
         "text": {"column": "body", "pair": "title", "max_length": 128},
         "threshold": 0.25, "iou_threshold": 0.45, "pooling": "cls", "normalize": true, "dimensions": 64, "outputs": ["y"],

@@ -20,6 +20,8 @@ const SIDECARS: [&str; 9] = [
     "modules.json",
     "1_Pooling/config.json",
 ];
+/// Where Optimum puts the variants of a model: full, quantized, optimized.
+const VARIANTS: &str = "onnx/";
 /// Objects looked at in a model folder.
 const MOST_OBJECTS: usize = 10_000;
 
@@ -41,12 +43,18 @@ impl Found {
     }
 }
 
-/// Finds the model: one `.onnx` object with nothing but its external data, or a folder with exactly one.
+/// Finds the model: a folder with exactly one, or one `.onnx` object with nothing but its external data. An object of a folder `onnx/`, as
+/// Optimum lays models out, is that variant of the model above: it keeps that folder's sidecars.
 pub(super) async fn find(bucket: &Bucket, uri: &Uri) -> Result<Found, Error> {
     if !uri.is_prefix() && uri.path().ends_with(".onnx") {
         let onnx = bucket.head(uri.path()).await?;
-        let prefix = onnx.key.rfind('/').map_or(String::new(), |at| onnx.key[..=at].to_owned());
-        return Ok(Found { prefix, onnx, sidecars: Vec::new() });
+        let beside = onnx.key.rfind('/').map_or("", |at| &onnx.key[..=at]);
+        let above = beside.strip_suffix(VARIANTS).filter(|above| above.is_empty() || above.ends_with('/'));
+        let sidecars = match above {
+            Some(above) => sidecars_in(bucket, above).await?,
+            None => Vec::new(),
+        };
+        return Ok(Found { prefix: above.unwrap_or(beside).to_owned(), onnx, sidecars });
     }
     let prefix = uri.as_prefix().path().to_owned();
     let mut objects = Vec::new();
@@ -85,6 +93,19 @@ pub(super) async fn find(bucket: &Bucket, uri: &Uri) -> Result<Found, Error> {
     };
     let sidecars = SIDECARS.iter().filter_map(|name| at(name)).collect();
     Ok(Found { prefix, onnx, sidecars })
+}
+
+/// The sidecars of a folder that is not listed.
+async fn sidecars_in(bucket: &Bucket, folder: &str) -> Result<Vec<ObjectMeta>, Error> {
+    let mut found = Vec::new();
+    for name in SIDECARS {
+        match bucket.head(&format!("{folder}{name}")).await {
+            Ok(object) => found.push(object),
+            Err(objects::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(found)
 }
 
 pub(super) fn refused(code: &str, detail: impl Into<String>, hint: &str) -> Error {

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 pub enum Head {
     /// `[N, boxes, 5 + classes]`: centre, width and height, the score that there is an object, the score of each class.
     Yolov5,
+    /// As `yolov5`, each box told by its cell as YOLOX's own export leaves it: centre from the cell's corner, in cells, and logarithms of
+    /// width and height in cells. The boxes are one a cell, row by row, of cells of 8, 16 and 32 pixels, and of 64 in larger models.
+    Yolox,
     /// `[N, 4 + classes, boxes]`, of version 8 and later: centre, width and height, the score of each class.
     Yolov8,
     /// The same with the last two dimensions exchanged.
@@ -26,6 +29,7 @@ impl Head {
     pub fn name(self) -> &'static str {
         match self {
             Self::Yolov5 => "yolov5",
+            Self::Yolox => "yolox",
             Self::Yolov8 => "yolov8",
             Self::Yolov8Transposed => "yolov8_transposed",
             Self::EndToEnd => "end_to_end",
@@ -35,7 +39,18 @@ impl Head {
     }
 
     /// Every head, for messages that list them.
-    pub const ALL: [Head; 6] = [Self::Yolov5, Self::Yolov8, Self::Yolov8Transposed, Self::EndToEnd, Self::Separate, Self::Detr];
+    pub const ALL: [Head; 7] =
+        [Self::Yolov5, Self::Yolox, Self::Yolov8, Self::Yolov8Transposed, Self::EndToEnd, Self::Separate, Self::Detr];
+}
+
+/// Sides of the cells that YOLOX's boxes belong to, pixels: its models have three sizes, the larger ones four.
+const CELL_SIDES: [u64; 4] = [8, 16, 32, 64];
+
+/// The sides of the cells that a tensor of this height and width is divided into by a model with so many boxes, one a cell; `None` where
+/// that is no number of cells.
+pub fn cell_sides([height, width]: [u64; 2], boxes: u64) -> Option<&'static [u64]> {
+    let cells = |side: &u64| (height / side) * (width / side);
+    [3, 4].into_iter().map(|sizes| &CELL_SIDES[..sizes]).find(|sides| sides.iter().map(cells).sum::<u64>() == boxes)
 }
 
 /// How corners are written in an output of their own.

@@ -17,6 +17,17 @@ pub enum Resize {
     None,
 }
 
+/// Where a letterbox puts the picture; what is left over is filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Position {
+    /// In the middle, as Ultralytics' YOLO does; an odd pixel goes to the right and to the bottom.
+    #[default]
+    Center,
+    /// In the upper left corner, as YOLOX and MMDetection do.
+    TopLeft,
+}
+
 /// The filter; Pillow's numbers are 0 to 5 in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
@@ -114,6 +125,9 @@ pub struct ImageSpec {
     /// How a picture is brought to `size`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resize: Option<Resize>,
+    /// Where a letterbox puts the picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
     /// The filter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resample: Option<Resample>,
@@ -170,6 +184,7 @@ impl ImageSpec {
             source: self.source.or(base.source),
             size: self.size.or(base.size),
             resize: self.resize.or(base.resize),
+            position: self.position.or(base.position),
             resample: self.resample.or(base.resample),
             crop: self.crop.or(base.crop),
             pad: self.pad.or(base.pad),
@@ -199,6 +214,9 @@ pub struct Image {
     pub size: Option<[u32; 2]>,
     /// How a picture is brought to `size`.
     pub resize: Resize,
+    /// Where a letterbox puts the picture.
+    #[serde(default)]
+    pub position: Position,
     /// The filter.
     pub resample: Resample,
     /// Height and width of the centre that is kept.

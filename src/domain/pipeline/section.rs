@@ -2,7 +2,7 @@
 
 use super::{
     Pipeline, PipelineSpec, Task,
-    image::{Image, ImageSpec},
+    image::{Image, ImageSpec, Resize},
     text::{Text, TextSpec},
 };
 
@@ -42,6 +42,7 @@ impl Image {
             // 0 is a side without a limit, which the section says by leaving it out.
             size: self.size.map(|sides| sides.into_iter().filter(|side| *side > 0).collect()),
             resize: Some(self.resize),
+            position: (self.resize == Resize::Letterbox).then_some(self.position),
             resample: Some(self.resample),
             crop: self.crop.map(Vec::from),
             pad: self.pad.map(Vec::from),

@@ -3,7 +3,10 @@
 use super::{Said, names};
 use crate::domain::{
     Activation, Dim, Fault, PipelineSpec, Signature, ValueInfo,
-    pipeline::detection::{Corners, Detection, Head},
+    pipeline::{
+        detection::{Corners, Detection, Head, cell_sides},
+        image::Image,
+    },
 };
 
 /// Boxes below this score are left out when nothing says where to draw the line.
@@ -11,8 +14,14 @@ pub(super) const SCORE_THRESHOLD: f64 = 0.25;
 /// Boxes of one class that overlap more are one object when nothing says where to draw the line.
 const IOU_THRESHOLD: f64 = 0.45;
 
-/// How outputs become boxes, and what makes scores of them. What cannot be seen is a fault.
-pub(super) fn derive(signature: &Signature, spec: &PipelineSpec, said: &Said, faults: &mut Vec<Fault>) -> Option<(Detection, Activation)> {
+/// How outputs become boxes, and what makes scores of them. What cannot be seen is a fault. `image` is what the model's pictures become.
+pub(super) fn derive(
+    signature: &Signature,
+    spec: &PipelineSpec,
+    image: Option<&Image>,
+    said: &Said,
+    faults: &mut Vec<Fault>,
+) -> Option<(Detection, Activation)> {
     for (name, value, by_job) in [
         ("threshold", spec.threshold, said.job.threshold.is_some()),
         ("iou_threshold", spec.iou_threshold, said.job.iou_threshold.is_some()),
@@ -22,12 +31,15 @@ pub(super) fn derive(signature: &Signature, spec: &PipelineSpec, said: &Said, fa
             faults.push(Fault::new(said.at(name, |_| by_job), "out_of_range", detail).hint("give a number from 0 to 1"));
         }
     }
-    let outputs = Outputs { signature, labels: spec.labels.as_ref().map(|l| l.len() as u64) };
+    let tensor = image.and_then(Image::tensor_size).map(|size| size.map(u64::from));
+    let outputs = Outputs { signature, labels: spec.labels.as_ref().map(|l| l.len() as u64), tensor };
     let at = said.at("head", |j| j.head.is_some());
     let fitting: Vec<Head> = Head::ALL.into_iter().filter(|head| outputs.fits(*head)).collect();
     let forms = |heads: &[Head]| heads.iter().map(|h| format!("{:?}", h.name())).collect::<Vec<_>>().join(", ");
     let head = match (spec.head, fitting.as_slice()) {
         (Some(head), fitting) if fitting.contains(&head) => head,
+        // Where the graph leaves the number of boxes open, the first picture shows whether it is that of the cells.
+        (Some(Head::Yolox), fitting) if fitting.contains(&Head::Yolov5) && !outputs.has_counted_boxes() => Head::Yolox,
         (Some(head), _) => {
             let detail = format!("the outputs do not have the form {:?}: {}", head.name(), outputs.words());
             faults.push(Fault::new(at, "wrong_head", detail).hint("leave pipeline.head out, or correct it or pipeline.labels"));
@@ -62,6 +74,8 @@ struct Outputs<'s> {
     signature: &'s Signature,
     /// Number of classes, where they are named.
     labels: Option<u64>,
+    /// Height and width of the input, where they are known.
+    tensor: Option<[u64; 2]>,
 }
 
 impl<'s> Outputs<'s> {
@@ -117,11 +131,18 @@ impl<'s> Outputs<'s> {
         let wide = rows.zip(columns).is_none_or(|(rows, columns)| rows < columns);
         match head {
             Head::Yolov5 => is(columns, 5) && (self.labels.is_some() || !wide),
+            // YOLOX's boxes have the shape of version 5's: those that it has decoded itself cannot be told from those that it has not.
+            Head::Yolox => is(columns, 5) && self.tensor.zip(rows).is_some_and(|(tensor, boxes)| cell_sides(tensor, boxes).is_some()),
             Head::Yolov8 => is(rows, 4) && (self.labels.is_some() || wide),
             Head::Yolov8Transposed => is(columns, 4) && (self.labels.is_some() || !wide),
             Head::EndToEnd => columns == Some(6),
             Head::Separate | Head::Detr => false,
         }
+    }
+
+    /// Whether graph and settings say both how many boxes there are and how many cells.
+    fn has_counted_boxes(&self) -> bool {
+        self.tensor.is_some() && self.single().is_some_and(|(_, [rows, _])| rows.is_some())
     }
 
     /// Softmax where there is a class more than labels ("no object"), a sigmoid where there are as many.

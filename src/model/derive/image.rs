@@ -134,6 +134,7 @@ impl Resolver<'_> {
             source: self.spec.source.unwrap_or_default(),
             size,
             resize,
+            position: self.spec.position.unwrap_or_default(),
             resample: self.spec.resample.unwrap_or(Resample::Bilinear),
             crop,
             pad,

@@ -138,7 +138,7 @@ pub(super) fn derive(
         Task::Raw => {}
         Task::TabularRegression => check_regression(&signature, &said, faults),
         Task::ObjectDetection => {
-            if let Some((found, scores_by)) = detect::derive(&signature, &spec, &said, faults) {
+            if let Some((found, scores_by)) = detect::derive(&signature, &spec, image.as_ref(), &said, faults) {
                 (detection, activation) = (Some(found), scores_by);
             }
         }

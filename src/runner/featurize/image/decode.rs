@@ -15,7 +15,7 @@ use image::{
     metadata::Orientation,
 };
 
-use super::{jpeg, limits::ImageLimits};
+use super::{jpeg, limits::ImageLimits, png::without_profile};
 use crate::domain::pipeline::image::Alpha;
 
 /// Pixels, row by row, interleaved.
@@ -72,7 +72,9 @@ fn by_format(format: ImageFormat, bytes: &[u8], limits: &ImageLimits, alpha: Alp
     given.max_alloc = Some(limits.memory);
     let opened = match format {
         ImageFormat::Jpeg => return jpeg::decode(bytes, limits),
-        ImageFormat::Png => PngDecoder::with_limits(data, given.clone()).map(|d| pixels(d, given, limits, alpha)),
+        ImageFormat::Png => {
+            PngDecoder::with_limits(Cursor::new(without_profile(bytes)), given.clone()).map(|d| pixels(d, given, limits, alpha))
+        }
         ImageFormat::Gif => GifDecoder::new(data).map(|d| pixels(d, given, limits, alpha)),
         ImageFormat::WebP => WebPDecoder::new(data).map(|d| pixels(d, given, limits, alpha)),
         ImageFormat::Bmp => BmpDecoder::new(data).map(|d| pixels(d, given, limits, alpha)),

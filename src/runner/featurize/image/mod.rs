@@ -8,6 +8,7 @@ mod decode;
 mod jpeg;
 mod limits;
 mod mask;
+mod png;
 mod resize;
 mod tensor;
 #[cfg(test)]

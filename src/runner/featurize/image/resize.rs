@@ -11,7 +11,7 @@ use fast_image_resize::{
 };
 
 use super::decode::{Bad, Picture};
-use crate::domain::pipeline::image::{Geometry, Image, Resample, Resize};
+use crate::domain::pipeline::image::{Geometry, Image, Position, Resample, Resize};
 
 /// Where a picture lies in its tensor: resized to `resized`, its upper left corner at (`left`, `top`) of a tensor of `tensor`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,10 +38,12 @@ impl Placement {
         };
         let mut placement = Self { resized, tensor: resized, canvas: resized, left: 0, top: 0 };
         if let (Resize::Letterbox, Some([h, w])) = (image.resize, image.size) {
-            // As YOLO's own letterbox: half a pixel goes to the right and to the bottom.
             placement.tensor = (w, h);
-            placement.left = i64::from((w - resized.0) / 2);
-            placement.top = i64::from((h - resized.1) / 2);
+            if image.position == Position::Center {
+                // As YOLO's own letterbox: half a pixel goes to the right and to the bottom.
+                placement.left = i64::from((w - resized.0) / 2);
+                placement.top = i64::from((h - resized.1) / 2);
+            }
         }
         if let Some([h, w]) = image.crop {
             // Hugging Face's centre: the offset is rounded down, and where the picture is smaller it is padded by the same arithmetic.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::*;
 use crate::domain::{
     Dim, Signature, Task, ValueInfo, ValueType,
-    pipeline::image::{Alpha, Channels, ImageSource, Resample, Resize},
+    pipeline::image::{Alpha, Channels, ImageSource, Position, Resample, Resize},
 };
 
 fn fixtures(path: &str) -> PathBuf {
@@ -38,6 +38,7 @@ fn plain(channels: Channels, resize: Resize, size: Option<[u32; 2]>) -> Image {
         source: ImageSource::default(),
         size,
         resize,
+        position: Position::Center,
         resample: Resample::Bilinear,
         crop: None,
         pad: None,
@@ -183,6 +184,28 @@ fn limits_hold_before_decoding_and_are_named() {
 }
 
 #[test]
+fn a_colour_profile_is_never_inflated() {
+    use std::io::Write;
+    let plain_png = read("data/photos/tiny-1x1.png");
+    // 64 MiB of profile, behind the header.
+    let mut profile = flate2::write::ZlibEncoder::new(b"iCCPx\0\0".to_vec(), flate2::Compression::fast());
+    profile.write_all(&vec![0; 64 << 20]).unwrap();
+    let profile = profile.finish().unwrap();
+    let mut crc = flate2::Crc::new();
+    crc.update(&profile);
+    let chunk = [&(profile.len() as u32 - 4).to_be_bytes(), profile.as_slice(), &crc.sum().to_be_bytes()].concat();
+    let with_profile = [&plain_png[..33], &chunk, &plain_png[33..]].concat();
+    assert_eq!(*png::without_profile(&with_profile), *plain_png);
+    assert!(matches!(png::without_profile(&plain_png), std::borrow::Cow::Borrowed(_)));
+    // A chunk that never ends is the decoder's affair.
+    assert_eq!(*png::without_profile(&with_profile[..200]), with_profile[..200]);
+    let image = plain(Channels::Rgb, Resize::None, None);
+    let limits = ImageLimits { memory: 1 << 20, ..ImageLimits::default() };
+    let found = run(&image, Dtype::Uint8, limits, binary(&[&with_profile, &plain_png]));
+    assert_eq!((found.errors.len(), found.groups[0].rows.len()), (0, 2), "{:?}", found.errors);
+}
+
+#[test]
 fn elements_are_rescaled_then_normalised_in_the_models_order_of_channels() {
     let bytes = read("data/photos/tiny-1x1.png");
     let image = Image {
@@ -220,6 +243,9 @@ fn pictures_of_one_shape_go_together_and_their_place_is_noted() {
     let image = plain(Channels::Rgb, Resize::Letterbox, Some([64, 64]));
     let geometry = run(&image, Dtype::Uint8, ImageLimits::default(), binary(&[&tall])).notes.geometry[0].unwrap();
     assert_eq!((geometry.left, geometry.top, geometry.scale_y), (10.0, 0.0, 0.1));
+    let image = Image { position: Position::TopLeft, ..image };
+    let geometry = run(&image, Dtype::Uint8, ImageLimits::default(), binary(&[&tall])).notes.geometry[0].unwrap();
+    assert_eq!((geometry.left, geometry.top, geometry.scale_y), (0.0, 0.0, 0.1));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     domain::{
         Activation, Pipeline,
-        pipeline::detection::{Corners, Detection, Head},
+        pipeline::detection::{Corners, Detection, Head, cell_sides},
     },
     runner::tensor::Value,
 };
@@ -68,7 +68,7 @@ impl<'p> Reading<'p> {
         let numbers = |before: usize, dim: usize| labels.map_or(dim > before, |labels| dim == before + labels);
         let listed = |n: &Option<Numbers>| n.as_ref().is_some_and(|n| n.dims[0] == rows);
         let fits = match self.detection.head {
-            Head::Yolov5 => numbers(5, columns),
+            Head::Yolov5 | Head::Yolox => numbers(5, columns),
             Head::Yolov8 => numbers(4, rows),
             Head::Yolov8Transposed => numbers(4, columns),
             Head::EndToEnd => columns == 6,
@@ -86,19 +86,21 @@ impl<'p> Reading<'p> {
         )))
     }
 
-    /// The candidates of a record, in the model's order; `tensor` is the width and height that boxes from 0 to 1 are parts of.
-    pub(super) fn candidates(&self, at: usize, tensor: [f64; 2]) -> Vec<Candidate> {
+    /// The candidates of a record, in the model's order; `tensor` is the width and height that boxes from 0 to 1 are parts of, and that
+    /// cells divide.
+    ///
+    /// # Errors
+    /// When the model does not give a box for each cell.
+    pub(super) fn candidates(&self, at: usize, tensor: [f64; 2]) -> Result<Vec<Candidate>, InterpretError> {
         let record = self.boxes.record(at);
         let (rows, columns) = (self.boxes.dims[0], self.boxes.dims[1]);
         let other = |n: &'_ Option<Numbers>| n.as_ref().map(|n| n.record(at).to_vec()).unwrap_or_default();
-        match self.detection.head {
-            Head::Yolov5 => record
-                .chunks_exact(columns)
-                .filter_map(|b| {
-                    let (class, score) = best(b[5..].iter().copied())?;
-                    self.candidate(class, score * b[4], centred(&b[..4]))
-                })
-                .collect(),
+        let found = match self.detection.head {
+            Head::Yolov5 => record.chunks_exact(columns).filter_map(|b| self.of_object(b, &b[..4])).collect(),
+            Head::Yolox => {
+                let boxes = record.chunks_exact(columns).zip(cells(tensor, rows)?);
+                boxes.filter_map(|(b, cell)| self.of_object(b, &cell.place(b))).collect()
+            }
             Head::Yolov8Transposed => record
                 .chunks_exact(columns)
                 .filter_map(|b| {
@@ -125,7 +127,14 @@ impl<'p> Reading<'p> {
                 let about = record.chunks_exact(4).zip(logits.chunks_exact(count));
                 about.flat_map(|(b, logits)| self.query(b, logits, tensor)).collect()
             }
-        }
+        };
+        Ok(found)
+    }
+
+    /// A box behind whose first four numbers stand the score that there is an object, and the score of each class.
+    fn of_object(&self, b: &[f64], place: &[f64]) -> Option<Candidate> {
+        let (class, score) = best(b[5..].iter().copied())?;
+        self.candidate(class, score * b[4], centred(place))
     }
 
     fn candidate(&self, class: usize, score: f64, corners: [f64; 4]) -> Option<Candidate> {
@@ -151,6 +160,32 @@ impl<'p> Reading<'p> {
         let objects = logits[..logits.len() - 1].iter().map(|l| (l - largest).exp() / sum);
         best(objects).and_then(|(class, score)| self.candidate(class, score, corners)).into_iter().collect()
     }
+}
+
+/// What a box of YOLOX is told by.
+struct Cell {
+    column: f64,
+    row: f64,
+    /// Pixels.
+    side: f64,
+}
+
+impl Cell {
+    /// Centre, width and height in pixels of the tensor.
+    fn place(&self, b: &[f64]) -> [f64; 4] {
+        [(self.column + b[0]) * self.side, (self.row + b[1]) * self.side, b[2].exp() * self.side, b[3].exp() * self.side]
+    }
+}
+
+/// The cells of a tensor, in the order of the model's boxes.
+fn cells([width, height]: [f64; 2], boxes: usize) -> Result<impl Iterator<Item = Cell>, InterpretError> {
+    let (width, height) = (width as u64, height as u64);
+    let sides = cell_sides([height, width], boxes as u64)
+        .ok_or_else(|| InterpretError(format!("{boxes} boxes are not one for each cell of a tensor of {height} × {width}")))?;
+    Ok(sides.iter().flat_map(move |side| {
+        let row = move |row: u64| (0..width / side).map(move |column| (column, row));
+        (0..height / side).flat_map(row).map(|(column, row)| Cell { column: column as f64, row: row as f64, side: *side as f64 })
+    }))
 }
 
 /// The class with the highest score, the first among equals; `None` where no score is a number.

@@ -59,11 +59,11 @@ pub(super) fn array(pipeline: &Pipeline, outputs: &[(String, Value)], of: &[u32]
     for (at, row) in of.iter().enumerate() {
         let geometry = notes.geometry.get(*row as usize).copied().flatten();
         let geometry = geometry.ok_or_else(|| InterpretError(format!("where the picture of row {row} lies was not noted")))?;
-        let mut found = reading.candidates(at, tensor_size(pipeline, &geometry));
+        let mut found = reading.candidates(at, tensor_size(pipeline, &geometry))?;
         // Highest first, equals in the model's order.
         found.sort_by(|a, b| b.score.total_cmp(&a.score));
         match detection.head {
-            Head::Yolov5 | Head::Yolov8 | Head::Yolov8Transposed => {
+            Head::Yolov5 | Head::Yolox | Head::Yolov8 | Head::Yolov8Transposed => {
                 found = overlap::keep_best(&found, detection.iou_threshold, MOST_DETECTIONS);
             }
             Head::EndToEnd | Head::Separate | Head::Detr => found.truncate(MOST_DETECTIONS),
