@@ -60,7 +60,7 @@ impl App {
         let store: Arc<dyn Store> = Arc::new(store);
 
         let metrics = Metrics::new();
-        let reach = objects::Options { file_roots, buckets: sections.buckets };
+        let reach = objects::Options { file_roots, buckets: sections.buckets, manners: settings.stores.manners() };
         let stores = Stores::new(reach.clone())?.counted(metrics.tally());
         let limits = model::Limits { max_bytes: settings.max_model_bytes, ..model::Limits::default() };
         let models = Arc::new(Models::new(settings.data_dir.join("models"), stores.clone(), limits));

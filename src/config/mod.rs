@@ -9,6 +9,7 @@ mod file;
 mod images;
 mod library;
 mod settings;
+mod stores;
 mod webhooks;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
@@ -26,6 +27,7 @@ pub use file::{Sections, load};
 pub use images::Images;
 pub use library::find_library;
 pub use settings::{Origin, Setting, default_file};
+pub use stores::StoreManners;
 pub use webhooks::{EndpointSection, WebhookSection};
 
 /// Self-hosted batch inference: POST a model and a bucket prefix, get predictions back in the bucket.
@@ -182,6 +184,9 @@ pub struct Serve {
     /// Multiplies the delays between the attempts at a webhook: tests need not wait for three days
     #[arg(long, hide = true, default_value_t = 1.0)]
     pub webhook_retry_scale: f64,
+    /// What stores may be asked to bear
+    #[command(flatten)]
+    pub stores: StoreManners,
     /// What a picture may cost
     #[command(flatten)]
     pub images: Images,
@@ -267,6 +272,9 @@ pub struct Runner {
     /// The service's bucket sections, as JSON
     #[arg(long, value_parser = read_bucket_sections)]
     pub buckets: Option<BucketSections>,
+    /// What stores may be asked to bear
+    #[command(flatten)]
+    pub stores: StoreManners,
     /// Say whether this provider can be had, and end
     #[arg(long)]
     pub probe: Option<String>,

@@ -130,13 +130,15 @@ impl Engine {
     fn execute(&self, attempt: &Arc<Attempt>) -> Result<ChunkResult, Failure> {
         let started = Instant::now();
         let task = &attempt.task;
-        let output = self.stores.open(&task.output).map_err(|e| Failure::of_store(&e))?;
-        let review = task.review.as_ref().map(|review| self.stores.open(&review.uri)).transpose().map_err(|e| Failure::of_store(&e))?;
+        // A store in trouble ends the attempt, not the runner's patience with other stores.
+        let stores = self.stores.budgeted();
+        let output = stores.open(&task.output).map_err(|e| Failure::of_store(&e))?;
+        let review = task.review.as_ref().map(|review| stores.open(&review.uri)).transpose().map_err(|e| Failure::of_store(&e))?;
         let loaded = self.load(task)?;
         // Bounded by the permits: no more outcomes exist than batches that entered.
         let (done, outcomes) = unbounded();
         thread::scope(|scope| {
-            let reader = Reader::new(attempt.clone(), loaded.clone(), self.stores.clone(), self.handle.clone(), self.work.clone(), done);
+            let reader = Reader::new(attempt.clone(), loaded.clone(), stores, self.handle.clone(), self.work.clone(), done);
             let reading = thread::Builder::new().name(format!("read-{}", task.attempt)).spawn_scoped(scope, || {
                 let _in_span = attempt.span.clone().entered();
                 if let Err(failure) = reader.run() {

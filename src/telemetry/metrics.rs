@@ -147,6 +147,7 @@ struct Inner {
     batches: Histogram,
     store_requests: Family<Labels<2>, Counter>,
     store_retries: Family<Labels<2>, Counter>,
+    store_halvings: Counter,
     runner_restarts: Family<Labels<1>, Counter>,
     deliveries: Family<Labels<1>, Counter>,
     http_requests: Family<RequestLabels, Counter>,
@@ -182,6 +183,7 @@ impl Metrics {
             batches: Histogram::new(BATCHES),
             store_requests: Family::default(),
             store_retries: Family::default(),
+            store_halvings: Counter::default(),
             runner_restarts: Family::default(),
             deliveries: Family::default(),
             http_requests: Family::default(),
@@ -213,6 +215,7 @@ impl Metrics {
         for ((operation, reason), count) in counts.retries {
             self.0.store_retries.get_or_create(&[("operation", operation.name()), ("reason", reason.name())]).inc_by(count);
         }
+        self.0.store_halvings.inc_by(counts.halvings);
         for (records, count) in counts.batches {
             (0..count).for_each(|_| self.0.batches.observe(records as f64));
         }
@@ -347,6 +350,11 @@ impl Inner {
         r.register_with_unit("batch", "Records in a call of the runtime", Unit::Other("records".to_owned()), self.batches.clone());
         r.register("store_requests", "Calls of object stores by operation and by outcome after all retries", self.store_requests.clone());
         r.register("store_retries", "Requests to object stores that were sent again, by operation and reason", self.store_retries.clone());
+        r.register(
+            "store_halvings",
+            "Times that a bucket asked to slow down and got half as many requests at once",
+            self.store_halvings.clone(),
+        );
         r.register("lease_expiries", "Chunks taken back because their worker stopped renewing its lease", self.lease_expiries.clone());
         r.register(
             "fenced_commits",
