@@ -64,6 +64,7 @@ impl App {
         let stores = Stores::new(reach.clone())?.counted(metrics.tally());
         let limits = model::Limits { max_bytes: settings.max_model_bytes, ..model::Limits::default() };
         let models = Arc::new(Models::new(settings.data_dir.join("models"), stores.clone(), limits));
+        models.sweep();
         let program = std::env::current_exe().map_err(|e| format!("cannot find this program's own file: {e}"))?;
         let runner = RunnerOptions {
             program,
@@ -103,6 +104,8 @@ impl App {
                 runner: supervisor.status(),
                 metrics: metrics.clone(),
                 allowed_providers: ["cpu", "cuda", "tensorrt"].map(str::to_owned).to_vec(),
+                load: api::Load::new(settings.api.limits(), metrics.clone()),
+                data_dir: settings.data_dir.clone(),
             },
             planner: Planner {
                 store: store.clone(),

@@ -8,6 +8,7 @@ mod client;
 mod file;
 mod images;
 mod library;
+mod load;
 mod settings;
 mod stores;
 mod webhooks;
@@ -26,6 +27,7 @@ pub use client::{Api, Errors, Extent, Jobs, JobsArgs, List, OneJob, Results, Sub
 pub use file::{Sections, load};
 pub use images::Images;
 pub use library::find_library;
+pub use load::ApiLoad;
 pub use settings::{Origin, Setting, default_file};
 pub use stores::StoreManners;
 pub use webhooks::{EndpointSection, WebhookSection};
@@ -184,6 +186,9 @@ pub struct Serve {
     /// Multiplies the delays between the attempts at a webhook: tests need not wait for three days
     #[arg(long, hide = true, default_value_t = 1.0)]
     pub webhook_retry_scale: f64,
+    /// How much the API answers at once
+    #[command(flatten)]
+    pub api: ApiLoad,
     /// What stores may be asked to bear
     #[command(flatten)]
     pub stores: StoreManners,
