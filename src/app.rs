@@ -88,10 +88,11 @@ impl App {
         let store: Arc<dyn Store> = Arc::new(store);
 
         let metrics = Metrics::new();
-        let reach = objects::Options { file_roots, buckets: sections.buckets };
+        let reach = objects::Options { file_roots, buckets: sections.buckets, manners: settings.stores.manners() };
         let stores = Stores::new(reach.clone())?.counted(metrics.tally());
         let limits = model::Limits { max_bytes: settings.max_model_bytes, ..model::Limits::default() };
         let models = Arc::new(Models::new(settings.data_dir.join("models"), stores.clone(), limits));
+        models.sweep();
         let program = std::env::current_exe().map_err(|e| format!("cannot find this program's own file: {e}"))?;
         let runner = RunnerOptions {
             program,
@@ -131,6 +132,8 @@ impl App {
             runner: executes.then(|| runners.status()),
             metrics: metrics.clone(),
             allowed_providers: ["cpu", "cuda", "tensorrt"].map(str::to_owned).to_vec(),
+            load: api::Load::new(settings.api.limits(), metrics.clone()),
+            data_dir: settings.data_dir.clone(),
         };
         let control = (role == Role::Serve).then(|| Control {
             planner: Planner {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tower::ServiceExt;
 
-use super::{ApiState, router};
+use super::{ApiState, Load, load, router};
 use crate::{
     db::{
         AttemptResult, Changed, ChunkLease, ClaimedChunk, ClaimedDelivery, Created, DeliveryFilter, DeliveryLease, DeliveryRecord, Error,
@@ -130,6 +130,8 @@ impl Edge {
             runner: Some(RunnerStatus::new(folder.path().join("libonnxruntime.so"))),
             metrics: Metrics::new(),
             allowed_providers,
+            load: Load::new(load::Limits::default(), Metrics::new()),
+            data_dir: folder.path().to_owned(),
         };
         Self { state, folder }
     }

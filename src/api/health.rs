@@ -6,7 +6,7 @@ use axum::{Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{ApiState, problem::ApiProblem};
+use super::{ApiState, disk, problem::ApiProblem};
 use crate::{domain::Fault, execute::RunnerStatus};
 
 /// How long the database may take to answer.
@@ -30,7 +30,7 @@ pub(super) async fn live() -> Json<Health> {
     get, path = "/readyz", tag = "health",
     responses(
         (status = 200, description = "They can", body = Health, example = json!({"status": "ok"})),
-        (status = 503, description = "They cannot; `errors` lists every reason, by code: `database`, `runner`", body = ApiProblem, content_type = "application/problem+json"),
+        (status = 503, description = "They cannot; `errors` lists every reason, by code: `database`, `storage`, `model_cache`, `runner`", body = ApiProblem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn ready(State(state): State<ApiState>) -> Result<Json<Health>, ApiProblem> {
@@ -42,6 +42,22 @@ pub(super) async fn ready(State(state): State<ApiState>) -> Result<Json<Health>,
             reasons.push(Fault::new("", "database", "the database did not answer; the log says more"));
         }
         Err(_) => reasons.push(Fault::new("", "database", format!("the database did not answer within {} s", PATIENCE.as_secs()))),
+    }
+    let folder = state.data_dir.clone();
+    let tried = tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(move || disk::try_write(&folder))).await;
+    let refused = match tried {
+        Ok(Ok(Ok(()))) => None,
+        Ok(Ok(Err(error))) => Some(error.to_string()),
+        Ok(Err(panic)) => Some(panic.to_string()),
+        Err(_) => Some(format!("no answer within {} s", PATIENCE.as_secs())),
+    };
+    if let Some(why) = refused {
+        let hint = "make room, or repair the disk; nothing is lost, and the service goes on by itself";
+        reasons.push(Fault::new("", "storage", format!("the data folder takes no writes: {why}")).hint(hint));
+    }
+    if let Some(trouble) = state.models.trouble() {
+        let hint = "make room, or repair the disk; jobs wait for it and go on by themselves";
+        reasons.push(Fault::new("", "model_cache", trouble).hint(hint));
     }
     if let Some(trouble) = state.runner.as_ref().and_then(RunnerStatus::trouble) {
         let hint = "jobs are accepted and kept, and run once this is repaired; the service finds that out by itself";

@@ -77,6 +77,7 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
         (status = 413, description = "The body is too large", body = ApiProblem, content_type = "application/problem+json"),
         (status = 415, description = "The body is not JSON by its content type", body = ApiProblem, content_type = "application/problem+json"),
         (status = 422, description = "The definition has faults, the model cannot be used, or the key was used with another body", body = ApiProblem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many jobs are being submitted; `Retry-After` says when to try again", body = ApiProblem, content_type = "application/problem+json"),
         (status = 503, description = "A store or the database did not answer", body = ApiProblem, content_type = "application/problem+json"),
     )
 )]

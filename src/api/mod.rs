@@ -6,6 +6,7 @@
 mod body;
 mod definition;
 mod deliveries;
+mod disk;
 mod dry_run;
 #[cfg(test)]
 mod edge_tests;
@@ -14,6 +15,7 @@ mod examples;
 mod health;
 mod idempotency;
 mod jobs;
+mod load;
 mod meant;
 mod metrics;
 mod openapi;
@@ -32,7 +34,7 @@ mod tests;
 mod types;
 mod webhook;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use axum::{
     Router,
@@ -56,6 +58,7 @@ use crate::{
 };
 use problem::ApiProblem;
 
+pub use load::{Limits, Load};
 pub use openapi::document as openapi;
 
 /// Largest request body, bytes: a job definition is small.
@@ -84,6 +87,10 @@ pub struct ApiState {
     pub metrics: Metrics,
     /// Execution providers that a job may name.
     pub allowed_providers: Vec<String>,
+    /// Bounds what is answered at once.
+    pub load: Load,
+    /// Where database and model cache are: whether jobs can be accepted depends on it.
+    pub data_dir: PathBuf,
 }
 
 /// What orchestrators and scrapers ask of a process that has no API.
@@ -98,7 +105,7 @@ pub fn probes(state: ApiState) -> Router {
 /// All routes.
 pub fn router(state: ApiState) -> Router {
     let (routes, _) = openapi::router().split_for_parts();
-    let metrics = state.metrics.clone();
+    let (metrics, load) = (state.metrics.clone(), state.load.clone());
     let docs = SwaggerUi::new("/docs").url("/openapi.json", openapi::document()).config(Config::default().validator_url("none"));
     routes
         .with_state(state)
@@ -113,6 +120,7 @@ pub fn router(state: ApiState) -> Router {
             let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
             ApiProblem::internal(&text.unwrap_or("a panic without a message")).into_response()
         }))
+        .layer(middleware::from_fn_with_state(load, load::shed))
         .layer(middleware::from_fn_with_state(metrics, metrics::count))
         .layer(middleware::from_fn(request::identified))
 }

@@ -137,6 +137,11 @@ impl ApiProblem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The service cannot do this at the moment", detail)
     }
 
+    /// Too much is asked at once.
+    pub(super) fn overloaded(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", "The service is busy", detail)
+    }
+
     /// Why the service cannot do its work, reason by reason.
     pub(super) fn not_ready(reasons: Vec<Fault>) -> Self {
         let detail = reasons.iter().map(|reason| reason.detail.as_str()).collect::<Vec<_>>().join("; ");
@@ -157,8 +162,13 @@ impl IntoResponse for ApiProblem {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        let retry_after = match status {
+            StatusCode::SERVICE_UNAVAILABLE => Some("5"),
+            StatusCode::TOO_MANY_REQUESTS => Some("1"),
+            _ => None,
+        };
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
         }
         response
     }
@@ -205,7 +215,7 @@ pub(super) fn of_model(error: model::Error) -> Result<Vec<Fault>, ApiProblem> {
         }
         error @ model::Error::Cache { .. } => {
             tracing::error!(error = &error as &dyn std::error::Error, "the model cache failed");
-            Err(ApiProblem::unavailable(error.to_string()))
+            Err(ApiProblem::unavailable(error.whole()))
         }
     }
 }

@@ -104,6 +104,7 @@ async fn accept(
 pub(super) async fn resolve(state: &ApiState, definition: &Value) -> Result<(JobSpec, Resolved), ApiProblem> {
     let spec = definition::read(definition, &state.allowed_providers).map_err(ApiProblem::faults)?;
     let mut faults = Vec::new();
+    let turn = state.load.resolving().await;
     let resolved = match state.models.resolve(&spec.model, &spec.pipeline).await {
         Ok(resolved) => {
             faults.extend(definition::collisions(&spec, &resolved.pipeline));
@@ -115,6 +116,7 @@ pub(super) async fn resolve(state: &ApiState, definition: &Value) -> Result<(Job
             None
         }
     };
+    drop(turn);
     faults.extend(check_store(state, "/input", &spec.input.uri));
     faults.extend(check_store(state, "/output", &spec.output.uri));
     let review = spec.output.review.as_ref().map(|review| &review.uri);

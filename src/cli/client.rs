@@ -94,7 +94,7 @@ impl Client {
             Some(body) if status.is_success() => Ok(body),
             Some(problem) if problem.get("title").is_some() => {
                 let message = describe(&problem);
-                if status == reqwest::StatusCode::SERVICE_UNAVAILABLE {
+                if matches!(status, reqwest::StatusCode::SERVICE_UNAVAILABLE | reqwest::StatusCode::TOO_MANY_REQUESTS) {
                     return Err(Trouble::Away(message));
                 }
                 if self.form == Form::Json {

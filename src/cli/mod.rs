@@ -25,7 +25,7 @@ use crate::{
     app::Role,
     config::{self, BucketSections, Command},
     domain::Uri,
-    objects::{self, Stores},
+    objects::{self, Manners, Stores},
     telemetry::{self, Traces},
 };
 use stop::Stop;
@@ -78,7 +78,7 @@ fn openapi() -> stop::Outcome {
 /// Stores as whoever runs the command may reach them: buckets by their sections and the environment's names, and every file of this
 /// machine.
 fn stores(buckets: BucketSections) -> Result<Stores, Stop> {
-    Stores::new(objects::Options { file_roots: vec!["/".into()], buckets }).map_err(Stop::from)
+    Stores::new(objects::Options { file_roots: vec!["/".into()], buckets, manners: Manners::default() }).map_err(Stop::from)
 }
 
 /// A location as the command line gives it: a URI, or a path of this machine.

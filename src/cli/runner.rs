@@ -12,7 +12,8 @@ pub(super) fn run(settings: config::Runner) -> Result<(), String> {
         println!("{version}");
         return Ok(());
     }
-    let stores = objects::Options { file_roots: settings.file_root, buckets: settings.buckets.unwrap_or_default() };
+    let buckets = settings.buckets.unwrap_or_default();
+    let stores = objects::Options { file_roots: settings.file_root, buckets, manners: settings.stores.manners() };
     let options = runner::Options { library: settings.library, workers: settings.workers, stores, memory_limit: settings.memory_limit };
     runner::run(options).map_err(|e| format!("the runner cannot start: {e}"))
 }

@@ -8,8 +8,10 @@ mod client;
 mod file;
 mod images;
 mod library;
+mod load;
 mod settings;
 mod size;
+mod stores;
 mod webhooks;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
@@ -30,7 +32,9 @@ pub use client::{Api, Errors, Extent, Jobs, JobsArgs, List, OneJob, Results, Sub
 pub use file::{Sections, load};
 pub use images::Images;
 pub use library::find_library;
+pub use load::ApiLoad;
 pub use settings::{Origin, Setting, default_file};
+pub use stores::StoreManners;
 pub use webhooks::{EndpointSection, WebhookSection};
 
 /// Self-hosted batch inference: POST a model and a bucket prefix, get predictions back in the bucket.
@@ -207,6 +211,12 @@ pub struct Serve {
     /// Multiplies the delays between the attempts at a webhook: tests need not wait for three days
     #[arg(long, hide = true, default_value_t = 1.0)]
     pub webhook_retry_scale: f64,
+    /// How much the API answers at once
+    #[command(flatten)]
+    pub api: ApiLoad,
+    /// What stores may be asked to bear
+    #[command(flatten)]
+    pub stores: StoreManners,
     /// What a picture may cost
     #[command(flatten)]
     pub images: Images,
@@ -297,6 +307,9 @@ pub struct Runner {
     /// Most memory, bytes
     #[arg(long)]
     pub memory_limit: Option<u64>,
+    /// What stores may be asked to bear
+    #[command(flatten)]
+    pub stores: StoreManners,
     /// Say whether this provider can be had, and end
     #[arg(long)]
     pub probe: Option<String>,

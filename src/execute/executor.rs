@@ -27,6 +27,9 @@ use crate::{
     telemetry::{Metrics, traces},
 };
 
+/// How long a chunk is kept whose model cannot be cached, before it is given back.
+const CACHE_PAUSE: Duration = Duration::from_secs(5);
+
 /// How to execute.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -181,6 +184,15 @@ impl Executor {
                 tracing::debug!(job.id = %lease.chunk.job, chunk.seq = lease.chunk.seq, attempt, "running chunk {}", lease.chunk);
                 self.runners.run(task).await
             }
+            // This machine's trouble and not the chunk's: it costs no attempt, and whoever has room for the model may run it.
+            Err(error @ model::Error::Cache { .. }) => {
+                tracing::warn!(job.id = %job.id, error = &error as &dyn std::error::Error, "chunk {} is given back: its model cannot be cached", lease.chunk);
+                tokio::select! {
+                    () = tokio::time::sleep(CACHE_PAUSE) => {}
+                    () = stop.cancelled() => {}
+                }
+                Ended::Stopped
+            }
             Err(error) => model_failure(&error),
         };
         let committer = Committer { store: self.store.clone(), stores: self.stores.clone(), metrics: self.metrics.clone() };
@@ -209,7 +221,7 @@ pub(super) fn model_failure(error: &model::Error) -> Ended {
     };
     let detail = match error {
         model::Error::Refused(faults) => faults.iter().map(|f| f.detail.as_str()).collect::<Vec<_>>().join("; "),
-        other => other.to_string(),
+        other => other.whole(),
     };
     Ended::Failed { problem: Problem::new(code, "The pinned model cannot be had", detail), retryable }
 }

@@ -122,7 +122,7 @@ impl Finalizer {
             (_, Some(ending)) => ending,
             (_, None) => Ending::Failed,
         };
-        let written = self.write(lease, job, ending).await;
+        let written = self.write(&self.stores.budgeted(), lease, job, ending).await;
         let finished = match written {
             Ok(()) => self.finish(lease, ending, None).await.map(|()| ending),
             // The output cannot be written to, and no retry will change that: the job ends all the same, and says so.
@@ -163,7 +163,7 @@ impl Finalizer {
     /// anything leaves nothing, so that its prefix can be used again, and an earlier output as it was. Of a job that was retried, what it
     /// wrote when it ended before is good until the new manifest stands; a marker that is not true any more goes first. A review queue is
     /// settled like the output and before it; the output's own marker is the last of all.
-    async fn write(&self, lease: &JobLease, job: &Job, ending: Ending) -> Result<(), Error> {
+    async fn write(&self, stores: &Stores, lease: &JobLease, job: &Job, ending: Ending) -> Result<(), Error> {
         let output = &job.spec.output;
         let mut own = Target::to(&output.uri, Manifest::new(job));
         let mut review = output.review.as_ref().map(|review| Target::to(&review.uri, Manifest::of_review(job, review)));
@@ -195,19 +195,19 @@ impl Finalizer {
         own.manifest.summary = summary.report();
         let mut targets: Vec<Target> = review.into_iter().chain([own]).collect();
         for target in &mut targets {
-            self.settle(lease, job, ending, target).await?;
+            self.settle(stores, lease, job, ending, target).await?;
         }
         for target in targets.iter().filter(|_| ending == Ending::Completed) {
             let marker = format!("{}\n", job.id);
-            self.stores.open(&target.uri)?.put(target.uri.join(SUCCESS).path(), Bytes::from(marker)).await?;
+            stores.open(&target.uri)?.put(target.uri.join(SUCCESS).path(), Bytes::from(marker)).await?;
         }
         Ok(())
     }
 
     /// All that comes before a prefix's marker.
-    async fn settle(&self, lease: &JobLease, job: &Job, ending: Ending, target: &mut Target) -> Result<(), Error> {
+    async fn settle(&self, stores: &Stores, lease: &JobLease, job: &Job, ending: Ending, target: &mut Target) -> Result<(), Error> {
         let Target { uri, manifest, named, copies } = target;
-        let bucket = self.stores.open(uri)?;
+        let bucket = stores.open(uri)?;
         let found = earlier::read(&bucket, uri).await?;
         let nothing = ending != Ending::Completed && named.is_empty();
         match found {

@@ -471,6 +471,9 @@ pub(super) fn spawn(options: &RunnerOptions) -> io::Result<Process> {
     let format = if options.log_format == LogFormat::Json { "json" } else { format };
     command.args(["--log-format", format, "--log", &options.log]);
     command.arg("runner").arg("--library").arg(&options.library).arg("--workers").arg(options.workers.to_string());
+    let manners = options.stores.manners;
+    command.arg("--store-timeout").arg(manners.timeout.as_secs_f64().to_string());
+    command.arg("--store-requests").arg(manners.requests.to_string());
     for root in &options.stores.file_roots {
         command.arg("--file-root").arg(root);
     }

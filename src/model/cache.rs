@@ -3,6 +3,7 @@
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use futures::TryStreamExt;
@@ -124,7 +125,29 @@ fn write_index(cache: &Path, uri: &str, entry: &Entry) -> Result<(), Error> {
     std::fs::create_dir_all(&folder).map_err(failed(&folder))?;
     let temporary = folder.join(format!("tmp-{}", uuid::Uuid::now_v7().simple()));
     let json = serde_json::to_vec(entry).expect("an entry is JSON");
-    std::fs::write(&temporary, json).and_then(|()| std::fs::rename(&temporary, &path)).map_err(failed(&path))
+    let written = std::fs::write(&temporary, json).and_then(|()| std::fs::rename(&temporary, &path));
+    written.map_err(|error| {
+        let _gone_already = std::fs::remove_file(&temporary);
+        failed(&path)(error)
+    })
+}
+
+/// Half-fetched folders are removed once nobody can be at work on them any more.
+const STALE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Removes what is half fetched and was not touched for a day.
+pub(super) fn sweep(cache: &Path) {
+    let entries = std::fs::read_dir(cache).into_iter().flatten().filter_map(Result::ok);
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("tmp-")) {
+        let touched = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+        if touched.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > STALE) {
+            let path = entry.path();
+            match std::fs::remove_dir_all(&path) {
+                Ok(()) => tracing::info!("removed {}, which a killed process left", path.display()),
+                Err(error) => tracing::warn!(%error, "cannot remove {}", path.display()),
+            }
+        }
+    }
 }
 
 /// What was last found at a location, if its files are still in the cache. An index that cannot be read is as good as none.

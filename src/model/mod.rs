@@ -13,7 +13,12 @@ mod onnx;
 mod origin;
 mod signature;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use crate::{
     domain::{Fault, Pipeline, PipelineSpec, Signature, Uri, job::PinnedModel},
@@ -83,18 +88,44 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The sentence with its cause: what an operator can act on is often the latter.
+    pub fn whole(&self) -> String {
+        match self {
+            Self::Cache { source, .. } => format!("{self}: {source}"),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// How long a failure of the cache is told after it happened: while something waits for the cache, it is tried more often than that.
+const TROUBLE: Duration = Duration::from_secs(30);
+
 /// Resolves models and keeps their files.
 #[derive(Debug)]
 pub struct Models {
     cache: PathBuf,
     stores: Stores,
     limits: Limits,
+    /// When and how the cache last failed, unless it has worked since.
+    failed: Mutex<Option<(Instant, String)>>,
 }
 
 impl Models {
     /// A cache in this folder, made when it is first needed.
     pub fn new(cache: PathBuf, stores: Stores, limits: Limits) -> Self {
-        Self { cache, stores, limits }
+        Self { cache, stores, limits, failed: Mutex::default() }
+    }
+
+    /// Removes what killed processes left half fetched. Fetches of others that share the cache are left alone: they are younger than that.
+    pub fn sweep(&self) {
+        cache::sweep(&self.cache);
+    }
+
+    /// Why models cannot be cached at present, if they cannot.
+    pub fn trouble(&self) -> Option<String> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.as_ref().filter(|(when, _)| when.elapsed() < TROUBLE).map(|(_, why)| why.clone())
     }
 
     /// Finds the model at `uri` (a folder, or one `.onnx` object), fetches what is not cached, admits it, reads its signature
@@ -164,6 +195,19 @@ impl Models {
 
     /// The model's files in the cache, fetched unless what lies at the location is what was fetched last.
     async fn fetch(&self, uri: &Uri) -> Result<Entry, Error> {
+        let fetched = self.try_fetch(uri).await;
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        match &fetched {
+            Ok(_) => *failed = None,
+            Err(error @ Error::Cache { .. }) => *failed = Some((Instant::now(), error.whole())),
+            // What is wrong elsewhere says nothing of the cache.
+            Err(_) => {}
+        }
+        drop(failed);
+        fetched
+    }
+
+    async fn try_fetch(&self, uri: &Uri) -> Result<Entry, Error> {
         let bucket = self.stores.open(uri)?;
         let found = folder::find(&bucket, uri).await?;
         if let Some(entry) = cache::read_index(&self.cache, &uri.to_string())

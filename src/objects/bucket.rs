@@ -13,10 +13,17 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use object_store::{GetOptions, GetResult, ObjectStore, ObjectStoreExt, local::LocalFileSystem, path::Path as StorePath, signer::Signer};
 
-use super::{Error, ObjectMeta, Result, Upload, counted::Counted, stores::resolve_existing, walk};
+use super::{
+    Error, ObjectMeta, Result, Upload, body,
+    call::{Account, Call},
+    counted::Counted,
+    stores::resolve_existing,
+    unfinished::Uploads,
+    walk,
+};
 use crate::{
     domain::{Scheme, Uri},
-    telemetry::tally::Tally,
+    telemetry::tally::{Operation, RetryReason},
 };
 
 /// Objects whose size and etag are asked for side by side, where listing does not give them.
@@ -42,6 +49,8 @@ pub(super) enum Backend {
 pub(super) struct Remote {
     store: Arc<dyn ObjectStore>,
     signer: Arc<dyn Signer>,
+    /// Where those that are not finished can be listed.
+    uploads: Option<Arc<Uploads>>,
     /// When signing last failed.
     unsigned: Arc<Mutex<Option<Instant>>>,
 }
@@ -49,7 +58,11 @@ pub(super) struct Remote {
 impl Remote {
     pub(super) fn new(store: impl ObjectStore + Signer) -> Self {
         let store = Arc::new(store);
-        Self { store: store.clone(), signer: store, unsigned: Arc::default() }
+        Self { store: store.clone(), signer: store, uploads: None, unsigned: Arc::default() }
+    }
+
+    pub(super) fn with_uploads(self, uploads: Arc<Uploads>) -> Self {
+        Self { uploads: Some(uploads), ..self }
     }
 }
 
@@ -60,12 +73,12 @@ pub struct Bucket {
     /// The bucket with an empty key: what errors name.
     base: Uri,
     roots: Arc<Vec<PathBuf>>,
-    tally: Tally,
+    account: Account,
 }
 
 impl Bucket {
-    pub(super) fn new(backend: Backend, base: Uri, roots: Arc<Vec<PathBuf>>, tally: Tally) -> Self {
-        Self { backend, base, roots, tally }
+    pub(super) fn new(backend: Backend, base: Uri, roots: Arc<Vec<PathBuf>>, account: Account) -> Self {
+        Self { backend, base, roots, account }
     }
 
     pub(super) fn store(&self) -> Arc<dyn ObjectStore> {
@@ -73,7 +86,7 @@ impl Bucket {
             Backend::Remote(remote) => remote.store.clone(),
             Backend::File(store) => store.clone(),
         };
-        Arc::new(Counted::new(store, self.tally.clone()))
+        Arc::new(Counted::new(store, self.account.clone()))
     }
 
     /// The location of a key of this bucket.
@@ -219,17 +232,11 @@ impl Bucket {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let wanted = range.end - range.start;
-        let got = self.get(key, etag, Some(range)).await?;
-        let bytes = got.bytes().await.map_err(|e| translate("GET", &self.uri(key), etag, e))?;
-        if bytes.len() as u64 != wanted {
-            let reason = format!("{wanted} bytes were asked for and {} came", bytes.len());
-            return Err(Error::Unavailable { operation: "GET", uri: self.uri(key), reason });
-        }
-        Ok(bytes)
+        let got = self.get(key, etag, Some(range.clone())).await?;
+        body::whole(self, key, etag, range, got).await
     }
 
-    /// The same as a stream.
+    /// The same as a stream; exactly as many bytes as the range is long, or an error.
     ///
     /// # Errors
     /// [`Error`], also from the stream itself.
@@ -237,9 +244,8 @@ impl Bucket {
         if range.is_empty() {
             return Ok(stream::empty().boxed());
         }
-        let got = self.get(key, etag, Some(range)).await?;
-        let (uri, etag) = (self.uri(key), etag.map(str::to_owned));
-        Ok(got.into_stream().map_err(move |e| translate("GET", &uri, etag.as_deref(), e)).boxed())
+        let got = self.get(key, etag, Some(range.clone())).await?;
+        Ok(body::blocks(self, key, etag, range, got))
     }
 
     /// All of a small object in one request: it is `size` bytes long and has this etag, or it is [`Error::Changed`].
@@ -264,7 +270,7 @@ impl Bucket {
         if got.meta.size != size {
             return Err(Error::Changed { uri: self.uri(key), etag: etag.unwrap_or("the one planned").to_owned() });
         }
-        got.bytes().await.map_err(|e| translate("GET", &self.uri(key), etag, e))
+        body::whole(self, key, etag, 0..size, got).await
     }
 
     /// A small file in one step, where the store would take several; `None` unless it is as it was pinned: the store says what is wrong.
@@ -288,7 +294,16 @@ impl Bucket {
     /// [`Error`].
     pub async fn read_all(&self, key: &str) -> Result<Bytes> {
         let got = self.get(key, None, None).await?;
-        got.bytes().await.map_err(|e| translate("GET", &self.uri(key), None, e))
+        let size = got.meta.size;
+        body::whole(self, key, None, 0..size, got).await
+    }
+
+    /// For the rest of a body that broke off, for the `failures`th time in a row: a retry like any other.
+    pub(super) async fn get_again(&self, key: &str, etag: Option<&str>, range: Range<u64>, failures: u32) -> Result<GetResult> {
+        let call = Call::new(Operation::Get, self.account.clone());
+        (0..failures).for_each(|_| call.fail(RetryReason::Interrupted));
+        call.pace().await.map_err(|e| Error::Unavailable { operation: "GET", uri: self.uri(key), reason: e.to_string() })?;
+        self.get(key, etag, Some(range)).await
     }
 
     /// Not every server honours If-Match, so the answer's own etag is compared as well.
@@ -350,13 +365,23 @@ impl Bucket {
         }
     }
 
-    /// Removes what killed uploads left behind directly below `prefix` and whose final name `ours` recognises. Only files leave
-    /// such a thing under a name of its own; in a bucket it is a lifecycle rule that ends an upload nobody completes.
+    /// Removes what killed uploads left behind directly below `prefix` and whose final name `ours` recognises: of files what has a name of
+    /// its own, in S3 multipart uploads. Azure drops what was not committed within a week by itself; elsewhere, and where the store does
+    /// not let us list uploads, it takes a lifecycle rule.
     ///
     /// # Errors
-    /// [`Error`].
+    /// [`Error`], of files alone: what is left in a bucket is seen by nobody.
     pub async fn remove_unfinished(&self, prefix: &str, ours: impl Fn(&str) -> bool + Send) -> Result<()> {
-        if matches!(self.backend, Backend::Remote(_)) {
+        if let Backend::Remote(remote) = &self.backend {
+            if let Some(uploads) = &remote.uploads
+                && let Err(error) = uploads.end(self, &self.account, prefix, ours).await
+            {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "uploads that nobody completed may stay below {}",
+                    self.uri(prefix)
+                );
+            }
             return Ok(());
         }
         self.path(prefix)?;
@@ -412,6 +437,10 @@ pub(super) fn translate(operation: &'static str, uri: &Uri, etag: Option<&str>, 
         }
         E::NotFound { .. } => Error::NotFound { uri },
         E::Precondition { .. } => Error::Changed { uri, etag: etag.unwrap_or_default().to_owned() },
+        // A range that the object had when it was planned: it has become shorter, at a server that looks at no condition.
+        E::Generic { .. } if operation == "GET" && has_status(&reason, "416") => {
+            Error::Changed { uri, etag: etag.unwrap_or("the one planned").to_owned() }
+        }
         E::PermissionDenied { .. } | E::Unauthenticated { .. } | E::UnknownConfigurationKey { .. } => Error::Denied { uri, reason },
         E::InvalidPath { .. } => Error::BadKey { uri, reason },
         // Answers that no retry changes, which object_store has no variant for.
@@ -422,8 +451,12 @@ pub(super) fn translate(operation: &'static str, uri: &Uri, etag: Option<&str>, 
 
 /// Whether the store answered with a 4xx status other than those that ask for patience.
 fn is_client_error(reason: &str) -> bool {
-    let Some((_, status)) = reason.split_once("non-2xx status code: ") else { return false };
-    status.starts_with('4') && !["408", "425", "429"].iter().any(|patience| status.starts_with(patience))
+    has_status(reason, "4") && !["408", "425", "429"].iter().any(|patience| has_status(reason, patience))
+}
+
+/// Whether the store answered with a status that begins like this.
+fn has_status(reason: &str, status: &str) -> bool {
+    reason.split_once("non-2xx status code: ").is_some_and(|(_, answered)| answered.starts_with(status))
 }
 
 /// The whole chain in one line, without the repetitions that nested `Display`s make, and without query strings: a presigned

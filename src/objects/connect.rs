@@ -10,15 +10,18 @@ use object_store::{
     BackoffConfig, ClientOptions, RetryConfig,
     aws::AmazonS3Builder,
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
+    client::HttpConnector,
     gcp::GoogleCloudStorageBuilder,
     local::LocalFileSystem,
 };
 
 use super::{
     bucket::{Backend, Remote, reason},
-    counted::CountingConnector,
     credentials,
     settings::BucketSettings,
+    stores::Manners,
+    unfinished::Uploads,
+    wire::Connector,
 };
 use crate::domain::{Scheme, Uri};
 
@@ -26,7 +29,7 @@ use crate::domain::{Scheme, Uri};
 ///
 /// # Errors
 /// What is wrong with the settings, without a secret.
-pub(super) fn connect(uri: &Uri, settings: Option<&BucketSettings>) -> Result<Backend, String> {
+pub(super) fn connect(uri: &Uri, settings: Option<&BucketSettings>, manners: Manners) -> Result<Backend, String> {
     let default = BucketSettings::default();
     let settings = settings.unwrap_or(&default);
     if let Some(endpoint) = &settings.endpoint {
@@ -34,9 +37,9 @@ pub(super) fn connect(uri: &Uri, settings: Option<&BucketSettings>) -> Result<Ba
     }
     match uri.scheme() {
         Scheme::File => Ok(Backend::File(Arc::new(LocalFileSystem::new().with_fsync(true)))),
-        Scheme::S3 => s3(uri.bucket(), settings),
-        Scheme::Gs => gs(uri.bucket(), settings),
-        Scheme::Az => az(uri.bucket(), settings),
+        Scheme::S3 => s3(uri.bucket(), settings, manners),
+        Scheme::Gs => gs(uri.bucket(), settings, manners),
+        Scheme::Az => az(uri.bucket(), settings, manners),
     }
 }
 
@@ -49,12 +52,13 @@ fn check_endpoint(endpoint: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn s3(bucket: &str, settings: &BucketSettings) -> Result<Backend, String> {
+fn s3(bucket: &str, settings: &BucketSettings, manners: Manners) -> Result<Backend, String> {
+    let (connector, options) = (Connector::new(manners.requests), client_options("AWS_ALLOW_HTTP", settings, manners));
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
-        .with_client_options(client_options("AWS_ALLOW_HTTP", settings))
+        .with_client_options(options.clone())
         .with_retry(retry())
-        .with_http_connector(CountingConnector::default());
+        .with_http_connector(connector.clone());
     if let Some(region) = &settings.region {
         builder = builder.with_region(region);
     }
@@ -69,7 +73,9 @@ fn s3(bucket: &str, settings: &BucketSettings) -> Result<Backend, String> {
     if let Some(credentials) = credentials::of_s3(settings)? {
         builder = builder.with_credentials(credentials);
     }
-    builder.build().map(|store| Backend::Remote(Remote::new(store))).map_err(|e| reason(&e))
+    let made = builder.build().and_then(|store| Ok((store, connector.connect(&options)?)));
+    let (store, client) = made.map_err(|e| reason(&e))?;
+    Ok(Backend::Remote(Remote::new(store.clone()).with_uploads(Uploads::new(store, client))))
 }
 
 /// object_store wants the bucket in the endpoint of a virtual host; people write the endpoint that their store tells them.
@@ -82,7 +88,7 @@ fn hosted_endpoint(bucket: &str, endpoint: &str) -> Result<String, String> {
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
-fn gs(bucket: &str, settings: &BucketSettings) -> Result<Backend, String> {
+fn gs(bucket: &str, settings: &BucketSettings, manners: Manners) -> Result<Backend, String> {
     let (account, token) = (credentials::service_account(settings)?, credentials::of_gs(settings)?);
     let named = account.is_some();
     let builder = match (account, token) {
@@ -92,8 +98,8 @@ fn gs(bucket: &str, settings: &BucketSettings) -> Result<Backend, String> {
         (Some(_), Some(_)) => return Err("name one of service_account and bearer_token".to_owned()),
     };
     let mut builder =
-        builder.with_bucket_name(bucket).with_client_options(client_options("GOOGLE_ALLOW_HTTP", settings)).with_retry(retry());
-    builder = builder.with_http_connector(CountingConnector::default());
+        builder.with_bucket_name(bucket).with_client_options(client_options("GOOGLE_ALLOW_HTTP", settings, manners)).with_retry(retry());
+    builder = builder.with_http_connector(Connector::new(manners.requests));
     if let Some(endpoint) = &settings.endpoint {
         builder = builder.with_base_url(endpoint.trim_end_matches('/'));
     }
@@ -104,7 +110,7 @@ fn gs(bucket: &str, settings: &BucketSettings) -> Result<Backend, String> {
     })
 }
 
-fn az(container: &str, settings: &BucketSettings) -> Result<Backend, String> {
+fn az(container: &str, settings: &BucketSettings, manners: Manners) -> Result<Backend, String> {
     let credentials = credentials::of_az(settings)?;
     let environment = MicrosoftAzureBuilder::from_env();
     let account = settings.account.clone().or_else(|| environment.get_config_value(&AzureConfigKey::AccountName));
@@ -112,9 +118,11 @@ fn az(container: &str, settings: &BucketSettings) -> Result<Backend, String> {
         Some(credentials) => MicrosoftAzureBuilder::new().with_credentials(credentials),
         None => environment,
     };
-    let mut builder =
-        builder.with_container_name(container).with_client_options(client_options("AZURE_ALLOW_HTTP", settings)).with_retry(retry());
-    builder = builder.with_http_connector(CountingConnector::default());
+    let mut builder = builder
+        .with_container_name(container)
+        .with_client_options(client_options("AZURE_ALLOW_HTTP", settings, manners))
+        .with_retry(retry());
+    builder = builder.with_http_connector(Connector::new(manners.requests));
     match account {
         Some(account) => builder = builder.with_account(account),
         None => return Err("no storage account is named; set account, or AZURE_STORAGE_ACCOUNT_NAME in the environment".to_owned()),
@@ -126,20 +134,23 @@ fn az(container: &str, settings: &BucketSettings) -> Result<Backend, String> {
 }
 
 /// The default request timeout includes the body, which for a large object is no measure of health.
-fn client_options(environment: &str, settings: &BucketSettings) -> ClientOptions {
+fn client_options(environment: &str, settings: &BucketSettings, manners: Manners) -> ClientOptions {
     let from_environment = || std::env::var(environment).is_ok_and(|value| matches!(value.as_str(), "1" | "true" | "TRUE"));
     ClientOptions::new()
         .with_timeout_disabled()
         .with_connect_timeout(Duration::from_secs(5))
-        .with_read_timeout(Duration::from_secs(30))
+        .with_read_timeout(manners.timeout)
         .with_allow_http(settings.allow_http.unwrap_or_else(from_environment))
 }
 
+/// How often a request is sent again, and for how long. How long that waits is the [call's](super::call) business: what object_store
+/// waits itself, which for the first retry is always the same, is next to nothing.
 fn retry() -> RetryConfig {
+    let next_to_nothing = Duration::from_millis(1);
     RetryConfig {
-        backoff: BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(5), base: 2.0 },
+        backoff: BackoffConfig { init_backoff: next_to_nothing, max_backoff: next_to_nothing, base: 2.0 },
         max_retries: 8,
-        retry_timeout: Duration::from_secs(60),
+        retry_timeout: Duration::from_secs(120),
     }
 }
 

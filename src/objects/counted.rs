@@ -1,14 +1,13 @@
 //! Counts what is asked of a store, and what had to be asked again.
 //!
-//! Two hooks that know of each other by a task-local value: [`Counted`] wraps the store and sees calls, of which each counts once,
-//! whatever it takes; [`CountingConnector`] wraps its HTTP client and sees requests, of which one that follows a failed one of the same
-//! call is a retry.
+//! Two hooks that know of each other by the [`Call`]: [`Counted`] wraps the store and sees calls, of which each counts once, whatever
+//! it takes; its [HTTP client](super::wire) sees requests, of which one that follows a failed one of the same call is a retry.
 
 use std::{
     fmt,
     ops::Range,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -16,59 +15,32 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt, stream::BoxStream};
 use object_store::{
-    ClientOptions, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
-    client::{HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService, ReqwestConnector},
-    path::Path,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart, path::Path,
 };
 
-use crate::telemetry::tally::{Operation, Outcome, RetryReason, Tally};
-
-tokio::task_local! {
-    static CALL: Arc<Call>;
-}
-
-/// A call of the store that is under way.
-#[derive(Debug)]
-struct Call {
-    operation: Operation,
-    tally: Tally,
-    /// Why the last request of this call failed, until another is sent.
-    failed: Mutex<Option<RetryReason>>,
-}
-
-impl Call {
-    fn fail(&self, reason: RetryReason) {
-        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
-    }
-
-    /// Takes note that a request is about to be sent.
-    fn send(&self) {
-        if let Some(reason) = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            self.tally.retry(self.operation, reason);
-        }
-    }
-}
+use super::call::{Account, CALL, Call};
+use crate::telemetry::tally::{Operation, Outcome};
 
 /// A store whose calls are counted.
 #[derive(Debug)]
 pub(super) struct Counted {
     inner: Arc<dyn ObjectStore>,
-    tally: Tally,
+    account: Account,
 }
 
 impl Counted {
-    pub(super) fn new(inner: Arc<dyn ObjectStore>, tally: Tally) -> Self {
-        Self { inner, tally }
+    pub(super) fn new(inner: Arc<dyn ObjectStore>, account: Account) -> Self {
+        Self { inner, account }
     }
 
     fn call(&self, operation: Operation) -> Arc<Call> {
-        Arc::new(Call { operation, tally: self.tally.clone(), failed: Mutex::default() })
+        Call::new(operation, self.account.clone())
     }
 
     async fn count<T>(&self, operation: Operation, work: impl Future<Output = Result<T>>) -> Result<T> {
         let done = CALL.scope(self.call(operation), work).await;
-        self.tally.request(operation, outcome(&done));
+        self.account.tally.request(operation, outcome(&done));
         done
     }
 
@@ -91,16 +63,14 @@ impl ObjectStore for Counted {
 
     async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
         let inner = self.count(Operation::PutMultipart, self.inner.put_multipart_opts(location, options)).await?;
-        Ok(Box::new(CountedUpload { inner, tally: self.tally.clone() }))
+        Ok(Box::new(CountedUpload { inner, account: self.account.clone() }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let operation = if options.head { Operation::Head } else { Operation::Get };
         let mut got = self.count(operation, self.inner.get_opts(location, options)).await?;
         if let GetResultPayload::Stream(body) = got.payload {
-            // Any request that the body makes is one for the rest of an answer that broke off.
-            let call = self.call(operation);
-            call.fail(RetryReason::Interrupted);
+            let call = Call::of_body(operation, self.account.clone());
             got.payload = GetResultPayload::Stream(CountedStream { items: body, call, counts: false }.boxed());
         }
         Ok(got)
@@ -158,7 +128,7 @@ struct CountedStream<T> {
 impl<T> CountedStream<T> {
     fn ended(&mut self, outcome: Outcome) {
         if std::mem::take(&mut self.counts) {
-            self.call.tally.request(self.call.operation, outcome);
+            self.call.account.tally.request(self.call.operation, outcome);
         }
     }
 }
@@ -188,69 +158,31 @@ impl<T> Drop for CountedStream<T> {
 #[derive(Debug)]
 struct CountedUpload {
     inner: Box<dyn MultipartUpload>,
-    tally: Tally,
+    account: Account,
 }
 
 impl CountedUpload {
-    fn scoped<'f, T: 'f>(tally: &Tally, work: impl Future<Output = Result<T>> + Send + 'f) -> impl Future<Output = Result<T>> + Send + 'f {
-        let tally = tally.clone();
-        let call = Arc::new(Call { operation: Operation::PutMultipart, tally: tally.clone(), failed: Mutex::default() });
-        CALL.scope(call, work).inspect(move |done| tally.request(Operation::PutMultipart, outcome(done)))
+    fn scoped<'f, T: 'f>(
+        account: &Account,
+        work: impl Future<Output = Result<T>> + Send + 'f,
+    ) -> impl Future<Output = Result<T>> + Send + 'f {
+        let account = account.clone();
+        let call = Call::new(Operation::PutMultipart, account.clone());
+        CALL.scope(call, work).inspect(move |done| account.tally.request(Operation::PutMultipart, outcome(done)))
     }
 }
 
 #[async_trait]
 impl MultipartUpload for CountedUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        Self::scoped(&self.tally, self.inner.put_part(data)).boxed()
+        Self::scoped(&self.account, self.inner.put_part(data)).boxed()
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        Self::scoped(&self.tally, self.inner.complete()).await
+        Self::scoped(&self.account, self.inner.complete()).await
     }
 
     async fn abort(&mut self) -> Result<()> {
-        Self::scoped(&self.tally, self.inner.abort()).await
-    }
-}
-
-/// Makes HTTP clients that tell the call they work for what became of each request.
-#[derive(Debug, Default)]
-pub(super) struct CountingConnector(ReqwestConnector);
-
-impl HttpConnector for CountingConnector {
-    fn connect(&self, options: &ClientOptions) -> Result<HttpClient> {
-        Ok(HttpClient::new(CountingClient(self.0.connect(options)?)))
-    }
-}
-
-#[derive(Debug)]
-struct CountingClient(HttpClient);
-
-#[async_trait]
-impl HttpService for CountingClient {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        // Credentials that are fetched outside of any call are nobody's request.
-        let call = CALL.try_with(Arc::clone).ok();
-        if let Some(call) = &call {
-            call.send();
-        }
-        let answer = self.0.execute(request).await;
-        let failed = match &answer {
-            Ok(answer) => match answer.status().as_u16() {
-                429 | 503 => Some(RetryReason::Throttled),
-                408 => Some(RetryReason::Timeout),
-                409 | 500.. => Some(RetryReason::ServerError),
-                _ => None,
-            },
-            Err(error) => Some(match error.kind() {
-                HttpErrorKind::Timeout => RetryReason::Timeout,
-                _ => RetryReason::Connection,
-            }),
-        };
-        if let (Some(call), Some(reason)) = (call, failed) {
-            call.fail(reason);
-        }
-        answer
+        Self::scoped(&self.account, self.inner.abort()).await
     }
 }

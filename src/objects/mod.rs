@@ -1,24 +1,31 @@
 //! URL → object store: ordered listing, ranged and pinned reads, puts, presigned URLs.
 //!
 //! In: [`Uri`]s and keys. Out: bytes, or an [`Error`] that names the object and knows whether trying again can help.
-//! Retries and credentials are settled here; callers see one failure, the last.
+//! Retries, their pace and their budget, how many requests a bucket gets at once, and credentials are settled here; callers see one
+//! failure, the last.
 
+mod body;
 mod bucket;
+mod budget;
+mod call;
 mod connect;
 mod counted;
 mod credentials;
+mod gate;
 mod probe;
 mod settings;
 mod stores;
+mod unfinished;
 mod upload;
 mod walk;
+mod wire;
 
 use crate::domain::Uri;
 
 pub use bucket::Bucket;
 pub use probe::{CLOCK_TOLERANCE, Condition, Probe};
 pub use settings::{BucketKind, BucketSettings};
-pub use stores::{Options, Stores};
+pub use stores::{Manners, Options, Stores};
 pub use upload::Upload;
 
 /// One object, as listed or headed.

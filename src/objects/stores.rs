@@ -4,11 +4,14 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use super::{
     Error, Result,
     bucket::{Backend, Bucket},
+    budget::Budget,
+    call::Account,
     connect::connect,
     settings::BucketSettings,
 };
@@ -24,6 +27,23 @@ pub struct Options {
     pub file_roots: Vec<PathBuf>,
     /// Settings of single buckets, by name; all others are reached by the environment's settings.
     pub buckets: BTreeMap<String, BucketSettings>,
+    /// What stores may be asked to bear.
+    pub manners: Manners,
+}
+
+/// What stores may be asked to bear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Manners {
+    /// How long a store may be silent, before an answer or within one, until the request is sent again.
+    pub timeout: Duration,
+    /// Most requests at once to one bucket, from one process.
+    pub requests: usize,
+}
+
+impl Default for Manners {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(30), requests: 128 }
+    }
 }
 
 /// Opens the store of a location; cheap to clone.
@@ -31,7 +51,8 @@ pub struct Options {
 pub struct Stores {
     roots: Arc<Vec<PathBuf>>,
     open: Arc<Mutex<HashMap<(Scheme, String), Backend>>>,
-    tally: Tally,
+    manners: Manners,
+    account: Account,
 }
 
 impl Stores {
@@ -46,14 +67,21 @@ impl Stores {
         for (name, settings) in &options.buckets {
             let told = |why: String| format!("[buckets.{name}]: {why}");
             let uri = Uri::parse(&format!("{}://{name}/", settings.kind.name())).map_err(|e| told(e.to_string()))?;
-            open.insert((uri.scheme(), name.clone()), connect(&uri, Some(settings)).map_err(told)?);
+            open.insert((uri.scheme(), name.clone()), connect(&uri, Some(settings), options.manners).map_err(told)?);
         }
-        Ok(Self { roots: Arc::new(roots), open: Arc::new(Mutex::new(open)), tally: Tally::default() })
+        let (manners, account) = (options.manners, Account::default());
+        Ok(Self { roots: Arc::new(roots), open: Arc::new(Mutex::new(open)), manners, account })
     }
 
     /// Counts calls with this tally.
     pub fn counted(self, tally: Tally) -> Self {
-        Self { tally, ..self }
+        Self { account: Account { tally, ..self.account }, ..self }
+    }
+
+    /// The same stores for one piece of work, whose retries have one budget: once most of its requests fail, it fails, as
+    /// [retryable](Error::retryable).
+    pub fn budgeted(&self) -> Self {
+        Self { account: Account { budget: Some(Budget::new()), ..self.account.clone() }, ..self.clone() }
     }
 
     /// The store of this location. Connects to nothing yet.
@@ -70,12 +98,12 @@ impl Stores {
         let backend = match open.get(&key) {
             Some(backend) => backend.clone(),
             None => {
-                let backend = connect(uri, None).map_err(|reason| Error::Denied { uri: uri.clone(), reason })?;
+                let backend = connect(uri, None, self.manners).map_err(|reason| Error::Denied { uri: uri.clone(), reason })?;
                 open.insert(key, backend.clone());
                 backend
             }
         };
-        Ok(Bucket::new(backend, uri.with_path(""), self.roots.clone(), self.tally.clone()))
+        Ok(Bucket::new(backend, uri.with_path(""), self.roots.clone(), self.account.clone()))
     }
 
     fn check_root(&self, uri: &Uri) -> Result<()> {

@@ -17,7 +17,7 @@ use crate::{
     },
     objects::Bucket,
     runner::{
-        decode::{self, RecordBorders, RowGroupInfo, sniff},
+        decode::{self, DecodeError, RecordBorders, RowGroupInfo, sniff},
         source::StoreObject,
     },
 };
@@ -76,7 +76,7 @@ impl Cutter {
         match (format, compression) {
             (InputFormat::Parquet, _) => {
                 let slice = of(Slice::Whole);
-                let Some(groups) = self.row_groups(&found.bucket, &slice).await else { return Ok(Cut::Whole { slice, records: 0 }) };
+                let Some(groups) = self.row_groups(&found.bucket, &slice).await? else { return Ok(Cut::Whole { slice, records: 0 }) };
                 let records: u64 = groups.iter().map(|g| g.rows).sum();
                 let most = self.chunk_records.unwrap_or(u64::MAX);
                 if !large && records <= most {
@@ -134,8 +134,9 @@ impl Cutter {
         }
     }
 
-    /// The row groups of a Parquet object; `None` when its footer cannot be read, which the runner will report, whole.
-    pub(super) async fn row_groups(&self, bucket: &Bucket, slice: &ObjectSlice) -> Option<Vec<RowGroupInfo>> {
+    /// The row groups of a Parquet object; `None` when its footer cannot be read, which the runner will report, whole. A store that does
+    /// not answer is no such reason: where an object is cut must not depend on its mood.
+    pub(super) async fn row_groups(&self, bucket: &Bucket, slice: &ObjectSlice) -> Result<Option<Vec<RowGroupInfo>>, Error> {
         let source: Arc<str> = slice.source(&self.input.uri).into();
         let object = StoreObject {
             bucket: bucket.clone(),
@@ -145,12 +146,13 @@ impl Cutter {
         };
         let read = tokio::task::spawn_blocking(move || decode::row_groups(&object, &source)).await;
         match read {
-            Ok(Ok(groups)) => Some(groups),
+            Ok(Ok(groups)) => Ok(Some(groups)),
+            Ok(Err(DecodeError::Source(error))) if error.retryable() => Err(error.into()),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "{} is not cut", slice.key);
-                None
+                Ok(None)
             }
-            Err(_) => None,
+            Err(_) => Ok(None),
         }
     }
 

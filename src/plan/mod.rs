@@ -102,7 +102,7 @@ impl Planner {
 
     async fn plan(&self, lease: &JobLease, job: &Job, stop: &CancellationToken) {
         let id = &job.id;
-        match snapshot::plan(self, lease, job, stop).await {
+        match snapshot::plan(self, &self.stores.budgeted(), lease, job, stop).await {
             Ok(()) => tracing::info!(job.id = %id, "planned {id}"),
             Err(Error::Fenced) => tracing::debug!(job.id = %id, "planning of {id} was taken over"),
             Err(Error::Stopping) => self.release(lease).await,

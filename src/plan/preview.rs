@@ -155,7 +155,8 @@ impl Probed {
             }
             _ => {}
         }
-        let counted = if format == InputFormat::Parquet { cutter.row_groups(&found.bucket, object).await } else { None };
+        // An estimate may do without what the store does not give now.
+        let counted = if format == InputFormat::Parquet { cutter.row_groups(&found.bucket, object).await.ok().flatten() } else { None };
         self.counted &= counted.is_some();
         let plain = format != InputFormat::Parquet && sniff::compression_of(&head) == InputCompression::None;
         if let Some(groups) = counted {

@@ -20,6 +20,7 @@ use crate::{
         job::{PartialObject, PlanCursor},
         spec::{InputKind, Layout},
     },
+    objects::Stores,
 };
 
 /// Chunks appended in one transaction at most.
@@ -28,9 +29,9 @@ const APPEND_CHUNKS: usize = 64;
 const APPEND_SECONDS: f64 = 0.5;
 
 /// Plans a job from its cursor on.
-pub(super) async fn plan(planner: &Planner, lease: &JobLease, job: &Job, stop: &CancellationToken) -> Result<(), Error> {
+pub(super) async fn plan(planner: &Planner, stores: &Stores, lease: &JobLease, job: &Job, stop: &CancellationToken) -> Result<(), Error> {
     let input = &job.spec.input;
-    let bucket = planner.stores.open(&input.uri)?;
+    let bucket = stores.open(&input.uri)?;
     let cutter = Cutter::new(&job.spec, planner.options.chunk_bytes);
     let mut appender = Appender::new(planner, lease, job.plan.clone());
     let most_objects = if job.spec.output.layout == Layout::Mirror { 1 } else { planner.options.chunk_objects };
@@ -40,7 +41,7 @@ pub(super) async fn plan(planner: &Planner, lease: &JobLease, job: &Job, stop: &
     let mut objects = match input.kind {
         InputKind::Objects => list::objects(&bucket, input, job.plan.after_key.as_deref()).await,
         InputKind::Manifest => {
-            let manifest = Manifest::open(&planner.stores, &job.spec, job.plan.manifest.as_ref()).await?;
+            let manifest = Manifest::open(stores, &job.spec, job.plan.manifest.as_ref()).await?;
             // Whole before any of it is planned: a manifest with a fault is the caller's to mend, and costs no work.
             if job.plan.manifest.is_none() {
                 let mut lines = manifest.check().await?;

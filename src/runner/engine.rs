@@ -144,14 +144,15 @@ impl Engine {
     fn execute(&self, attempt: &Arc<Attempt>) -> Result<ChunkResult, Failure> {
         let started = Instant::now();
         let task = &attempt.task;
-        let output = self.stores.open(&task.output).map_err(|e| Failure::of_store(&e))?;
-        let review = task.review.as_ref().map(|review| self.stores.open(&review.uri)).transpose().map_err(|e| Failure::of_store(&e))?;
+        // A store in trouble ends the attempt, not the runner's patience with other stores.
+        let stores = self.stores.budgeted();
+        let output = stores.open(&task.output).map_err(|e| Failure::of_store(&e))?;
+        let review = task.review.as_ref().map(|review| stores.open(&review.uri)).transpose().map_err(|e| Failure::of_store(&e))?;
         let loaded = self.load(task)?;
         // Bounded by the permits: no more outcomes exist than batches that entered.
         let (done, outcomes) = unbounded();
         thread::scope(|scope| {
-            let mut reader =
-                Reader::new(attempt.clone(), loaded.clone(), self.stores.clone(), self.handle.clone(), self.work.clone(), done);
+            let mut reader = Reader::new(attempt.clone(), loaded.clone(), stores, self.handle.clone(), self.work.clone(), done);
             if let Some(isolation) = &task.isolation {
                 reader = reader.isolated(Isolated::new(attempt.clone(), isolation.clone(), self.voice.clone()));
             }

@@ -91,13 +91,16 @@ impl<'a> Writer<'a> {
         if let Err(failure) = written {
             self.attempt.fail(failure);
         }
-        if let Some(failure) = self.attempt.failure() {
+        let finished = match self.attempt.failure() {
+            Some(failure) => Err(failure),
+            None => self.finish(loaded, runtime, started),
+        };
+        finished.inspect_err(|failure| {
+            self.attempt.fail(failure.clone());
             for sink in self.part.iter_mut().chain(&mut self.errors).chain(&mut self.review) {
                 self.handle.block_on(sink.upload.abort());
             }
-            return Err(failure);
-        }
-        self.finish(loaded, runtime, started).inspect_err(|failure| self.attempt.fail(failure.clone()))
+        })
     }
 
     /// Outcomes arrive as workers finish; those that came early wait, no more of them than there are permits.

@@ -80,6 +80,38 @@ pub enum DeliveryOutcome {
     Refused,
 }
 
+/// What a request to the API is like to those who have to find room for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestKind {
+    /// Answered as soon as may be.
+    Short,
+    /// Waits for a job.
+    Wait,
+    /// Submits a job.
+    Submission,
+}
+
+impl RequestKind {
+    const ALL: [Self; 3] = [Self::Short, Self::Wait, Self::Submission];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Short => "short",
+            Self::Wait => "wait",
+            Self::Submission => "submission",
+        }
+    }
+
+    /// For people.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Short => "requests",
+            Self::Wait => "requests that wait for a job",
+            Self::Submission => "requests that submit a job",
+        }
+    }
+}
+
 impl AttemptEnd {
     const ALL: [Self; 6] = [Self::Committed, Self::Retried, Self::Failed, Self::Crashed, Self::Released, Self::Fenced];
 
@@ -147,8 +179,10 @@ struct Inner {
     batches: Histogram,
     store_requests: Family<Labels<2>, Counter>,
     store_retries: Family<Labels<2>, Counter>,
+    store_halvings: Counter,
     runner_restarts: Family<Labels<1>, Counter>,
     deliveries: Family<Labels<1>, Counter>,
+    requests_shed: Family<Labels<1>, Counter>,
     http_requests: Family<RequestLabels, Counter>,
     http_seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
 }
@@ -182,8 +216,10 @@ impl Metrics {
             batches: Histogram::new(BATCHES),
             store_requests: Family::default(),
             store_retries: Family::default(),
+            store_halvings: Counter::default(),
             runner_restarts: Family::default(),
             deliveries: Family::default(),
+            requests_shed: Family::default(),
             http_requests: Family::default(),
             http_seconds: Family::new_with_constructor(|| Histogram::new(LATENCIES)),
         };
@@ -213,6 +249,7 @@ impl Metrics {
         for ((operation, reason), count) in counts.retries {
             self.0.store_retries.get_or_create(&[("operation", operation.name()), ("reason", reason.name())]).inc_by(count);
         }
+        self.0.store_halvings.inc_by(counts.halvings);
         for (records, count) in counts.batches {
             (0..count).for_each(|_| self.0.batches.observe(records as f64));
         }
@@ -287,6 +324,11 @@ impl Metrics {
         self.0.deliveries.get_or_create(&[("outcome", outcome.name())]).inc();
     }
 
+    /// Counts a request that was refused because too many are being answered.
+    pub fn request_shed(&self, kind: RequestKind) {
+        self.0.requests_shed.get_or_create(&[("kind", kind.name())]).inc();
+    }
+
     /// Counts an answered request. `route` is a template such as `/v1/jobs/{id}`, never a path, and `method` one of the known ones:
     /// what a client can make up is no label.
     pub fn http_request(&self, route: &str, method: &'static str, status: u16, took: Duration) {
@@ -315,6 +357,7 @@ impl Inner {
         one(&self.records, "outcome", &["succeeded", "failed"]);
         one(&self.runner_restarts, "reason", &RunnerEnd::ALL.map(RunnerEnd::name));
         one(&self.deliveries, "outcome", &DeliveryOutcome::ALL.map(DeliveryOutcome::name));
+        one(&self.requests_shed, "kind", &RequestKind::ALL.map(RequestKind::name));
         for stage in STAGES {
             drop(self.stages.get_or_create(&[("stage", stage)]));
         }
@@ -347,6 +390,11 @@ impl Inner {
         r.register_with_unit("batch", "Records in a call of the runtime", Unit::Other("records".to_owned()), self.batches.clone());
         r.register("store_requests", "Calls of object stores by operation and by outcome after all retries", self.store_requests.clone());
         r.register("store_retries", "Requests to object stores that were sent again, by operation and reason", self.store_retries.clone());
+        r.register(
+            "store_halvings",
+            "Times that a bucket asked to slow down and got half as many requests at once",
+            self.store_halvings.clone(),
+        );
         r.register("lease_expiries", "Chunks taken back because their worker stopped renewing its lease", self.lease_expiries.clone());
         r.register(
             "fenced_commits",
@@ -355,6 +403,7 @@ impl Inner {
         );
         r.register("runner_restarts", "Runner processes that had to be replaced, by reason", self.runner_restarts.clone());
         r.register("webhook_deliveries", "Attempts to deliver webhooks by outcome", self.deliveries.clone());
+        r.register("requests_shed", "Requests refused because too many were being answered, by kind", self.requests_shed.clone());
         r.register("http_requests", "Answered requests by route, method and class of status", self.http_requests.clone());
         r.register_with_unit(
             "http_request_duration",

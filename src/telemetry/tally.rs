@@ -112,9 +112,16 @@ pub struct Counts {
     /// Requests that were sent again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retries: Vec<((Operation, RetryReason), u64)>,
+    /// Times that the number of requests at once was halved for a bucket.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub halvings: u64,
     /// Calls of the runtime, by the records in each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub batches: Vec<(u64, u64)>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A handle on the counts; cheap to clone.
@@ -130,6 +137,11 @@ impl Tally {
     /// Counts a request that is sent again.
     pub fn retry(&self, operation: Operation, reason: RetryReason) {
         count(&mut self.lock().retries, (operation, reason));
+    }
+
+    /// Counts a bucket that gets half as many requests at once.
+    pub fn halved(&self) {
+        self.lock().halvings += 1;
     }
 
     /// Counts a call of the runtime.

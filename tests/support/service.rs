@@ -25,6 +25,7 @@ pub struct ServiceOptions {
     args: Vec<String>,
     env: Vec<(String, String)>,
     unset: Vec<String>,
+    disk: Option<u64>,
 }
 
 impl ServiceOptions {
@@ -47,6 +48,13 @@ impl ServiceOptions {
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With its data folder on a disk of its own, of this many bytes, which ends with the process. It is mounted in a namespace of
+    /// the service's own, so that it takes no rights but that of making one.
+    pub fn disk(mut self, bytes: u64) -> Self {
+        self.disk = Some(bytes);
         self
     }
 
@@ -89,6 +97,12 @@ impl Service {
         self.folder.path().join("data")
     }
 
+    /// The data folder as the service sees it, be it on a [disk of its own](ServiceOptions::disk) or not.
+    pub fn seen_data_dir(&self) -> PathBuf {
+        let root = format!("/proc/{}/root", self.pid().as_raw_nonzero());
+        PathBuf::from(root + self.data_dir().to_str().expect("UTF-8"))
+    }
+
     /// A folder that `file://` locations may lie in.
     pub fn file_root(&self) -> PathBuf {
         let root = self.folder.path().join("files");
@@ -100,7 +114,17 @@ impl Service {
     pub async fn restart(&mut self) {
         assert!(std::env::var_os("ORT_DYLIB_PATH").is_some(), "ORT_DYLIB_PATH names no ONNX Runtime library: run scripts/test");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nightshift"));
+        let program = env!("CARGO_BIN_EXE_nightshift");
+        let mut command = match self.options.disk {
+            None => Command::new(program),
+            Some(bytes) => {
+                fs::create_dir_all(self.data_dir()).expect("a folder");
+                let mut command = Command::new("unshare");
+                let mount = format!("mount -t tmpfs -o size={bytes} tmpfs \"$0\" && exec \"$@\"");
+                command.args(["--map-root-user", "--mount", "sh", "-c", &mount]).arg(self.data_dir()).arg(program);
+                command
+            }
+        };
         command
             .arg(self.options.role.as_deref().unwrap_or("serve"))
             .arg("--listen")
