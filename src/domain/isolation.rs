@@ -21,6 +21,8 @@ const MOST_ENDLESS_IN_A_ROW: u32 = 2;
 const MOST_LOSSES: u32 = 64;
 /// Losses at no record and no object: while the model loads, or at the chunk's end.
 const MOST_ELSEWHERE: u32 = 5;
+/// The same where the last one was a kill: as long as it may be chance.
+const MOST_KILLED_ELSEWHERE: u32 = 16;
 
 /// A record of a chunk. Their order is the order in which they are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -179,9 +181,9 @@ impl Isolation {
     fn after_loss_elsewhere(mut self, loss: &Loss) -> Result<Self, Problem> {
         self.suspect = None;
         self.elsewhere += 1;
-        if self.elsewhere >= MOST_ELSEWHERE {
-            let why =
-                format!("so it went {MOST_ELSEWHERE} times, alone in its runner and at no record: while the model loads, or at the end");
+        let most = if loss.end == End::Kill { MOST_KILLED_ELSEWHERE } else { MOST_ELSEWHERE };
+        if self.elsewhere >= most {
+            let why = format!("so it went {most} times, alone in its runner and at no record: while the model loads, or at the end");
             return Err(because(&loss.problem, &why));
         }
         Ok(self)

@@ -337,7 +337,7 @@ impl Actor {
             let problem = Problem::new("runner_crash", "The runner process died", "it stopped answering and was killed");
             for (_, in_flight) in self.attempts.drain() {
                 let loss = in_flight.loss(End::Kill, problem.clone());
-                let _gone = in_flight.reply.send(Ended::Lost(loss));
+                let _gone = in_flight.reply.send(Ended::Lost(in_flight.verdict.unwrap_or(loss)));
             }
             self.metrics.runner_ended(RunnerEnd::Silent);
             self.kill("it stopped answering").await;
@@ -385,7 +385,12 @@ impl Actor {
             let problem = Problem::new("runner_not_started", "The runner process could not be started", detail);
             tokio::time::sleep(Duration::from_millis(200 * u64::from(self.failed_starts.min(25)))).await;
             for (_, in_flight) in self.attempts.drain() {
-                let _gone = in_flight.reply.send(Ended::Failed { problem: problem.clone(), retryable: true });
+                // A start that fails by itself will fail again; one that was ended from outside says nothing about the next.
+                let ended = match end {
+                    End::Kill => Ended::Lost(in_flight.loss(end, problem.clone())),
+                    End::Fault | End::Timeout => Ended::Failed { problem: problem.clone(), retryable: true },
+                };
+                let _gone = in_flight.reply.send(ended);
             }
             return;
         }

@@ -172,12 +172,14 @@ fn more_losses_than_a_chunk_may_cost_give_it_up() {
 
 #[test]
 fn a_runner_that_dies_at_no_record_is_given_up() {
-    let mut known = Isolation::default();
-    for _ in 1..MOST_ELSEWHERE {
-        known = Isolation::next(2, Some(&known), &loss(End::Fault, Place::Elsewhere, 0)).unwrap().unwrap();
+    for (end, most) in [(End::Fault, MOST_ELSEWHERE), (End::Kill, MOST_KILLED_ELSEWHERE)] {
+        let mut known = Isolation::default();
+        for _ in 1..most {
+            known = Isolation::next(2, Some(&known), &loss(end, Place::Elsewhere, 0)).unwrap().unwrap();
+        }
+        let given_up = Isolation::next(2, Some(&known), &loss(end, Place::Elsewhere, 0)).unwrap_err();
+        assert!(given_up.detail.contains("while the model loads"), "{given_up}");
     }
-    let given_up = Isolation::next(2, Some(&known), &loss(End::Fault, Place::Elsewhere, 0)).unwrap_err();
-    assert!(given_up.detail.contains("while the model loads"), "{given_up}");
 }
 
 #[test]
