@@ -22,7 +22,7 @@ const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
 /// The receiver fails three times of ten, and those that send are killed meanwhile. Every event arrives, signed, under one id.
 pub async fn messages(case: &mut Case) -> String {
-    let options = ServiceOptions::default().arg("--webhook-allow-networks", "127.0.0.0/8").arg("--webhook-retry-scale", "0.001");
+    let options = ServiceOptions::default().arg("--webhook-allow-networks", "127.0.0.0/8").arg("--webhook-retry-scale", "0.0002");
     let mut cluster = Cluster::start(&case.database, 2, 1, options).await;
     let mut work = Workload::put(&cluster.s3, 40, 40);
     let receiver = Receiver::start("127.0.0.1");

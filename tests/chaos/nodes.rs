@@ -210,7 +210,8 @@ async fn holder(cluster: &Cluster, id: &str, claims: u64) -> (usize, u64) {
         let running = chunks.first().filter(|c| c["state"] == "running" && c["claims"].as_u64() > Some(claims));
         if let Some(chunk) = running {
             let worker = chunk["worker"].as_str().expect("a worker");
-            let at = cluster.executors().find(|at| worker.contains(&format!(":{}:", cluster.nodes[*at].id())));
+            let is_its = |at: &usize| cluster.nodes[*at].id().is_some_and(|id| worker.contains(&format!(":{id}:")));
+            let at = cluster.executors().find(is_its);
             return (at.expect("a worker of ours"), chunk["claims"].as_u64().expect("a number"));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

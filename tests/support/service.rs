@@ -177,9 +177,9 @@ impl Service {
         rustix::process::kill_process_group(self.pid(), Signal::CONT).expect("it runs");
     }
 
-    /// Process id of the server.
-    pub fn id(&self) -> u32 {
-        self.child.as_ref().expect("it runs").id()
+    /// Process id of the server, if it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// `kill -9` of the server; its runner notices by itself.
