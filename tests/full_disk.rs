@@ -130,7 +130,7 @@ async fn a_model_cache_without_room_is_a_reason_costs_no_attempt_and_leaves_noth
     let (status, retry, answer) = post(&service, &definition("refused")).await;
     assert_eq!((status, retry), (503, true), "{answer:#}");
     assert!(answer["detail"].as_str().expect("a detail").contains("No space left"), "{answer:#}");
-    assert_eq!(reasons(&service).await, ["model_cache"]);
+    until_reasons(&service, |reasons| reasons == ["model_cache"]).await;
     assert_eq!(folders(), Vec::<String>::new());
 
     fs::remove_file(ballast).expect("room");
@@ -144,8 +144,8 @@ async fn a_model_cache_without_room_is_a_reason_costs_no_attempt_and_leaves_noth
         fs::remove_dir_all(entry.path()).expect("removed");
     }
     let ballast = fill(&service, 2 * 1024 * 1024);
-    let waiting = until_reasons(&service, |reasons| reasons.iter().any(|reason| reason == "model_cache")).await;
-    assert_eq!(waiting, ["model_cache"]);
+    // What is fetched fills the disk for moments.
+    until_reasons(&service, |reasons| reasons == ["model_cache"]).await;
     fs::remove_file(ballast).expect("room");
     assert_eq!(service.wait(&id, PATIENCE).await["state"], "completed");
     let chunks = service.get_all(&format!("/v1/jobs/{id}/chunks")).await;

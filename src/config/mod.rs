@@ -48,7 +48,7 @@ pub struct Cli {
     #[arg(long, env = "NIGHTSHIFT_LOG_FORMAT", global = true, value_enum, default_value = "auto")]
     pub log_format: LogFormat,
     /// What to log, as tracing directives: info, nightshift=debug,info
-    #[arg(long, env = "NIGHTSHIFT_LOG", global = true, default_value = "info,ort=warn")]
+    #[arg(long, env = "NIGHTSHIFT_LOG", global = true, default_value = "info,ort=warn,sqlx=warn")]
     pub log: String,
     /// What only the file can say.
     #[arg(skip)]

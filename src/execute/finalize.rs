@@ -4,7 +4,10 @@ use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    task::{JoinError, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, field::Empty};
 
@@ -27,10 +30,13 @@ use crate::{
 /// Chunks read at a time.
 const PAGE: u32 = 1000;
 
+/// Jobs finalised at once.
+const JOBS: usize = 4;
+
 /// Objects copied or deleted side by side.
 const SIDE_BY_SIDE: usize = 16;
 
-/// Finalises jobs, one after the other.
+/// Finalises jobs.
 #[derive(Debug)]
 pub struct Finalizer {
     /// Holds the jobs.
@@ -86,34 +92,43 @@ struct Copy {
 }
 
 impl Finalizer {
-    /// Finalises until told to stop.
+    /// Finalises until told to stop: several jobs side by side, so that one with millions of objects holds up no other.
     pub async fn run(self, stop: CancellationToken) {
+        let finalizer = Arc::new(self);
+        let mut ending = JoinSet::new();
         while !stop.is_cancelled() {
-            let rung = self.wake.notified();
+            let rung = finalizer.wake.notified();
             tokio::pin!(rung);
             rung.as_mut().enable();
-            if let Err(error) = self.store.expire_jobs().await {
+            if let Err(error) = finalizer.store.expire_jobs().await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for jobs past their deadline");
             }
-            let wait = match self.store.claim_finalizing(&self.worker, self.lease_ttl).await {
-                Ok(Some((lease, job))) => {
-                    let span = tracing::info_span!(target: traces::TARGET, "finalize job", job.id = %job.id, state = Empty);
-                    traces::adopt(&span, job.trace.as_ref());
-                    self.finalize(&lease, &job).instrument(span).await;
-                    continue;
-                }
-                Ok(None) => self.poll,
-                Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for jobs to finalise");
-                    Duration::from_secs(1)
-                }
-            };
+            if ending.len() < JOBS
+                && let Some((lease, job)) = finalizer.claim().await
+            {
+                let span = tracing::info_span!(target: traces::TARGET, "finalize job", job.id = %job.id, state = Empty);
+                traces::adopt(&span, job.trace.as_ref());
+                let finalizer = finalizer.clone();
+                ending.spawn(async move { finalizer.finalize(&lease, &job).await }.instrument(span));
+                continue;
+            }
             tokio::select! {
                 () = &mut rung => {}
-                () = tokio::time::sleep(wait) => {}
+                Some(ended) = ending.join_next() => unless_panicked(ended),
+                () = tokio::time::sleep(finalizer.poll) => {}
                 () = stop.cancelled() => {}
             }
         }
+        while let Some(ended) = ending.join_next().await {
+            unless_panicked(ended);
+        }
+    }
+
+    async fn claim(&self) -> Option<(JobLease, Job)> {
+        self.store.claim_finalizing(&self.worker, self.lease_ttl).await.unwrap_or_else(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for jobs to finalise");
+            None
+        })
     }
 
     async fn finalize(&self, lease: &JobLease, job: &Job) {
@@ -305,5 +320,12 @@ impl Finalizer {
             Written::Done => Ok(()),
             Written::Fenced => Err(Error::Fenced),
         }
+    }
+}
+
+/// A panic is a fault of this room, which ends with it.
+fn unless_panicked(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        std::panic::resume_unwind(error.into_panic());
     }
 }

@@ -488,6 +488,8 @@ pub(super) fn spawn(options: &RunnerOptions) -> io::Result<Process> {
     if !options.stores.buckets.is_empty() {
         command.arg("--buckets").arg(serde_json::to_string(&options.stores.buckets)?);
     }
+    // What has no business with the database knows no way to it.
+    command.env_remove("DATABASE_URL");
     command.stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs))).stdout(Stdio::null()).kill_on_drop(true);
     let child = command.spawn()?;
     // The command still holds the runner's end of the socket: with it open here, the end of the process would go unseen.

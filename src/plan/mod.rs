@@ -15,7 +15,10 @@ mod snapshot;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    task::{JoinError, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -41,7 +44,7 @@ pub struct Options {
     pub poll: Duration,
 }
 
-/// Plans jobs, one after the other.
+/// Plans jobs.
 #[derive(Debug)]
 pub struct Planner {
     /// Holds the jobs.
@@ -55,6 +58,9 @@ pub struct Planner {
     /// How to cut.
     pub options: Options,
 }
+
+/// Jobs planned at once.
+const SIDE_BY_SIDE: usize = 4;
 
 /// Why planning ended early.
 #[derive(Debug, thiserror::Error)]
@@ -72,32 +78,41 @@ enum Error {
 }
 
 impl Planner {
-    /// Plans until told to stop.
+    /// Plans until told to stop: several jobs side by side, so that a small one does not wait for a listing of millions.
     pub async fn run(self, stop: CancellationToken) {
+        let planner = Arc::new(self);
+        let mut planning = JoinSet::new();
         while !stop.is_cancelled() {
             // Subscribed before looking: a job that is accepted in between rings and is not missed.
-            let rung = self.wake.notified();
+            let rung = planner.wake.notified();
             tokio::pin!(rung);
             rung.as_mut().enable();
-            let wait = match self.store.claim_planning(&self.worker, self.options.lease_ttl).await {
-                Ok(Some((lease, job))) => {
-                    let span = tracing::info_span!(target: traces::TARGET, "plan job", job.id = %job.id);
-                    traces::adopt(&span, job.trace.as_ref());
-                    self.plan(&lease, &job, &stop).instrument(span).await;
-                    continue;
-                }
-                Ok(None) => self.options.poll,
-                Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for jobs to plan");
-                    Duration::from_secs(1)
-                }
-            };
+            if planning.len() < SIDE_BY_SIDE
+                && let Some((lease, job)) = planner.claim().await
+            {
+                let span = tracing::info_span!(target: traces::TARGET, "plan job", job.id = %job.id);
+                traces::adopt(&span, job.trace.as_ref());
+                let (planner, stop) = (planner.clone(), stop.clone());
+                planning.spawn(async move { planner.plan(&lease, &job, &stop).await }.instrument(span));
+                continue;
+            }
             tokio::select! {
                 () = &mut rung => {}
-                () = tokio::time::sleep(wait) => {}
+                Some(ended) = planning.join_next() => unless_panicked(ended),
+                () = tokio::time::sleep(planner.options.poll) => {}
                 () = stop.cancelled() => {}
             }
         }
+        while let Some(ended) = planning.join_next().await {
+            unless_panicked(ended);
+        }
+    }
+
+    async fn claim(&self) -> Option<(JobLease, Job)> {
+        self.store.claim_planning(&self.worker, self.options.lease_ttl).await.unwrap_or_else(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for jobs to plan");
+            None
+        })
     }
 
     async fn plan(&self, lease: &JobLease, job: &Job, stop: &CancellationToken) {
@@ -132,5 +147,12 @@ impl Planner {
             Ok(Written::Done | Written::Fenced) => {}
             Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "cannot release {}", lease.job),
         }
+    }
+}
+
+/// A panic is a fault of this room, which ends with it.
+fn unless_panicked(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        std::panic::resume_unwind(error.into_panic());
     }
 }
