@@ -5,19 +5,9 @@ mod support;
 use std::{process::Command, time::Duration};
 
 use serde_json::{Value, json};
-use sqlx::Connection;
-use support::{S3Server, Service, ServiceOptions, fixture, golden};
+use support::{S3Server, Service, ServiceOptions, fixture, golden, postgres::database};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A database of this test alone.
-async fn database() -> String {
-    let server = std::env::var("NIGHTSHIFT_TEST_POSTGRES").expect("scripts/test starts a server and says where it is");
-    let name = format!("c_{}", uuid::Uuid::new_v4().simple());
-    let mut connection = sqlx::PgConnection::connect(&server).await.expect("the server of scripts/test");
-    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut connection).await.expect("a database");
-    server.replacen("/postgres?", &format!("/{name}?"), 1)
-}
 
 /// Two servers that run no chunks, and a worker.
 async fn nodes(s3: &S3Server, options: ServiceOptions) -> [Service; 3] {

@@ -179,7 +179,8 @@ async fn every_command_of_the_readme_and_of_help_runs() {
         };
         println!("$ {line}");
         // Ports of the machine that runs the tests are not ours.
-        if line.starts_with("nightshift serve") {
+        let line = line.replace("postgres://nightshift@db.example.com/nightshift", &format!("'{}'", support::postgres::database().await));
+        if line.starts_with("nightshift serve") || line.starts_with("nightshift worker") {
             let line = line.replace("0.0.0.0:8080", "127.0.0.1:0");
             let line = if line.contains("--listen") { line } else { format!("{line} --listen 127.0.0.1:0") };
             run_service(&line, "listening on http://", &s3, &service);

@@ -5,7 +5,7 @@
 //! an error row. The chunk stays one chunk with one part, whatever is left out of it.
 //!
 //! The idea a reader could not guess: a kill comes from outside (the kernel short of memory, a person), and may meet any record. What a kill
-//! names is therefore only suspected, and left out when a second loss in a row names it again. A fault of the process itself is certain.
+//! names is therefore only suspected, and left out when several in a row name it. A fault of the process itself is certain.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,8 @@ const LOST_TOGETHER: u32 = 2;
 const MOST_IN_A_ROW: u32 = 8;
 /// The same for records whose inference does not end: each costs the whole of its deadline.
 const MOST_ENDLESS_IN_A_ROW: u32 = 2;
+/// So many kills in a row that meet the same record or object are its doing: whoever kills from outside, however often, does not wait for it.
+const KILLS_TO_BLAME: u32 = 5;
 /// Losses in isolation, in all: each costs the chunk's time up to there.
 const MOST_LOSSES: u32 = 64;
 /// Losses at no record and no object: while the model loads, or at the chunk's end.
@@ -106,6 +108,13 @@ pub struct LeftOut {
     pub detail: String,
 }
 
+/// What kills in a row have met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Suspect {
+    what: Blamed,
+    kills: u32,
+}
+
 /// What is known of a chunk in isolation; the database keeps it, so that any node goes on where another was.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -114,8 +123,8 @@ pub struct Isolation {
     pub singly: Vec<Span>,
     /// What is left out.
     pub left_out: Vec<LeftOut>,
-    /// What the last kill met.
-    suspect: Option<Blamed>,
+    /// What the last kills met.
+    suspect: Option<Suspect>,
     /// Losses in isolation.
     losses: u32,
     /// Those of them at no record and no object.
@@ -153,9 +162,12 @@ impl Isolation {
             Place::Records(span) => Blamed::Record(span.first),
             Place::Object(object) => Blamed::Object(object),
         };
-        if loss.end == End::Kill && self.suspect != Some(blamed) {
-            self.suspect = Some(blamed);
-            return Ok(self);
+        if loss.end == End::Kill {
+            let kills = self.suspect.filter(|suspect| suspect.what == blamed).map_or(1, |suspect| suspect.kills + 1);
+            if kills < KILLS_TO_BLAME {
+                self.suspect = Some(Suspect { what: blamed, kills });
+                return Ok(self);
+            }
         }
         self.suspect = None;
         self.in_a_row = if loss.passed == 0 { self.in_a_row + 1 } else { 1 };

@@ -105,7 +105,12 @@ impl Uploads {
                 Err((reason, false)) => break Err(Error::Denied { uri, reason }),
             }
         };
-        account.tally.request(Operation::List, if page.is_ok() { Outcome::Ok } else { Outcome::Failed });
+        let outcome = match &page {
+            Ok(_) => Outcome::Ok,
+            Err(Error::Denied { .. }) => Outcome::Refused,
+            Err(_) => Outcome::Failed,
+        };
+        account.tally.request(Operation::List, outcome);
         page
     }
 

@@ -11,6 +11,7 @@ pub mod command;
 mod faults;
 pub mod gcs;
 pub mod golden;
+pub mod postgres;
 pub mod receiver;
 mod s3;
 pub mod scrape;

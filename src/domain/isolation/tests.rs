@@ -137,14 +137,19 @@ fn a_chunk_is_isolated_after_its_second_loss_among_others_and_none_fails_it() {
 }
 
 #[test]
-fn a_record_that_a_kill_met_is_left_out_when_a_second_loss_meets_it() {
+fn what_kills_met_is_left_out_only_when_many_in_a_row_meet_it() {
     let at = |position| Place::Records(Span { first: record(position), last: record(position) });
-    let next = |known: &Isolation, loss: &Loss| Isolation::next(2, Some(known), loss).unwrap().unwrap();
-    let once = next(&Isolation::default(), &loss(End::Kill, at(7), 3));
-    assert!(once.left_out.is_empty());
-    assert!(next(&once, &loss(End::Kill, at(8), 3)).left_out.is_empty(), "another record is another suspicion");
-    let twice = next(&once, &loss(End::Kill, at(7), 3));
-    assert_eq!((twice.left_out[0].what, twice.left_out[0].code.as_str()), (Blamed::Record(record(7)), "runner_crash"));
+    let next = |known: &Isolation, place| Isolation::next(2, Some(known), &loss(End::Kill, place, 3)).unwrap().unwrap();
+    for (place, what) in [(at(7), Blamed::Record(record(7))), (Place::Object(0), Blamed::Object(0))] {
+        let mut known = Isolation::default();
+        for _ in 1..KILLS_TO_BLAME {
+            known = next(&known, place);
+            assert!(known.left_out.is_empty(), "whoever kills from outside meets anything");
+        }
+        assert!(next(&known, at(8)).left_out.is_empty(), "another place is another suspicion");
+        let known = next(&known, place);
+        assert_eq!((known.left_out[0].what, known.left_out[0].code.as_str()), (what, "runner_crash"));
+    }
 }
 
 #[test]
