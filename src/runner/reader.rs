@@ -10,7 +10,7 @@ use super::{
     ahead::Ahead,
     attempt::{Attempt, Failure, Outcome, Work, timed},
     batch::Batch,
-    decode::{self, DecodeError, Decoded, Projection},
+    decode::{self, DecodeError, Decoded, Layouts, Projection},
     featurize::{BindError, Binding, wanted_columns},
     models::Loaded,
     pack::Packer,
@@ -45,6 +45,7 @@ pub(super) struct Reader {
     first: Option<Bound>,
     /// Records still wanted; `None` wants them all.
     left: Option<usize>,
+    layouts: Layouts,
     /// Opens the stores of pictures that records name.
     stores: Stores,
     handle: Handle,
@@ -76,6 +77,7 @@ impl Reader {
             bound: None,
             first: None,
             left: None,
+            layouts: Layouts::default(),
             stores,
             handle,
             pictures: None,
@@ -126,9 +128,9 @@ impl Reader {
         }
         match (&task.include_input, wanted_columns(&task.pipeline)) {
             (IncludeInput::All, _) | (_, None) => Projection::All,
-            (IncludeInput::None, Some(wanted)) => Projection::Only(wanted),
+            (IncludeInput::None, Some(wanted)) => Projection::Only(wanted.into()),
             (IncludeInput::Columns(carried), Some(wanted)) => {
-                Projection::Only(wanted.into_iter().chain(carried.iter().cloned()).collect::<BTreeSet<_>>())
+                Projection::Only(Arc::new(wanted.into_iter().chain(carried.iter().cloned()).collect::<BTreeSet<_>>()))
             }
         }
     }
@@ -147,6 +149,7 @@ impl Reader {
             slice: slice.clone(),
             csv: attempt.task.csv.clone(),
             projection: projection.clone(),
+            layouts: self.layouts.clone(),
             batch_rows: rows,
             batch_bytes: BATCH_BYTES,
             max_record_bytes: MAX_RECORD_BYTES,
