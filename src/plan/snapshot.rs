@@ -61,15 +61,16 @@ pub(super) async fn plan(planner: &Planner, stores: &Stores, lease: &JobLease, j
             return Err(Error::Stopping);
         }
         appender.keep_lease().await?;
-        let before = seen.clone();
-        pin(&mut seen, &object);
         match cutter.cut(&object).await? {
             Cut::Whole { slice, records } => {
                 if let Some(chunk) = gatherer.push(slice, records) {
-                    appender.push(chunk, before).await?;
+                    appender.push(chunk, seen.clone()).await?;
                 }
+                pin(&mut seen, &object);
             }
             Cut::Slices(slices) => {
+                let before = seen.clone();
+                pin(&mut seen, &object);
                 if let Some(chunk) = gatherer.take() {
                     appender.push(chunk, before.clone()).await?;
                 }
@@ -95,7 +96,11 @@ fn pin(seen: &mut PlanCursor, found: &Found) {
     digest.update(&seen.digest);
     digest.update(found.name());
     digest.update(format!("\0{}\0{}\n", object.size, object.etag.as_deref().unwrap_or_default()));
-    seen.digest = digest.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    // Into the text of the one before: of very many objects, a text a byte would be a fair part of planning.
+    seen.digest.clear();
+    for byte in digest.finalize() {
+        seen.digest.extend([byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])));
+    }
     match &mut seen.manifest {
         Some(manifest) => manifest.lines = found.line,
         None => seen.after_key = Some(object.key.clone()),

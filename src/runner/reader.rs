@@ -10,7 +10,7 @@ use super::{
     ahead::Ahead,
     attempt::{Attempt, Failure, Outcome, Work, timed},
     batch::Batch,
-    decode::{self, DecodeError, Decoded, Projection},
+    decode::{self, DecodeError, Decoded, Layouts, Projection},
     featurize::{BindError, Binding, wanted_columns},
     isolate::{Isolated, Piece},
     models::Loaded,
@@ -47,6 +47,7 @@ pub(super) struct Reader {
     /// Records still wanted; `None` wants them all.
     left: Option<usize>,
     isolated: Option<Isolated>,
+    layouts: Layouts,
     /// Opens the stores of pictures that records name.
     stores: Stores,
     handle: Handle,
@@ -79,6 +80,7 @@ impl Reader {
             first: None,
             left: None,
             isolated: None,
+            layouts: Layouts::default(),
             stores,
             handle,
             pictures: None,
@@ -139,9 +141,9 @@ impl Reader {
         }
         match (&task.include_input, wanted_columns(&task.pipeline)) {
             (IncludeInput::All, _) | (_, None) => Projection::All,
-            (IncludeInput::None, Some(wanted)) => Projection::Only(wanted),
+            (IncludeInput::None, Some(wanted)) => Projection::Only(wanted.into()),
             (IncludeInput::Columns(carried), Some(wanted)) => {
-                Projection::Only(wanted.into_iter().chain(carried.iter().cloned()).collect::<BTreeSet<_>>())
+                Projection::Only(Arc::new(wanted.into_iter().chain(carried.iter().cloned()).collect::<BTreeSet<_>>()))
             }
         }
     }
@@ -165,6 +167,7 @@ impl Reader {
             slice: slice.clone(),
             csv: attempt.task.csv.clone(),
             projection: projection.clone(),
+            layouts: self.layouts.clone(),
             batch_rows: rows,
             batch_bytes: BATCH_BYTES,
             max_record_bytes: MAX_RECORD_BYTES,

@@ -3,7 +3,7 @@
 //! No value is decoded that is not needed to count: Parquet by its footer, texts by their record borders. Where the job lost
 //! records of an object in decoding, all of its columns are decoded, so that it is lost at the same place again.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     outcomes::{Expected, LOST},
@@ -22,7 +22,7 @@ use crate::{
 pub(super) fn records<'a>(part: &'a Part, said: &'a Input, access: &'a Access, lossy: Vec<u32>) -> Box<dyn Iterator<Item = Expected> + 'a> {
     let inputs = part.inputs.iter().zip(0u32..);
     Box::new(inputs.flat_map(move |(input, at)| {
-        let projection = if lossy.contains(&at) { Projection::All } else { Projection::Only(BTreeSet::new()) };
+        let projection = if lossy.contains(&at) { Projection::All } else { Projection::Only(Arc::default()) };
         Records { decoder: Some(open(input, said, access, projection)), at, ready: Vec::new().into_iter() }
     }))
 }

@@ -24,7 +24,7 @@ use crate::{
     objects::{Bucket, ObjectMeta},
     runner::{
         batch::{ENCODING, ENCODING_JSON},
-        decode::{self, DecodeError, Projection, Request},
+        decode::{self, DecodeError, Layouts, Projection, Request},
         encode::{POSITION, SOURCE},
         source::StoreObject,
     },
@@ -86,6 +86,7 @@ pub(super) fn request(source: Arc<str>, slice: ObjectSlice, csv: CsvOptions, pro
         slice,
         csv,
         projection,
+        layouts: Layouts::default(),
         batch_rows: BATCH_ROWS,
         batch_bytes: BATCH_BYTES,
         max_record_bytes: MAX_ROW_BYTES,
@@ -106,7 +107,7 @@ pub(super) fn read(
 ) -> Result<(), DecodeError> {
     let columns: BTreeSet<String> = [SOURCE, POSITION].iter().chain(more).map(|c| (*c).to_owned()).collect();
     let slice = whole(meta);
-    let request = request(meta.key.as_str().into(), slice.clone(), CsvOptions::default(), Projection::Only(columns));
+    let request = request(meta.key.as_str().into(), slice.clone(), CsvOptions::default(), Projection::Only(columns.into()));
     let mut decoder = decode::open(Arc::new(object(bucket, slice, handle)), request)?;
     let mut number = 0;
     while let Some(step) = decoder.next()? {

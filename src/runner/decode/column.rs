@@ -13,36 +13,43 @@ use arrow::{
 #[derive(Debug)]
 pub(super) struct TextColumn {
     text: String,
-    /// Where each cell ends, with a zero before the first.
+    /// Where each cell ends, with a zero before the first; empty until there is one.
     ends: Vec<i32>,
     valid: NullBufferBuilder,
+    /// Bytes and cells that the first cell makes room for. Not made before, as a tiny object has no more cells.
+    room: (usize, usize),
 }
+
+/// Room for the cells of a tiny object, bytes and cells.
+const FIRST_ROOM: (usize, usize) = (64, 16);
 
 impl TextColumn {
     /// With no cells.
     pub(super) fn new() -> Self {
-        Self { text: String::new(), ends: vec![0], valid: NullBufferBuilder::new(0) }
+        Self { text: String::new(), ends: Vec::new(), valid: NullBufferBuilder::new(0), room: FIRST_ROOM }
     }
 
     /// Number of cells.
     pub(super) fn len(&self) -> usize {
-        self.ends.len() - 1
+        self.ends.len().saturating_sub(1)
     }
 
     /// About how many bytes the cells take.
     pub(super) fn bytes(&self) -> usize {
-        self.text.len() + self.ends.len() * size_of::<i32>()
+        self.text.len() + self.ends.len().max(1) * size_of::<i32>()
     }
 
     /// Adds one cell.
     #[inline]
     pub(super) fn push(&mut self, cell: &str) {
+        self.begin_cell();
         self.text.push_str(cell);
         self.end_cell();
     }
 
     /// Adds one cell given in pieces.
     pub(super) fn push_pieces<'a>(&mut self, pieces: impl Iterator<Item = &'a str>) {
+        self.begin_cell();
         self.text.extend(pieces);
         self.end_cell();
     }
@@ -51,6 +58,7 @@ impl TextColumn {
     pub(super) fn pad(&mut self, rows: usize) {
         let missing = rows.saturating_sub(self.len());
         if missing > 0 {
+            self.begin_cell();
             self.ends.resize(rows + 1, self.text.len() as i32);
             self.valid.append_n_nulls(missing);
         }
@@ -65,16 +73,23 @@ impl TextColumn {
         }
     }
 
-    /// The cells as an array; the column is empty then, with room for as many.
+    /// The cells as an array; the column is empty then, and the next cell makes room for as many.
     pub(super) fn finish(&mut self) -> ArrayRef {
-        let text = std::mem::take(&mut self.text);
-        self.text.reserve(text.len());
-        let mut ends = Vec::with_capacity(self.ends.len());
-        ends.push(0);
-        let ends = std::mem::replace(&mut self.ends, ends);
+        self.begin_cell();
+        let (text, ends) = (std::mem::take(&mut self.text), std::mem::take(&mut self.ends));
+        self.room = (text.len(), ends.len());
         let offsets = OffsetBuffer::new(ScalarBuffer::from(ends));
         let array = StringArray::try_new(offsets, Buffer::from_vec(text.into_bytes()), self.valid.finish());
         Arc::new(array.expect("the cells are valid UTF-8, end to end"))
+    }
+
+    #[inline]
+    fn begin_cell(&mut self) {
+        if self.ends.is_empty() {
+            self.text.reserve(self.room.0);
+            self.ends.reserve(self.room.1);
+            self.ends.push(0);
+        }
     }
 
     #[inline]

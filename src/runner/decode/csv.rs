@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use arrow::{
@@ -77,8 +77,8 @@ fn decoder(
     delimiter: u8,
     request: &Request,
 ) -> Box<dyn Decoder> {
-    let names = head.map(|head| head.names).unwrap_or_default();
-    let columns = CsvColumns::new(names, delimiter, &request.projection);
+    let layout = head.map_or_else(|| Arc::new(Layout::new(&[], Vec::new(), delimiter, &request.projection)), |head| head.layout);
+    let columns = CsvColumns::new(layout);
     TextDecoder::boxed(records, compression, end, columns, request)
 }
 
@@ -92,11 +92,54 @@ fn lost_from(start: u64, error: DecodeError) -> DecodeError {
     }
 }
 
+/// Which columns an object has, and which of them are wanted.
+#[derive(Debug)]
+struct Layout {
+    /// The record that names the columns; empty where none does.
+    header: Vec<u8>,
+    delimiter: u8,
+    projection: Projection,
+    /// How many fields each record has.
+    width: usize,
+    /// Of the wanted columns.
+    schema: SchemaRef,
+    /// Places of their fields in a record, in the order of the schema.
+    places: Vec<usize>,
+}
+
+impl Layout {
+    fn new(header: &[u8], names: Vec<String>, delimiter: u8, projection: &Projection) -> Self {
+        let width = names.len();
+        let wanted = |name: &String| match projection {
+            Projection::All => true,
+            Projection::Only(names) => names.contains(name),
+        };
+        let (places, fields): (Vec<usize>, Vec<Field>) =
+            names.into_iter().enumerate().filter(|(_, name)| wanted(name)).map(|(place, name)| (place, field(name))).unzip();
+        Self { header: header.to_owned(), delimiter, projection: projection.clone(), width, schema: Arc::new(Schema::new(fields)), places }
+    }
+}
+
+/// The layout of the object before, for the next one with the same header: very many small objects mostly have one header, and to make a
+/// schema of it costs more than to decode a few records.
+#[derive(Debug, Clone, Default)]
+pub struct Layouts(Arc<Mutex<Option<Arc<Layout>>>>);
+
+impl Layouts {
+    fn find(&self, header: &[u8], delimiter: u8, projection: &Projection) -> Option<Arc<Layout>> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().filter(|last| last.delimiter == delimiter && last.projection == *projection && last.header == header).cloned()
+    }
+
+    fn keep(&self, layout: &Arc<Layout>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(layout.clone());
+    }
+}
+
 /// What the first record of an object says about all of them.
 #[derive(Debug)]
 struct Head {
-    /// Of the columns, in their order.
-    names: Vec<String>,
+    layout: Arc<Layout>,
     /// Of the record.
     position: u64,
     /// Just after its terminator.
@@ -123,8 +166,14 @@ impl Head {
                 Err(error) => return Err(text::read_error(error, source, compression, Some(position))),
             };
             let (end, terminated) = (record.end, record.terminated);
-            if matches!(record.content, Content::Whole(bytes) if without_mark(position, bytes).is_empty()) {
-                continue;
+            let header = match record.content {
+                Content::Whole(bytes) if without_mark(position, bytes).is_empty() => continue,
+                Content::Whole(bytes) if request.csv.header => without_mark(position, bytes),
+                _ => &[],
+            };
+            // Where there is no header none is kept, so that an empty one is never found.
+            if let Some(layout) = request.layouts.find(header, delimiter, &request.projection) {
+                return Ok(Some(Self { layout, position, end, terminated }));
             }
             let names = names(position, &record.content, delimiter, request).map_err(|fault| DecodeError::Corrupt {
                 source_name: source.clone(),
@@ -132,7 +181,11 @@ impl Head {
                 detail: format!("the first record, at byte {position}: {}", fault.detail),
                 position: Some(if request.csv.header && terminated { end } else { position }),
             })?;
-            return Ok(Some(Self { names, position, end, terminated }));
+            let layout = Arc::new(Layout::new(header, names, delimiter, &request.projection));
+            if !header.is_empty() {
+                request.layouts.keep(&layout);
+            }
+            return Ok(Some(Self { layout, position, end, terminated }));
         }
     }
 
@@ -267,12 +320,9 @@ fn field_at(record: &[u8], start: usize, delimiter: u8) -> (CsvField, usize) {
 
 /// The projected columns of a batch under construction.
 struct CsvColumns {
-    delimiter: u8,
-    /// How many fields each record has.
-    width: usize,
-    schema: SchemaRef,
-    /// With the place of their fields in a record, in the order of the schema.
-    columns: Vec<(usize, TextColumn)>,
+    layout: Arc<Layout>,
+    /// In the order of its schema.
+    columns: Vec<TextColumn>,
     /// Of the record in hand; kept for its allocation.
     fields: Vec<CsvField>,
     /// About what the columns hold.
@@ -280,16 +330,9 @@ struct CsvColumns {
 }
 
 impl CsvColumns {
-    fn new(names: Vec<String>, delimiter: u8, projection: &Projection) -> Self {
-        let width = names.len();
-        let wanted = |name: &String| match projection {
-            Projection::All => true,
-            Projection::Only(names) => names.contains(name),
-        };
-        let (places, fields): (Vec<usize>, Vec<Field>) =
-            names.into_iter().enumerate().filter(|(_, name)| wanted(name)).map(|(place, name)| (place, field(name))).unzip();
-        let columns = places.into_iter().map(|place| (place, TextColumn::new())).collect();
-        Self { delimiter, width, schema: Arc::new(Schema::new(fields)), columns, fields: Vec::with_capacity(width), bytes: 0 }
+    fn new(layout: Arc<Layout>) -> Self {
+        let columns = layout.places.iter().map(|_| TextColumn::new()).collect();
+        Self { columns, fields: Vec::with_capacity(layout.width), layout, bytes: 0 }
     }
 }
 
@@ -303,10 +346,10 @@ impl Columns for CsvColumns {
     }
 
     fn push(&mut self, _row: usize, record: &str) -> Pushed {
-        let (fields, width) = (&mut self.fields, self.width);
+        let (fields, width) = (&mut self.fields, self.layout.width);
         fields.clear();
         let mut found = 0;
-        each_field(record.as_bytes(), self.delimiter, |field| {
+        each_field(record.as_bytes(), self.layout.delimiter, |field| {
             found += 1;
             if found <= width {
                 fields.push(field);
@@ -316,7 +359,7 @@ impl Columns for CsvColumns {
             let detail = format!("expected {width} fields, as in the object's first record, found {found}");
             return Pushed::Fault(Fault { code: "wrong_field_count", detail });
         }
-        for (place, column) in &mut self.columns {
+        for (place, column) in self.layout.places.iter().zip(&mut self.columns) {
             let field = fields[*place];
             self.bytes += field.end - field.start + size_of::<i32>();
             if field.escaped {
@@ -334,7 +377,7 @@ impl Columns for CsvColumns {
 
     fn finish(&mut self, rows: usize) -> Result<RecordBatch, ArrowError> {
         self.bytes = 0;
-        let arrays = self.columns.iter_mut().map(|(_, column)| column.finish()).collect();
-        RecordBatch::try_new_with_options(self.schema.clone(), arrays, &RecordBatchOptions::new().with_row_count(Some(rows)))
+        let arrays = self.columns.iter_mut().map(TextColumn::finish).collect();
+        RecordBatch::try_new_with_options(self.layout.schema.clone(), arrays, &RecordBatchOptions::new().with_row_count(Some(rows)))
     }
 }

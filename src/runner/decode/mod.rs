@@ -27,9 +27,10 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, ops::Range, sync::Arc};
+use std::{collections::BTreeSet, io::Cursor, ops::Range, sync::Arc};
 
 pub use borders::RecordBorders;
+pub use csv::Layouts;
 pub use parquet::{RowGroupInfo, row_groups};
 
 use crate::{
@@ -48,7 +49,7 @@ pub enum Projection {
     /// Every column.
     All,
     /// These; others need not be decoded. A name that the data lacks is no error here.
-    Only(BTreeSet<String>),
+    Only(Arc<BTreeSet<String>>),
 }
 
 /// What to decode, and how much at a time.
@@ -62,6 +63,8 @@ pub struct Request {
     pub csv: CsvOptions,
     /// Columns needed downstream.
     pub projection: Projection,
+    /// What the CSV object before looked like; shared by the requests for a chunk's objects.
+    pub layouts: Layouts,
     /// Most rows in a batch.
     pub batch_rows: usize,
     /// A batch ends early once its columns hold about this many bytes.
@@ -143,9 +146,13 @@ fn open_text(
         let source = request.source.clone();
         move |error| text::read_error(error, &source, compression, None)
     };
-    let all = 0..bytes.size();
-    let raw = Box::new(RangeReader::within(bytes.clone(), all));
-    let (head, raw) = text::peek(raw, sniff::HEAD_BYTES).map_err(unreadable(InputCompression::None))?;
+    let (head, raw): (_, Input) = match bytes.in_memory() {
+        Some(all) => (all.slice(..all.len().min(sniff::HEAD_BYTES)), Box::new(Cursor::new(all))),
+        None => {
+            let raw = Box::new(RangeReader::within(bytes.clone(), 0..bytes.size()));
+            text::peek(raw, sniff::HEAD_BYTES).map_err(unreadable(InputCompression::None))?
+        }
+    };
     let compression = if compression == InputCompression::Auto { sniff::compression_of(&head) } else { compression };
     let input = text::decompressed(raw, compression).map_err(unreadable(compression))?;
     if format != InputFormat::Auto {

@@ -8,7 +8,7 @@ use arrow::{
 };
 use bytes::Bytes;
 
-use super::{DecodeError, Projection, Request, open};
+use super::{DecodeError, Layouts, Projection, Request, open};
 use crate::{
     domain::{
         ObjectSlice, RecordError, Slice, Uri,
@@ -82,6 +82,7 @@ pub(crate) fn request(key: &str) -> Request {
         },
         csv: CsvOptions::default(),
         projection: Projection::All,
+        layouts: Layouts::default(),
         batch_rows: 1000,
         batch_bytes: 1 << 20,
         max_record_bytes: 1 << 16,

@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
 
 use super::DecodeError;
@@ -95,9 +96,10 @@ pub(super) fn decompressed(raw: Input, compression: InputCompression) -> io::Res
 }
 
 /// The first bytes of a stream, at most `count`, and the stream with those bytes put back.
-pub(super) fn peek(mut input: Input, count: usize) -> io::Result<(Vec<u8>, Input)> {
+pub(super) fn peek(mut input: Input, count: usize) -> io::Result<(Bytes, Input)> {
     let mut head = Vec::with_capacity(count);
     input.by_ref().take(count as u64).read_to_end(&mut head)?;
+    let head = Bytes::from(head);
     Ok((head.clone(), Box::new(Cursor::new(head).chain(input))))
 }
 

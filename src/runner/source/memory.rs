@@ -31,6 +31,10 @@ impl ObjectBytes for MemoryObject {
         Ok(self.slice(range))
     }
 
+    fn in_memory(&self) -> Option<Bytes> {
+        Some(self.0.clone())
+    }
+
     fn stream(&self, range: Range<u64>) -> Result<Box<dyn io::Read + Send>, objects::Error> {
         Ok(Box::new(Cursor::new(self.slice(range))))
     }

@@ -34,6 +34,11 @@ pub trait ObjectBytes: Send + Sync {
         ranges.iter().map(|r| self.read(r.clone())).collect()
     }
 
+    /// All of it, where it is in memory already.
+    fn in_memory(&self) -> Option<Bytes> {
+        None
+    }
+
     /// This range from its start, a few megabytes ahead of the reader at most. An `io::Error` from it carries an
     /// [`objects::Error`] as its inner error when the store was the cause.
     ///

@@ -55,7 +55,8 @@ impl SampleColumns {
         let of_json = match projection {
             Projection::All => Projection::All,
             Projection::Only(names) => {
-                Projection::Only(names.iter().filter(|n| ![KEY, IMAGE, TEXT, CLASS].contains(&n.as_str())).cloned().collect())
+                let fields = names.iter().filter(|n| ![KEY, IMAGE, TEXT, CLASS].contains(&n.as_str()));
+                Projection::Only(Arc::new(fields.cloned().collect()))
             }
         };
         let json = JsonColumns::new(&of_json, max_bytes);

@@ -1,6 +1,9 @@
 //! Archives: of other programs' making, cut anywhere, and hostile.
 
-use std::io::{self, Read};
+use std::{
+    io::{self, Read},
+    sync::Arc,
+};
 
 use ::tar::{Builder, EntryType, Header};
 use arrow::datatypes::DataType;
@@ -135,7 +138,7 @@ fn what_is_wanted_is_kept_and_nothing_else() {
     let bytes = archive(&[("a.jpg", b"j"), ("a.npy", &[7; 4096]), ("a.json", b"{\"id\": 1, \"x\": 2}"), ("b.txt", b"t")]);
     let of = |names: &[&str]| {
         let mut request = request("a.tar");
-        request.projection = Projection::Only(names.iter().map(|n| (*n).to_owned()).collect());
+        request.projection = Projection::Only(Arc::new(names.iter().map(|n| (*n).to_owned()).collect()));
         rows(&decode(bytes.clone(), &request))
     };
     assert_eq!(of(&["image"]), owned(&[(0, "image=j"), (6656, "")]));

@@ -57,6 +57,26 @@ fn a_column_without_a_name_gets_one_and_a_name_given_twice_ends_the_object() {
 }
 
 #[test]
+fn objects_with_one_header_share_its_schema_and_others_have_their_own() {
+    let mut request = request("t.csv");
+    request.projection = only(&["b"]);
+    let next = |text: &'static str, delimiter: u8| {
+        let mut request = request.clone();
+        request.csv.delimiter = delimiter;
+        decode(text, &request)
+    };
+    let first = next("a,b\n1,2\n", b',');
+    let same = next("\u{feff}a,b\n3,4\n5,6\n", b',');
+    assert!(Arc::ptr_eq(first.batches[0].columns.schema_ref(), same.batches[0].columns.schema_ref()));
+    assert_eq!(rows(&same), texts(&[(7, "b=4"), (11, "b=6")]));
+    // The same bytes mean something else where fields end elsewhere, and what is almost the same header is another one.
+    assert_eq!(rows(&next("a,b\n1,2\n", b';')), texts(&[(4, "")]));
+    assert_eq!(rows(&next("b,a\n1,2\n", b',')), texts(&[(4, "b=1")]));
+    assert_eq!(end(&next("b,b\n1,2\n", b',')).map(|(code, ..)| code), Some("duplicate_column"));
+    assert_eq!(rows(&next("b,a\n3,4\n", b',')), texts(&[(4, "b=3")]));
+}
+
+#[test]
 fn only_the_wanted_columns_are_there_in_the_order_of_the_object() {
     let mut request = request("t.csv");
     request.projection = only(&["c", "a", "absent"]);

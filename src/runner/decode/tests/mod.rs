@@ -9,7 +9,7 @@ mod media;
 mod parquet;
 mod slices;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use arrow::array::AsArray;
 
@@ -21,7 +21,7 @@ use crate::runner::batch::Batch;
 
 /// Only the columns of these names.
 fn only(names: &[&str]) -> Projection {
-    Projection::Only(names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>())
+    Projection::Only(Arc::new(names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>()))
 }
 
 /// Position and code of the error rows.
