@@ -6,8 +6,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::db::Store;
 
-/// How often to look.
-const PERIOD: Duration = Duration::from_secs(60);
+/// How often to look, unless jobs are kept for less.
+const PERIOD: Duration = Duration::from_mins(1);
 /// Chunks removed in one transaction at most: others wait for it no longer than for a claim.
 const STEP: u32 = 1000;
 
@@ -36,7 +36,7 @@ impl Janitor {
                 continue;
             }
             tokio::select! {
-                () = tokio::time::sleep(PERIOD) => {}
+                () = tokio::time::sleep(self.retention.min(PERIOD)) => {}
                 () = stop.cancelled() => {}
             }
         }
