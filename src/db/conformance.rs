@@ -512,8 +512,15 @@ async fn a_dropped_caller_leaves_no_transaction_open(b: Bench) {
         let _dropped = tokio::time::timeout(Duration::ZERO, claim).await;
     }
     b.store.ping().await.unwrap();
-    b.advance(TTL * 2);
-    assert_eq!(b.claim(50).await.len(), 50);
+    // What they began goes on to its end, with leases that run out as any do.
+    for _ in 0..200 {
+        b.advance(TTL * 2);
+        if b.claim(50).await.len() == 50 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("some chunks are out of reach");
 }
 
 on_both_databases! {

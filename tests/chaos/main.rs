@@ -44,13 +44,14 @@ impl Case {
 type Run = for<'c> fn(&'c mut Case) -> BoxFuture<'c, String>;
 
 /// The cases: what is promised, what is done to it, on which databases.
-const CASES: [(&str, Run, &[&str]); 7] = [
+const CASES: [(&str, Run, &[&str]); 8] = [
     ("kills", |case| Box::pin(nodes::kills(case)), &["sqlite", "postgres"]),
     ("accepted", |case| Box::pin(nodes::accepted(case)), &["sqlite", "postgres"]),
     ("frozen", |case| Box::pin(nodes::frozen(case)), &["sqlite", "postgres"]),
     ("terminated", |case| Box::pin(nodes::terminated(case)), &["sqlite", "postgres"]),
     ("messages", |case| Box::pin(messages::messages(case)), &["sqlite", "postgres"]),
     ("restarts", |case| Box::pin(nodes::restarts(case)), &["postgres"]),
+    ("scaling", |case| Box::pin(nodes::scaling(case)), &["postgres"]),
     ("takeover", |case| Box::pin(nodes::takeover(case)), &["postgres"]),
 ];
 

@@ -201,6 +201,39 @@ pub async fn takeover(case: &mut Case) -> String {
     format!("{workers} workers, {times} kills: claimed again after {latest:.1} s at the latest, the lease being {LEASE} s")
 }
 
+/// A job bound by inference, on one worker of one thread and then on two.
+pub async fn scaling(case: &mut Case) -> String {
+    let mut cluster = Cluster::start(&case.database, 1, 2, ServiceOptions::default()).await;
+    cluster.s3.create_bucket("lake");
+    cluster.s3.put("lake", "slow/x.onnx", &fixture("models/awkward/slow.onnx"));
+    let chunks = case.times(4, 12);
+    for n in 0..chunks {
+        cluster.s3.put("lake", &format!("in/{n:02}.jsonl"), b"{\"x\": [1, 2, 3, 4]}\n");
+    }
+    let mut seconds = Vec::new();
+    for workers in [2, 1] {
+        if workers == 1 {
+            let idle = cluster.executors().end - 1;
+            assert_eq!(cluster.nodes[idle].terminate(Duration::from_secs(30)).await, Some(0));
+        }
+        let output = format!("out/{workers}/");
+        let definition = json!({
+            "model": "s3://lake/slow/x.onnx", "input": "s3://lake/in/", "output": format!("s3://lake/{output}"),
+            "execution": {"chunk_records": 1},
+        });
+        let id = cluster.submit(&definition, &output).await;
+        let started = Instant::now();
+        while !cluster.job(&id).await.is_some_and(|job| is_final(&job)) {
+            assert!(started.elapsed() < PATIENCE, "{id} does not end");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        seconds.push(started.elapsed().as_secs_f64());
+        golden::Output::read(&cluster.s3, "lake", &output).check_invariants();
+    }
+    let times = seconds[1] / seconds[0];
+    format!("{chunks} chunks: {:.1} s by one worker, {:.1} s by two: {times:.2} times the throughput", seconds[1], seconds[0])
+}
+
 /// Which node runs the one chunk of a job, claimed more than `claims` times; and how often it was claimed.
 async fn holder(cluster: &Cluster, id: &str, claims: u64) -> (usize, u64) {
     let deadline = Instant::now() + PATIENCE;
