@@ -21,8 +21,8 @@ use crate::db::{Error, PostgresUrl, Result};
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// No statement of ours takes this long in a database that is well, and none may hold locks for ever in one that is not.
 const STATEMENT_TIMEOUT: &str = "60s";
-/// A node that vanished in the middle of a transaction holds its rows no longer than this.
-const IDLE_IN_TRANSACTION_TIMEOUT: &str = "15s";
+/// A node that froze in the middle of a transaction holds its rows no longer than this: others pass over them meanwhile.
+const IDLE_IN_TRANSACTION_TIMEOUT: &str = "5s";
 /// Where nodes ring.
 const CHANNEL: &str = "nightshift";
 
