@@ -78,12 +78,8 @@ impl Store for Down {
     async fn replay_delivery(&self, _: &DeliveryId) -> Result<Option<Delivery>> { down() }
     async fn deliveries(&self, _: &DeliveryFilter) -> Result<Vec<Delivery>> { down() }
     async fn delivery(&self, _: &DeliveryId) -> Result<Option<DeliveryRecord>> { down() }
-    fn wake(&self, _bell: Arc<Notify>) {}
-
-    async fn purge(&self, _age: Duration, _limit: u32) -> Result<u64> {
-        down()
-    }
-
+    async fn purge(&self, _: Duration, _: u32) -> Result<u64> { down() }
+    fn wake(&self, _: Arc<Notify>) {}
     async fn release_all(&self) -> Result<()> { down() }
 }
 

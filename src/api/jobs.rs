@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     db::JobFilter,
-    domain::{Job, JobId, JobState, Timestamp, TraceParent},
+    domain::{Job, JobId, JobState, Timestamp, TraceParent, time},
 };
 
 /// Longest wait of one request.
@@ -186,9 +186,8 @@ pub(super) async fn get(
     headers: HeaderMap,
 ) -> Result<Response, ApiProblem> {
     query.only(&["wait"])?;
-    let wait = query.parsed("wait", "a span from 1s to 60s", |text| {
-        crate::domain::time::parse_span(text).map(Duration::from_secs).filter(|wait| *wait <= MAX_WAIT)
-    })?;
+    let wait = query
+        .parsed("wait", "a span from 1s to 60s", |text| time::parse_span(text).map(Duration::from_secs).filter(|wait| *wait <= MAX_WAIT))?;
     let mut job = find(&state, &id).await?;
     let deadline = tokio::time::Instant::now() + wait.unwrap_or_default();
     while !job.state.is_final() && tokio::time::Instant::now() < deadline {

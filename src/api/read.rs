@@ -6,7 +6,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::meant;
-use crate::domain::{Fault, Uri};
+use crate::domain::{Fault, Uri, time};
 
 /// Parses JSON in which no object has a key twice: which of the two counts would be a guess.
 pub(super) fn parse(body: &[u8]) -> Result<Value, String> {
@@ -360,7 +360,7 @@ impl<'v> Field<'v> {
     pub(super) fn seconds(&self, faults: &mut Faults) -> Option<u64> {
         const HINT: &str = "write a number and a unit: \"90s\", \"30m\", \"6h\" or \"2d\"";
         let text = self.text(HINT, faults)?;
-        let parsed = crate::domain::time::parse_span(text);
+        let parsed = time::parse_span(text);
         if parsed.is_none() {
             faults.add(self, "invalid_duration", format!("{text:?} is no span of time"), HINT);
         }

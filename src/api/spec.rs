@@ -12,6 +12,7 @@ use super::definition::{COMPRESSIONS, FORMATS, IF_EXISTS, LAYOUTS, OUTPUT_COMPRE
 use crate::domain::{
     EventKind, WebhookSecret, WebhookSpec,
     spec::{CsvOptions, ErrorPolicy, ExecutionSpec, IncludeInput, InputKind, InputSpec, OutputSpec},
+    time,
 };
 
 /// A job to be run: a model, an input and an output; everything else is optional.
@@ -441,7 +442,7 @@ impl From<&ExecutionSpec> for ExecutionDefinition {
             priority: Some(spec.priority),
             max_parallel_chunks: spec.max_parallel_chunks,
             max_attempts: Some(spec.max_attempts),
-            deadline: spec.deadline_seconds.map(crate::domain::time::write_span),
+            deadline: spec.deadline_seconds.map(time::write_span),
             providers: Some(spec.providers.clone()),
         }
     }

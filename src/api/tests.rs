@@ -14,6 +14,7 @@ use crate::domain::{
         CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputFormat, InputKind, InputSpec, Layout, OutputFormat,
         OutputSpec, ReviewSpec,
     },
+    time,
 };
 
 fn good() -> Value {
@@ -414,7 +415,7 @@ proptest! {
 
     #[test]
     fn a_span_is_read_back_as_it_was(seconds in 1..=10 * 366 * 86_400_u64) {
-        prop_assert_eq!(crate::domain::time::parse_span(&crate::domain::time::write_span(seconds)), Some(seconds));
+        prop_assert_eq!(time::parse_span(&time::write_span(seconds)), Some(seconds));
     }
 
     #[test]

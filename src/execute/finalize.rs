@@ -4,10 +4,7 @@ use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use tokio::{
-    sync::Notify,
-    task::{JoinError, JoinSet},
-};
+use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, field::Empty};
 
@@ -114,14 +111,13 @@ impl Finalizer {
             }
             tokio::select! {
                 () = &mut rung => {}
-                Some(ended) = ending.join_next() => unless_panicked(ended),
+                // A panic is a fault of this room, which ends with it.
+                Some(ended) = ending.join_next() => ended.expect("finalising does not panic"),
                 () = tokio::time::sleep(finalizer.poll) => {}
                 () = stop.cancelled() => {}
             }
         }
-        while let Some(ended) = ending.join_next().await {
-            unless_panicked(ended);
-        }
+        ending.join_all().await;
     }
 
     async fn claim(&self) -> Option<(JobLease, Job)> {
@@ -320,12 +316,5 @@ impl Finalizer {
             Written::Done => Ok(()),
             Written::Fenced => Err(Error::Fenced),
         }
-    }
-}
-
-/// A panic is a fault of this room, which ends with it.
-fn unless_panicked(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
-        std::panic::resume_unwind(error.into_panic());
     }
 }

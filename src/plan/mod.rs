@@ -15,10 +15,7 @@ mod snapshot;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::Notify,
-    task::{JoinError, JoinSet},
-};
+use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -98,14 +95,13 @@ impl Planner {
             }
             tokio::select! {
                 () = &mut rung => {}
-                Some(ended) = planning.join_next() => unless_panicked(ended),
+                // A panic is a fault of this room, which ends with it.
+                Some(ended) = planning.join_next() => ended.expect("planning does not panic"),
                 () = tokio::time::sleep(planner.options.poll) => {}
                 () = stop.cancelled() => {}
             }
         }
-        while let Some(ended) = planning.join_next().await {
-            unless_panicked(ended);
-        }
+        planning.join_all().await;
     }
 
     async fn claim(&self) -> Option<(JobLease, Job)> {
@@ -147,12 +143,5 @@ impl Planner {
             Ok(Written::Done | Written::Fenced) => {}
             Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "cannot release {}", lease.job),
         }
-    }
-}
-
-/// A panic is a fault of this room, which ends with it.
-fn unless_panicked(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
-        std::panic::resume_unwind(error.into_panic());
     }
 }

@@ -32,6 +32,13 @@ struct Candidate {
     pending: i64,
 }
 
+impl Candidate {
+    /// Chunks of it that may be claimed, due or not.
+    fn room(&self) -> i64 {
+        self.max_parallel.map_or(i64::MAX, |most| most - self.running).min(self.pending)
+    }
+}
+
 pub(super) async fn claim(tx: &mut Tx<'_>, worker: &str, limit: u32, ttl: Duration) -> Result<Vec<ClaimedChunk>> {
     let mut candidates = candidates(tx, limit).await?;
     let mut claimed = Vec::new();
@@ -40,12 +47,17 @@ pub(super) async fn claim(tx: &mut Tx<'_>, worker: &str, limit: u32, ttl: Durati
         let mut none_left = Vec::new();
         for (at, share) in turns(&candidates, limit as usize - claimed.len()) {
             let candidate = &mut candidates[at];
-            // Waits for the first job alone: two claims that hold several jobs each must not wait for each other.
-            if !held.contains(&candidate.id) && !hold(tx, &candidate.id, held.is_empty()).await? {
-                none_left.push(candidate.id.clone());
-                continue;
+            if !held.contains(&candidate.id) {
+                // Waits for the first job alone: two claims that hold several jobs each must not wait for each other.
+                let Some((running, pending)) = hold(tx, &candidate.id, held.is_empty()).await? else {
+                    none_left.push(candidate.id.clone());
+                    continue;
+                };
+                // What another claim took while this one waited counts.
+                (candidate.running, candidate.pending) = (running, pending);
+                held.insert(candidate.id.clone());
             }
-            held.insert(candidate.id.clone());
+            let share = share.min(candidate.room());
             let taken = claim_of(tx, &candidate.id, share, worker, ttl).await?;
             candidate.running += taken.len() as i64;
             candidate.pending -= taken.len() as i64;
@@ -55,7 +67,7 @@ pub(super) async fn claim(tx: &mut Tx<'_>, worker: &str, limit: u32, ttl: Durati
             }
             claimed.extend(taken);
         }
-        candidates.retain(|c| c.pending > 0 && c.max_parallel.is_none_or(|most| c.running < most) && !none_left.contains(&c.id));
+        candidates.retain(|c| c.room() > 0 && !none_left.contains(&c.id));
     }
     Ok(claimed)
 }
@@ -81,10 +93,7 @@ fn turns(candidates: &[Candidate], free: usize) -> Vec<(usize, i64)> {
     let mut shares: Vec<(usize, i64)> = Vec::new();
     for _ in 0..free {
         let share = |at: usize| shares.iter().find(|(of, _)| *of == at).map_or(0, |(_, share)| *share);
-        let room = |(at, c): &(usize, &Candidate)| {
-            let most = c.max_parallel.map_or(i64::MAX, |most| most - c.running).min(c.pending);
-            share(*at) < most
-        };
+        let room = |(at, c): &(usize, &Candidate)| share(*at) < c.room();
         // One that was given a turn just now is behind those that were not.
         let turn = |(at, c): &(usize, &Candidate)| {
             let given = share(*at);
@@ -99,19 +108,14 @@ fn turns(candidates: &[Candidate], free: usize) -> Vec<(usize, i64)> {
     shares
 }
 
-/// Holds a job's row, if something can still be claimed of it.
-async fn hold(tx: &mut Tx<'_>, job: &str, wait: bool) -> Result<bool> {
+/// Holds a job's row, if something can still be claimed of it; how many of its chunks run and wait.
+async fn hold(tx: &mut Tx<'_>, job: &str, wait: bool) -> Result<Option<(i64, i64)>> {
     let lock = if wait { tx.db.for_update() } else { tx.db.skip_locked() };
-    let held: Option<i64> =
-        sql(format!("SELECT pending FROM job WHERE id = ? AND {CLAIMABLE}{lock}")).bind(job).scalar_or_none(&mut tx.db).await?;
-    Ok(held.is_some())
+    sql(format!("SELECT running, pending FROM job WHERE id = ? AND {CLAIMABLE}{lock}")).bind(job).first(&mut tx.db).await
 }
 
 /// Takes the first chunks of a job that wait and are due.
 async fn claim_of(tx: &mut Tx<'_>, job: &str, share: i64, worker: &str, ttl: Duration) -> Result<Vec<ClaimedChunk>> {
-    // What another claim took while this one waited for the job counts.
-    let (running, most): (i64, Option<i64>) = sql("SELECT running, max_parallel FROM job WHERE id = ?").bind(job).only(&mut tx.db).await?;
-    let share = most.map_or(share, |most| share.min(most - running)).max(0);
     // Index: chunk_pending.
     let found = sql(format!(
         "WITH due AS MATERIALIZED (SELECT seq FROM chunk WHERE job_id = ? AND state = 'pending' AND (not_before IS NULL OR not_before <= ?) \

@@ -12,6 +12,9 @@ use sqlx::{
 
 use crate::db::{Error, Result};
 
+/// A number in PostgreSQL's space of advisory locks, chosen at random once.
+const OUTPUTS: i64 = 0x4e53_6f75;
+
 /// A connection.
 pub(super) enum Db<'c> {
     Sqlite(&'c mut SqliteConnection),
@@ -43,20 +46,14 @@ impl Db<'_> {
         }
     }
 
-    /// Lets one transaction at a time go on from here, until its end.
-    pub(super) async fn one_at_a_time(&mut self, what: Turnstile) -> Result<()> {
+    /// Lets one transaction at a time claim output prefixes, until its end: two that overlap are different rows, so that no row's lock
+    /// keeps them apart.
+    pub(super) async fn claim_outputs_alone(&mut self) -> Result<()> {
         match self {
             Self::Sqlite(_) => Ok(()),
-            Self::Postgres(_) => sql("SELECT pg_advisory_xact_lock(?)").bind(what as i64).execute(self).await.map(drop),
+            Self::Postgres(_) => sql("SELECT pg_advisory_xact_lock(?)").bind(OUTPUTS).execute(self).await.map(drop),
         }
     }
-}
-
-/// What only one transaction may be at: numbers in PostgreSQL's space of advisory locks, chosen at random once.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Turnstile {
-    /// Claiming an output prefix: two that overlap are different rows, so that no row's lock keeps them apart.
-    Outputs = 0x4e53_6f75,
 }
 
 /// A connection for reading.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     Tx,
-    driver::{Db, Turnstile, sql},
+    driver::{Db, sql},
     keys, micros, rows,
     rows::document,
     webhooks,
@@ -29,7 +29,7 @@ pub(super) const ALL_RECORDS_FAILED: &str = "all_records_failed";
 pub(super) const POLICY_VIOLATED: &str = "error_policy_violated";
 
 pub(super) async fn create(tx: &mut Tx<'_>, new: &NewJob) -> Result<Created> {
-    tx.db.one_at_a_time(Turnstile::Outputs).await?;
+    tx.db.claim_outputs_alone().await?;
     if let Some(job) = find(&mut tx.db, &new.id).await? {
         return Ok(Created::Job(Box::new(job)));
     }
@@ -111,7 +111,11 @@ async fn claimant_of(db: &mut Db<'_>, column: &str, output: &str) -> Result<Opti
 }
 
 pub(super) async fn find(db: &mut Db<'_>, id: &JobId) -> Result<Option<Job>> {
-    let row = sql(format!("SELECT {} FROM job WHERE id = ? AND purged_at IS NULL", rows::JOB)).bind(id.as_str()).row(db).await?;
+    read(db, id, "").await
+}
+
+async fn read(db: &mut Db<'_>, id: &JobId, lock: &str) -> Result<Option<Job>> {
+    let row = sql(format!("SELECT {} FROM job WHERE id = ? AND purged_at IS NULL{lock}", rows::JOB)).bind(id.as_str()).row(db).await?;
     row.as_ref().map(rows::job).transpose()
 }
 
@@ -126,8 +130,8 @@ pub(super) async fn hold(tx: &mut Tx<'_>, id: &JobId) -> Result<()> {
 
 /// A job that is to be changed.
 pub(super) async fn take(tx: &mut Tx<'_>, id: &JobId) -> Result<Option<Job>> {
-    hold(tx, id).await?;
-    find(&mut tx.db, id).await
+    let lock = tx.db.for_update();
+    read(&mut tx.db, id, lock).await
 }
 
 pub(super) async fn list(db: &mut Db<'_>, filter: &JobFilter) -> Result<Vec<Job>> {

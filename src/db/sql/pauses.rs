@@ -2,7 +2,7 @@
 
 use super::{
     Tx,
-    driver::{Turnstile, sql},
+    driver::sql,
     jobs,
     rows::{self, document},
 };
@@ -51,7 +51,7 @@ impl Again {
 }
 
 pub(super) async fn retry(tx: &mut Tx<'_>, id: &JobId) -> Result<Retried> {
-    tx.db.one_at_a_time(Turnstile::Outputs).await?;
+    tx.db.claim_outputs_alone().await?;
     let Some(mut job) = jobs::take(tx, id).await? else { return Ok(Retried::Missing) };
     if !job.state.is_final() {
         return Ok(Retried::Conflict(Conflict { state: job.state }));

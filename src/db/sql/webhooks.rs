@@ -74,7 +74,7 @@ pub(super) async fn fan_out(tx: &mut Tx<'_>, event: &Event, deliveries: &[NewDel
 
 /// Whether a delivery is due, at no cost to writers: those that wait for hours are looked at every second.
 pub(super) async fn any_due(db: &mut Db<'_>, clock_offset_us: i64) -> Result<bool> {
-    sql(format!("SELECT 1 FROM (SELECT 1 FROM webhook_delivery WHERE state = 'pending' AND next_at <= {} + ? LIMIT 1) AS due", db.clock()))
+    sql(format!("SELECT 1 FROM webhook_delivery WHERE state = 'pending' AND next_at <= {} + ? LIMIT 1", db.clock()))
         .bind(clock_offset_us)
         .exists(db)
         .await
