@@ -1,5 +1,7 @@
 //! Points in time as the tables keep them: microseconds since the Unix epoch, UTC.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// Microseconds since 1970-01-01T00:00:00Z; shown as RFC 3339 in the API.
@@ -32,6 +34,12 @@ impl std::fmt::Display for Timestamp {
             Err(_) => write!(f, "{} µs since 1970", self.0),
         }
     }
+}
+
+/// A delay after so many failures before this one: `draw`, from 0 to 1, of a span that begins with `first` and doubles up to `most`. Full
+/// jitter: <https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/>.
+pub fn full_jitter(first: Duration, most: Duration, failures: u32, draw: f64) -> Duration {
+    first.saturating_mul(1 << failures.min(10)).min(most).mul_f64(draw)
 }
 
 /// Seconds in a span such as `90s`, `30m`, `6h`, `2d`; more than zero.

@@ -8,7 +8,7 @@ use tracing::Span;
 use super::supervisor::Ended;
 use crate::{
     db::{self, ChunkLease, Store, Written},
-    domain::{Chunk, Isolation, PartNames, spec::OutputSpec},
+    domain::{Chunk, Isolation, PartNames, spec::OutputSpec, time::full_jitter},
     objects::Stores,
     telemetry::metrics::{AttemptEnd, Metrics},
 };
@@ -134,8 +134,6 @@ fn log(lease: &ChunkLease, ended: &Ended) {
     }
 }
 
-/// Full jitter: <https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/>.
 fn backoff(failures: u32) -> Duration {
-    let most = FIRST_DELAY.saturating_mul(1 << failures.min(10)).min(MOST_DELAY);
-    most.mul_f64(rand::random::<f64>())
+    full_jitter(FIRST_DELAY, MOST_DELAY, failures, rand::random())
 }

@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::budget::Budget;
-use crate::telemetry::tally::{Operation, RetryReason, Tally};
+use crate::{
+    domain::time::full_jitter,
+    telemetry::tally::{Operation, RetryReason, Tally},
+};
 
 tokio::task_local! {
     pub(super) static CALL: Arc<Call>;
@@ -100,10 +103,8 @@ impl Call {
     }
 }
 
-/// Full jitter: <https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/>.
 fn delay(failures: u32) -> Duration {
-    let most = FIRST_DELAY.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(MOST_DELAY);
-    most.mul_f64(rand::random::<f64>())
+    full_jitter(FIRST_DELAY, MOST_DELAY, failures.saturating_sub(1), rand::random())
 }
 
 #[cfg(test)]
