@@ -11,16 +11,23 @@ const FRAME_BYTES: usize = 12;
 
 /// The same PNG without the profiles that stand before its pixels. What is no well-formed chunk is left to the decoder.
 pub(super) fn without_profile(bytes: &[u8]) -> Cow<'_, [u8]> {
-    let mut kept = Cow::Borrowed(bytes);
-    let mut at = SIGNATURE_BYTES;
-    while let Some((kind, length)) = chunk(&kept, at) {
+    let (mut kept, mut copied, mut at) = (Vec::new(), 0, SIGNATURE_BYTES);
+    while let Some((kind, length)) = chunk(bytes, at) {
         match &kind {
-            b"iCCP" => drop(kept.to_mut().drain(at..at + length)),
+            b"iCCP" => {
+                kept.extend_from_slice(&bytes[copied..at]);
+                copied = at + length;
+            }
             b"IDAT" | b"IEND" => break,
-            _ => at += length,
+            _ => {}
         }
+        at += length;
     }
-    kept
+    if copied == 0 {
+        return Cow::Borrowed(bytes);
+    }
+    kept.extend_from_slice(&bytes[copied..]);
+    Cow::Owned(kept)
 }
 
 /// Type and whole length of the chunk at a place, where all of it is there.

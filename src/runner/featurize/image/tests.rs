@@ -197,6 +197,10 @@ fn a_colour_profile_is_never_inflated() {
     let with_profile = [&plain_png[..33], &chunk, &plain_png[33..]].concat();
     assert_eq!(*png::without_profile(&with_profile), *plain_png);
     assert!(matches!(png::without_profile(&plain_png), std::borrow::Cow::Borrowed(_)));
+    // However many there are, each is passed over once.
+    let empty = [0, 0, 0, 0, b'i', b'C', b'C', b'P', 0, 0, 0, 0].repeat(500_000);
+    let with_many = [&plain_png[..33], &empty, &plain_png[33..]].concat();
+    assert_eq!(*png::without_profile(&with_many), *plain_png);
     // A chunk that never ends is the decoder's affair.
     assert_eq!(*png::without_profile(&with_profile[..200]), with_profile[..200]);
     let image = plain(Channels::Rgb, Resize::None, None);
