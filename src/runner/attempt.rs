@@ -13,7 +13,7 @@ use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{
-    batch::{Batch, Provenance},
+    batch::{Batch, Provenance, RowId},
     featurize::{Binding, Notes},
     infer::Interrupt,
     models::{Loaded, lock},
@@ -174,15 +174,21 @@ impl Attempt {
 
     /// The names of these records within the chunk.
     pub(super) fn ids(&self, provenance: &Provenance) -> Vec<RecordId> {
-        let objects: Vec<u32> = provenance.sources.iter().map(|s| self.order.get(s).map_or(u32::MAX, |at| *at as u32)).collect();
+        let objects: Vec<u32> = provenance.sources.iter().map(|source| self.object(source)).collect();
         provenance.rows.iter().map(|row| RecordId { object: objects[row.source as usize], position: row.position }).collect()
     }
 
-    /// From the first to the last of these records; there must be some.
+    /// From the first to the last of these records, which are in the order in which they were read; there must be some.
     pub(super) fn span(&self, provenance: &Provenance) -> Span {
+        debug_assert!(self.ids(provenance).is_sorted(), "records are in input order");
+        let id = |row: &RowId| RecordId { object: self.object(&provenance.sources[row.source as usize]), position: row.position };
         let nowhere = RecordId { object: u32::MAX, position: u64::MAX };
-        let ids = self.ids(provenance);
-        Span { first: ids.iter().min().copied().unwrap_or(nowhere), last: ids.iter().max().copied().unwrap_or(nowhere) }
+        let (first, last) = (provenance.rows.first(), provenance.rows.last());
+        Span { first: first.map_or(nowhere, id), last: last.map_or(nowhere, id) }
+    }
+
+    fn object(&self, source: &Arc<str>) -> u32 {
+        self.order.get(source).map_or(u32::MAX, |at| *at as u32)
     }
 }
 
