@@ -13,32 +13,11 @@ const KILLS: usize = 20;
 /// Rows of the table: enough that a job outlives its kills.
 const ROWS: usize = 360_000;
 
-/// A table of ten numbers a row in which every hundredth row has a cell that is no number.
-fn table(rows: usize) -> (String, usize) {
-    let header: Vec<String> = golden::DIABETES_COLUMNS.iter().map(|c| (*c).to_owned()).collect();
-    let mut text = header.join(",") + "\n";
-    let mut bad = 0;
-    for row in 0..rows {
-        let cells: Vec<String> = (0..10)
-            .map(|column| match (row % 100, column) {
-                (99, 3) => {
-                    bad += 1;
-                    "n/a".to_owned()
-                }
-                _ => format!("{:.4}", ((row * 31 + column * 17) % 1000) as f64 / 10_000.0),
-            })
-            .collect();
-        text += &cells.join(",");
-        text.push('\n');
-    }
-    (text, bad)
-}
-
 async fn submitted(rows: usize) -> (S3Server, Service, String, usize) {
     let s3 = S3Server::start().await;
     s3.create_bucket("lake");
     s3.put_fixture("models/diabetes-ridge", "lake", "model/");
-    let (text, bad) = table(rows / 4);
+    let (text, bad) = golden::table(rows / 4);
     for object in 0..4 {
         s3.put("lake", &format!("in/{object}.csv"), text.as_bytes());
     }
@@ -98,7 +77,7 @@ async fn a_job_accepted_just_before_a_kill_is_there_after_it() {
     let s3 = S3Server::start().await;
     s3.create_bucket("lake");
     s3.put_fixture("models/diabetes-ridge", "lake", "model/");
-    s3.put("lake", "in/0.csv", table(50).0.as_bytes());
+    s3.put("lake", "in/0.csv", golden::table(50).0.as_bytes());
     let mut service = Service::start(&s3, ServiceOptions::default()).await;
     let mut ids = Vec::new();
     for job in 0..10 {

@@ -28,24 +28,14 @@ impl Workload {
     pub fn put(s3: &S3Server, rows: usize, chunk_records: usize) -> Self {
         s3.create_bucket("lake");
         s3.put_fixture("models/diabetes-ridge", "lake", "model/");
-        let mut bad = 0;
+        let (text, bad) = golden::table(rows / OBJECTS);
         let mut places = Vec::new();
         for object in 0..OBJECTS {
-            let mut text = golden::DIABETES_COLUMNS.join(",") + "\n";
-            for row in 0..rows / OBJECTS {
-                let cell = |column: usize| match (row % 100, column) {
-                    (99, 3) => "n/a".to_owned(),
-                    _ => format!("{:.4}", ((row * 31 + column * 17) % 1000) as f64 / 10_000.0),
-                };
-                bad += usize::from(row % 100 == 99);
-                text += &(0..10).map(cell).collect::<Vec<_>>().join(",");
-                text.push('\n');
-            }
             let key = format!("in/{object}.csv");
             s3.put("lake", &key, text.as_bytes());
             places.extend(golden::csv_positions(s3, "lake", &key));
         }
-        Self { rows: places.len(), bad, places, jobs: Vec::new(), chunk_records }
+        Self { rows: places.len(), bad: bad * OBJECTS, places, jobs: Vec::new(), chunk_records }
     }
 
     /// Submits a job to whichever node takes it; a request whose answer is lost is sent again under its key.

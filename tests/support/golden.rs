@@ -227,6 +227,20 @@ pub fn agree(found: &Value, wanted: &Value, tolerance: f64) -> bool {
     }
 }
 
+/// A CSV of ten numbers a row, in which every hundredth row has a cell that is no number; and how many rows have.
+pub fn table(rows: usize) -> (String, usize) {
+    let mut text = DIABETES_COLUMNS.join(",") + "\n";
+    for row in 0..rows {
+        let cell = |column: usize| match (row % 100, column) {
+            (99, 3) => "n/a".to_owned(),
+            _ => format!("{:.4}", ((row * 31 + column * 17) % 1000) as f64 / 10_000.0),
+        };
+        text += &(0..10).map(cell).collect::<Vec<_>>().join(",");
+        text.push('\n');
+    }
+    (text, rows / 100)
+}
+
 /// Places of the records of a plain CSV object with a header and no quotes.
 pub fn csv_positions(s3: &S3Server, bucket: &str, key: &str) -> Vec<(String, u64)> {
     let text = s3.get(bucket, key);
