@@ -201,7 +201,7 @@ def ratio(results, name, peer):
 
 
 def table(results, names, peers):
-    lines = ["| workload | | records/s | setup s | CPU s | server CPU s | peak MiB | Nightshift is faster by | of the runtime alone | of the bound |",
+    lines = ["| workload | | records/s | setup s | CPU s | server CPU s | peak MiB | Nightshift, times as fast | of the runtime alone | of the bound |",
              "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
     found = medians(results)
     for name in names:

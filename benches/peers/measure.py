@@ -88,7 +88,7 @@ class Meter:
         self.peak = max(self.peak, memory(pid for pid, _ in now))
 
     def report(self, peer, workload, records):
-        before = max(cpu for when, cpu in self.history if when <= self.began + INTERVAL / 2)
+        before = max(cpu for when, cpu in self.history if when <= self.began)
         print(json.dumps({"peer": peer, "workload": workload, "records": records, "setup_seconds": round(self.began - self.born, 3),
                           "seconds": round(self.ended - self.began, 3), "cpu_seconds": round(self.history[-1][1] - before, 2),
                           "peak_bytes": self.peak}), flush=True)
