@@ -22,6 +22,7 @@ use super::{
     DecodeError, Decoder, Projection, Request,
     batches::{Columns, Fault, Limits, Pushed, TextDecoder},
     column::TextColumn,
+    flat::{self, After, Flat},
     text::Input,
 };
 use crate::{
@@ -58,12 +59,20 @@ pub(super) struct JsonColumns {
     columns: Vec<(String, TextColumn)>,
     /// Place in `columns` by name.
     places: HashMap<String, usize>,
-    /// The fields of the lines before by their place in the line, each with its place in `columns`: lines mostly look like the one before, and comparing a name
-    /// is cheaper than hashing it.
-    shape: Vec<(String, Option<usize>)>,
+    /// The fields of the lines before by their place in the line: lines mostly look like the one before.
+    shape: Vec<Known>,
     /// What the columns hold, counted after each line.
     bytes: usize,
     max_bytes: usize,
+}
+
+/// A field that a line before had.
+struct Known {
+    name: String,
+    /// How it is written, if there is but one way.
+    token: Option<String>,
+    /// Of its column.
+    place: Option<usize>,
 }
 
 impl JsonColumns {
@@ -91,23 +100,21 @@ impl JsonColumns {
 
     /// The column for the `nth` field of a line that becomes row `row`; `None` if the field is not wanted.
     fn place(&mut self, row: usize, nth: usize, name: &str) -> Result<Option<usize>, Pushed> {
-        if let Some((known, place)) = self.shape.get(nth)
-            && known == name
+        // Comparing a name is cheaper than hashing it.
+        if let Some(known) = self.shape.get(nth)
+            && known.name == name
         {
-            return Ok(*place);
+            return Ok(known.place);
         }
         let place = match self.places.get(name) {
             Some(place) => Some(*place),
             None if self.open => Some(self.add_at(row, name)?),
             None => None,
         };
+        let known = || Known { name: name.to_owned(), token: flat::token(name), place };
         match self.shape.get_mut(nth) {
-            Some((known, known_place)) => {
-                known.clear();
-                known.push_str(name);
-                *known_place = place;
-            }
-            None if nth < MAX_SHAPE => self.shape.push((name.to_owned(), place)),
+            Some(other) => *other = known(),
+            None if nth < MAX_SHAPE => self.shape.push(known()),
             None => {}
         }
         Ok(place)
@@ -145,6 +152,26 @@ impl JsonColumns {
         self.bytes = self.columns.iter().map(|(_, column)| column.bytes()).sum();
     }
 
+    /// Reads one line into row `row` that is written like those before; what it has added stays when it is not.
+    fn read_alike(&mut self, row: usize, line: &str) -> bool {
+        let Some(mut flat) = Flat::open(line) else { return false };
+        for known in &self.shape {
+            let Some((value, after)) = known.token.as_ref().and_then(|token| flat.field(token)) else { return false };
+            if let Some(place) = known.place {
+                let column = &mut self.columns[place].1;
+                // A name that comes twice is for the parser to tell.
+                if column.len() > row {
+                    return false;
+                }
+                column.push(value);
+            }
+            if after == After::End {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Reads one line into row `row`; what it has added stays when it fails.
     fn read(&mut self, row: usize, line: &str) -> Result<(), Pushed> {
         check_nesting(line)?;
@@ -166,6 +193,12 @@ impl Columns for JsonColumns {
 
     fn push(&mut self, row: usize, line: &str) -> Pushed {
         let columns = self.columns.len();
+        if self.read_alike(row, line) {
+            self.columns.iter_mut().for_each(|(_, column)| column.pad(row + 1));
+            self.count_bytes();
+            return Pushed::Row;
+        }
+        self.columns.iter_mut().for_each(|(_, column)| column.truncate(row));
         if let Err(pushed) = self.read(row, line) {
             self.take_back(row, columns);
             return pushed;

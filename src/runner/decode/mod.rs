@@ -12,6 +12,7 @@ mod borders;
 mod caught;
 mod column;
 mod csv;
+mod flat;
 mod jsonl;
 mod lines;
 mod pages;
