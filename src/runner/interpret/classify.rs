@@ -1,6 +1,6 @@
 //! Classification: a label and its score, the best few, or every class's probability.
 
-use std::sync::Arc;
+use std::{collections::HashMap, hash::Hash, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, Float32Array, Float64Array, ListArray, StringArray},
@@ -68,7 +68,7 @@ pub(super) fn arrays(pipeline: &Pipeline, outputs: &[(String, Value)], rows: usi
     let mut columns = if pipeline.lists_classes() {
         top(pipeline, scores.as_ref(), rows, &kind)?
     } else {
-        best(pipeline, scores.as_ref(), given.as_deref(), rows, &kind)?
+        best(pipeline, scores.as_ref(), given.as_ref(), rows, &kind)?
     };
     if pipeline.probabilities {
         columns.push(probabilities(pipeline, scores.as_ref(), rows, &kind)?);
@@ -130,25 +130,28 @@ fn argmax(scores: &[f64]) -> usize {
 fn best(
     pipeline: &Pipeline,
     scores: Option<&Scores>,
-    given: Option<&[String]>,
+    given: Option<&Given>,
     rows: usize,
     kind: &DataType,
 ) -> Result<Vec<ArrayRef>, InterpretError> {
     let names: Option<Vec<String>> = scores.map(|s| (0..s.classes).map(|class| class_name(pipeline, s, class)).collect());
-    let mut labels = Vec::with_capacity(rows);
+    // The graph's own label stands, and the score is that label's, where it can be found; a graph may have a threshold inside.
+    let given = given.map(|given| {
+        let called: Vec<String> = given.labels.iter().map(|label| given_name(pipeline, label)).collect();
+        let class = |name: &String| names.as_ref().and_then(|names| names.iter().position(|known| known == name));
+        let classes: Vec<Option<usize>> = called.iter().map(class).collect();
+        (called, classes, &given.rows)
+    });
+    let mut labels: Vec<Option<&str>> = Vec::with_capacity(rows);
     let mut best: Vec<Option<f64>> = Vec::with_capacity(rows);
     for at in 0..rows {
-        let winner = scores.filter(|s| s.classes > 0).map(|s| argmax(row(s, at)));
-        // The graph's own label stands, and the score is that label's, where it can be found; a graph may have a threshold inside.
-        let label = given.map(|given| given_name(pipeline, &given[at]));
-        let class = match (&label, &names) {
-            (Some(label), Some(names)) => names.iter().position(|name| name == label).or(winner),
-            _ => winner,
-        };
+        let own = given.as_ref().map(|(called, classes, rows)| (called[rows[at]].as_str(), classes[rows[at]]));
+        let winner = || scores.filter(|s| s.classes > 0).map(|s| argmax(row(s, at)));
+        let class = own.and_then(|(_, class)| class).or_else(winner);
         best.push(scores.and_then(|s| class.map(|class| row(s, at)[class])));
-        labels.push(match (label, class, &names) {
-            (Some(label), _, _) => Some(label),
-            (None, Some(class), Some(names)) => Some(names[class].clone()),
+        labels.push(match (own, class, &names) {
+            (Some((label, _)), _, _) => Some(label),
+            (None, Some(class), Some(names)) => Some(&names[class]),
             _ => None,
         });
     }
@@ -263,18 +266,46 @@ fn of_maps(items: &[Value], name: &str, rows: usize) -> Result<Scores, Interpret
     Ok(scores)
 }
 
-/// The graph's own labels, integers by their text.
-fn read_labels(value: &Value, name: &str, rows: usize) -> Result<Vec<String>, InterpretError> {
+/// The graph's own labels.
+struct Given {
+    /// Those that there are, integers by their text.
+    labels: Vec<String>,
+    /// The place of each row's.
+    rows: Vec<usize>,
+}
+
+impl Given {
+    /// Few labels stand for very many rows, and mostly the one before does.
+    fn of<'v, T: Eq + Hash + ToString + ?Sized + 'v>(values: impl Iterator<Item = &'v T>) -> Self {
+        let mut given = Self { labels: Vec::new(), rows: Vec::new() };
+        let mut places: HashMap<&T, usize> = HashMap::new();
+        let mut last: Option<(&T, usize)> = None;
+        for value in values {
+            let place = match last {
+                Some((known, place)) if known == value => place,
+                _ => *places.entry(value).or_insert_with(|| {
+                    given.labels.push(value.to_string());
+                    given.labels.len() - 1
+                }),
+            };
+            last = Some((value, place));
+            given.rows.push(place);
+        }
+        given
+    }
+}
+
+fn read_labels(value: &Value, name: &str, rows: usize) -> Result<Given, InterpretError> {
     let Value::Tensor(tensor) = value else { return Err(InterpretError(format!("output {name:?} is no tensor of labels"))) };
-    let labels: Vec<String> = match &tensor.data {
-        TensorData::Bytes(v) => v.clone(),
-        TensorData::Int64(v) => v.iter().map(i64::to_string).collect(),
-        TensorData::Int32(v) => v.iter().map(i32::to_string).collect(),
-        TensorData::Bool(v) => v.iter().map(|v| usize::from(*v).to_string()).collect(),
+    let given = match &tensor.data {
+        TensorData::Bytes(v) => Given::of(v.iter()),
+        TensorData::Int64(v) => Given::of(v.iter()),
+        TensorData::Int32(v) => Given::of(v.iter()),
+        TensorData::Bool(v) => Given::of(v.iter().map(|v| if *v { "1" } else { "0" })),
         other => return Err(InterpretError(format!("output {name:?} holds {}, where labels were expected", other.dtype().name()))),
     };
-    if labels.len() != rows {
-        return Err(InterpretError(format!("output {name:?} gives {} labels for {rows} records", labels.len())));
+    if given.rows.len() != rows {
+        return Err(InterpretError(format!("output {name:?} gives {} labels for {rows} records", given.rows.len())));
     }
-    Ok(labels)
+    Ok(given)
 }
