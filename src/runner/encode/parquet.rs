@@ -20,6 +20,7 @@ use parquet::{
     basic::{Compression, GzipLevel, ZstdLevel},
     errors::ParquetError,
     file::properties::WriterProperties,
+    schema::types::ColumnPath,
 };
 
 use super::{EncodeError, align::align, cells::is_json, text, weigh::row_bytes};
@@ -128,8 +129,6 @@ impl File {
             OutputCompression::Gzip => Compression::GZIP(GzipLevel::default()),
             OutputCompression::None | OutputCompression::Zstd => Compression::ZSTD(ZstdLevel::default()),
         };
-        // Row groups are ended here, by limits that do not depend on what the writer estimates.
-        let properties = WriterProperties::builder().set_compression(codec).set_max_row_group_row_count(None).build();
         let written = |(field, column): (&FieldRef, &ArrayRef)| {
             let mut field = field.as_ref().clone().with_data_type(column.data_type().clone());
             // A later object may have nulls where the first had none. Provenance never has.
@@ -138,6 +137,13 @@ impl File {
             Arc::new(field.with_nullable(nullable))
         };
         let schema = Arc::new(Schema::new(fields.iter().zip(columns).map(written).collect::<Vec<_>>()));
+        // Row groups are ended here, by limits that do not depend on what the writer estimates.
+        let mut properties = WriterProperties::builder().set_compression(codec).set_max_row_group_row_count(None);
+        // Hardly two positions or scores are alike: a dictionary of them costs more than all else here, and is given up in the end.
+        for field in schema.fields().iter().filter(|field| field.data_type().is_floating() || field.name() == super::assemble::POSITION) {
+            properties = properties.set_column_dictionary_enabled(ColumnPath::new(vec![field.name().clone()]), false);
+        }
+        let properties = properties.build();
         let writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties)).map_err(failed)?;
         Ok(Self { fields, schema, writer, block: Gathered::default(), group: Gathered::default() })
     }
