@@ -10,6 +10,7 @@ use crate::{
     api::{self, ApiState},
     config::{self, seconds},
     db::{self, Database, SqlStore, Store},
+    domain::spec::PROVIDERS,
     execute::{self, Executor, Finalizer, Janitor, RunnerOptions, Runners, Sampler},
     model::{self, Models},
     notify::{self, Deliverer, Guard, Notifier, Timeouts},
@@ -40,6 +41,18 @@ pub struct App {
     router: Router,
     control: Option<Control>,
     executor: Option<Executor>,
+    handles: Handles,
+}
+
+/// What the rooms share, for those who look at a service from within.
+#[derive(Debug, Clone)]
+pub struct Handles {
+    /// All state.
+    pub store: Arc<dyn Store>,
+    /// The models' files.
+    pub models: Arc<Models>,
+    /// The object stores.
+    pub stores: Stores,
 }
 
 /// The rooms that run no chunks.
@@ -131,7 +144,7 @@ impl App {
             wake: wake.clone(),
             runner: executes.then(|| runners.status()),
             metrics: metrics.clone(),
-            allowed_providers: ["cpu", "cuda", "tensorrt"].map(str::to_owned).to_vec(),
+            allowed_providers: PROVIDERS.map(str::to_owned).to_vec(),
             load: api::Load::new(settings.api.limits(), metrics.clone()),
             data_dir: settings.data_dir.clone(),
         };
@@ -166,6 +179,7 @@ impl App {
             },
             janitor: settings.retention_jobs.map(|retention| Janitor { store: store.clone(), retention }),
         });
+        let handles = Handles { store: store.clone(), models: models.clone(), stores: stores.clone() };
         let executor = executes.then(|| Executor {
             store,
             stores,
@@ -184,12 +198,17 @@ impl App {
             },
         });
         let router = if role == Role::Worker { api::probes(api) } else { api::router(api) };
-        Ok(Self { listener, address, router, control, executor })
+        Ok(Self { listener, address, router, control, executor, handles })
     }
 
     /// The address that was bound.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What its rooms share.
+    pub fn handles(&self) -> Handles {
+        self.handles.clone()
     }
 
     /// Serves until told to stop.

@@ -180,7 +180,11 @@ fn usage(wall_seconds: f64, device_seconds: f64) -> Usage {
         bytes_read: 96_400_212,
         bytes_written: 41_228_004,
         stage_seconds: BTreeMap::from([("decode", 11.5), ("infer", device_seconds)].map(|(stage, s)| (stage.to_owned(), s))),
-        batch_size: 1024,
+        bound_seconds: BTreeMap::from([("decode", 3.1), ("infer", 38.9)].map(|(stage, s)| (stage.to_owned(), s))),
+        batch_size: 512,
+        batch_trials: BTreeMap::from(
+            [("256", 8_410_200.0), ("512", 8_587_600.0), ("1024", 8_262_100.0)].map(|(size, rate)| (size.to_owned(), rate)),
+        ),
         provider: "cpu".to_owned(),
         runtime: "1.31.1".to_owned(),
         tokens: 0,

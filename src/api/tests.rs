@@ -41,7 +41,7 @@ fn with(pointer: &str, value: Value) -> Value {
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 fn providers() -> Vec<String> {
-    ["cpu", "cuda", "tensorrt"].map(str::to_owned).to_vec()
+    crate::domain::spec::PROVIDERS.map(str::to_owned).to_vec()
 }
 
 #[test]

@@ -119,10 +119,14 @@ struct UsageBody {
     bytes_read: u64,
     /// Bytes put into the store.
     bytes_written: u64,
-    /// Busy seconds by stage: decode, featurize, infer, interpret, encode, put.
+    /// Seconds by stage, added up over threads: fetch and put wait for the store, decode, featurize, infer, interpret and encode work.
     stage_seconds: BTreeMap<String, f64>,
+    /// What the work waited for most; absent until a chunk is done.
+    bottleneck: Option<BottleneckBody>,
     /// Records a call of the runtime, at most.
     batch_size: u32,
+    /// Where the batch size was found by trying: elements of input tensors that one session took a second, by the sizes tried.
+    batch_sizes_tried: BTreeMap<String, f64>,
     /// The execution provider that ran it; empty until a chunk is done.
     provider: String,
     /// Version of ONNX Runtime; empty until a chunk is done.
@@ -131,6 +135,19 @@ struct UsageBody {
     tokens: Option<u64>,
     /// Share of padding among all tokens that went into the runtime, 0 to 1; absent where there are none.
     padding_share: Option<f64>,
+}
+
+/// What the work waited for.
+#[derive(Debug, Serialize, ToSchema)]
+struct BottleneckBody {
+    /// fetch, decode, featurize, infer, interpret, encode or put.
+    #[schema(example = "infer")]
+    stage: String,
+    /// Share of the time for which the others waited for it, 0 to 1.
+    #[schema(example = 0.93)]
+    share: f64,
+    /// Which settings would change that.
+    advice: &'static str,
 }
 
 impl JobBody {
@@ -197,7 +214,13 @@ impl UsageBody {
             bytes_read: usage.bytes_read,
             bytes_written: usage.bytes_written,
             stage_seconds: usage.stage_seconds.clone(),
+            bottleneck: usage.bottleneck().map(|found| BottleneckBody {
+                stage: found.stage.to_owned(),
+                share: found.share,
+                advice: found.advice,
+            }),
             batch_size: usage.batch_size,
+            batch_sizes_tried: usage.batch_trials.clone(),
             provider: usage.provider.clone(),
             runtime: usage.runtime.clone(),
             tokens: (usage.tokens > 0).then_some(usage.tokens),

@@ -17,6 +17,7 @@ use crate::{
     config::{self, BucketSections, Form, Serve},
     db::{self, Database},
     domain::Uri,
+    domain::spec::PROVIDERS,
     objects::{CLOCK_TOLERANCE, Condition, Stores},
 };
 
@@ -89,19 +90,22 @@ async fn runtime(serve: &Serve) -> Vec<Check> {
         // Without the library no provider can be asked for.
         Err(why) => return vec![check("library", Status::Failure, why.clone())],
     };
-    for name in ["cpu", "cuda", "tensorrt"] {
+    for name in PROVIDERS {
         let wanted = serve.providers.iter().any(|provider| provider == name);
         let found = if name == "cpu" { cpu.clone() } else { probe(&library, name).await };
         let (status, detail) = match (found, wanted) {
             (Ok(_), _) => (Status::Ok, "can be had".to_owned()),
             (Err(why), true) => (Status::Failure, format!("--providers names it, and it cannot be had: {why}")),
-            (Err(why), false) if name != "cpu" && has_gpu() => (Status::Warning, format!("there is a GPU, but: {why}")),
+            (Err(why), false) if ["cuda", "tensorrt"].contains(&name) && has_gpu() => {
+                (Status::Warning, format!("there is a GPU, but: {why}"))
+            }
             (Err(why), false) => (Status::Ok, format!("not here, and --providers does not ask for it: {why}")),
         };
         checks.push(check(format!("provider {name}"), status, detail));
     }
-    for unknown in serve.providers.iter().filter(|name| !["cpu", "cuda", "tensorrt"].contains(&name.as_str())) {
-        checks.push(check(format!("provider {unknown}"), Status::Failure, "there is no such provider; known are cpu, cuda and tensorrt"));
+    for unknown in serve.providers.iter().filter(|name| !PROVIDERS.contains(&name.as_str())) {
+        let detail = format!("there is no such provider; known are {}", PROVIDERS.join(", "));
+        checks.push(check(format!("provider {unknown}"), Status::Failure, detail));
     }
     checks
 }

@@ -86,7 +86,7 @@ fn init(settings: &config::Init, buckets: BucketSections) -> Outcome {
 }
 
 fn overrides(set: &[(String, String)]) -> Result<PipelineSpec, Stop> {
-    let fields: Map<String, Value> = set.iter().map(|(field, value)| (field.clone(), super::submit::json_or_text(value))).collect();
+    let fields: Map<String, Value> = set.iter().map(|(field, value)| (field.clone(), super::definition::json_or_text(value))).collect();
     serde_json::from_value(Value::Object(fields)).map_err(|e| Stop::usage(format!("--set: {e}")))
 }
 

@@ -1,7 +1,9 @@
 //! One executable, its roles are subcommands, a file each.
 
+mod bench;
 mod client;
 mod config_show;
+mod definition;
 mod demo;
 mod doctor;
 mod download;
@@ -51,6 +53,7 @@ pub fn run() -> ExitCode {
         Command::Migrate(settings) => serve::migrate(&settings).map_err(Stop::from),
         Command::Demo(settings) => demo::run(&settings).map_err(Stop::from),
         Command::Submit(settings) => submit::run(&settings),
+        Command::Bench(settings) => bench::run(&settings, cli.sections, cli.log_format, &cli.log),
         Command::Jobs(settings) => jobs::run(settings),
         Command::Models(settings) => inspect::run(settings, cli.sections.buckets),
         Command::Verify(settings) => verify::run(&settings, cli.sections.buckets),

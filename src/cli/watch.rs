@@ -160,6 +160,9 @@ pub(super) fn report(job: &Value) -> String {
         let on = if provider.is_empty() { String::new() } else { format!(" on {provider}") };
         row("rate", format!("{rate:.0} records/s{on}, {} in all", span(wall)));
     }
+    if let (Some(stage), Some(share)) = (usage["bottleneck"]["stage"].as_str(), usage["bottleneck"]["share"].as_f64()) {
+        row("bound by", format!("{stage}, {:.0} % of the time; faster with {}", share * 100.0, text(&usage["bottleneck"]["advice"])));
+    }
     if let Some(eta) = job["eta_seconds"].as_f64() {
         row("eta", span(eta));
     }

@@ -44,13 +44,9 @@ fn submit_output(text: &str) -> Result<SubmitOutput, String> {
     }
 }
 
-/// What to submit.
+/// What a job is to do: a definition in JSON, flags, or both.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Examples:
-  nightshift submit --model s3://models/loans/ --input s3://lake/loans/2026-11-23/ --output s3://lake/scores/flags/ --task tabular-classification
-  nightshift submit job.json --name again --output s3://lake/scores/again/ --watch
-  nightshift submit --output json - < job.json")]
-pub struct Submit {
+pub struct Definition {
     /// A job definition in JSON, `-` for standard input; flags win over its fields
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
@@ -63,12 +59,6 @@ pub struct Submit {
     /// Where results go; and, as everywhere, `table` or `json` for how to show the answer
     #[arg(long, value_name = "LOCATION | FORM", value_parser = submit_output, required_unless_present = "file")]
     pub output: Vec<SubmitOutput>,
-    /// A name for people
-    #[arg(long)]
-    pub name: Option<String>,
-    /// A label for people and filters; may be given several times
-    #[arg(long, value_name = "KEY=VALUE", value_parser = super::pair)]
-    pub label: Vec<(String, String)>,
     /// Format of the input: auto, parquet, csv, jsonl …
     #[arg(long, value_name = "FORMAT")]
     pub input_format: Option<String>,
@@ -90,24 +80,42 @@ pub struct Submit {
     /// What the model is for: tabular-classification, tabular-regression, raw …
     #[arg(long)]
     pub task: Option<String>,
+    /// Records in a chunk, at most
+    #[arg(long, value_name = "COUNT")]
+    pub chunk_records: Option<u64>,
+    /// Any other field of the definition by its path, such as execution.batch_size=64, in JSON or as a text
+    #[arg(long, value_name = "FIELD=VALUE", value_parser = super::pair)]
+    pub set: Vec<(String, String)>,
+}
+
+/// What to submit.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  nightshift submit --model s3://models/loans/ --input s3://lake/loans/2026-11-23/ --output s3://lake/scores/flags/ --task tabular-classification
+  nightshift submit job.json --name again --output s3://lake/scores/again/ --watch
+  nightshift submit --output json - < job.json")]
+pub struct Submit {
+    /// The definition
+    #[command(flatten)]
+    pub definition: Definition,
+    /// A name for people
+    #[arg(long)]
+    pub name: Option<String>,
+    /// A label for people and filters; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = super::pair)]
+    pub label: Vec<(String, String)>,
     /// Among waiting chunks the higher goes first
     #[arg(long, allow_hyphen_values = true, value_name = "NUMBER")]
     pub priority: Option<i32>,
     /// How long the job may take, such as 6h
     #[arg(long, value_name = "SPAN")]
     pub deadline: Option<String>,
-    /// Records in a chunk, at most
-    #[arg(long, value_name = "COUNT")]
-    pub chunk_records: Option<u64>,
     /// Who is told how the job goes
     #[arg(long, value_name = "URL")]
     pub webhook_url: Option<String>,
     /// What signs the webhook's deliveries; better in the environment than on a command line
     #[arg(long, env = "NIGHTSHIFT_WEBHOOK_SECRET", hide_env_values = true, value_name = "SECRET")]
     pub webhook_secret: Option<String>,
-    /// Any other field of the definition by its path, such as execution.batch_size=64, in JSON or as a text
-    #[arg(long, value_name = "FIELD=VALUE", value_parser = super::pair)]
-    pub set: Vec<(String, String)>,
     /// The same key and definition give the same job, however often they are sent
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
@@ -120,6 +128,23 @@ pub struct Submit {
     /// The service.
     #[command(flatten)]
     pub api: Api,
+}
+
+/// What to measure.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  nightshift bench --model s3://models/loans/ --input s3://lake/loans/2026-11-23/ --output s3://lake/bench/loans/ --task tabular-classification --runs 1
+  nightshift bench job.json --output s3://lake/bench/job/ --runs 1 --output json")]
+pub struct Bench {
+    /// The job
+    #[command(flatten)]
+    pub definition: Definition,
+    /// How often to measure
+    #[arg(long, default_value_t = 5, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: u32,
+    /// As the service has them; its database and address are of the measuring alone
+    #[command(flatten)]
+    pub serve: super::Serve,
 }
 
 /// Job subcommands.

@@ -28,7 +28,7 @@ use crate::{
 
 pub use buckets::BucketSection;
 pub use check::{Config, ConfigArgs, Doctor, Init, Inspect, Models, ModelsArgs, Show, Verify};
-pub use client::{Api, Errors, Extent, Jobs, JobsArgs, List, OneJob, Results, Submit, SubmitOutput, Talk};
+pub use client::{Api, Bench, Definition, Errors, Extent, Jobs, JobsArgs, List, OneJob, Results, Submit, SubmitOutput, Talk};
 pub use file::{Sections, load};
 pub use images::Images;
 pub use library::find_library;
@@ -82,6 +82,8 @@ pub enum Command {
     Demo(Demo),
     /// Submit a job to a running service
     Submit(Box<Submit>),
+    /// Measure a job against what its stages and ONNX Runtime do alone on this machine
+    Bench(Box<Bench>),
     /// List, follow, stop and read jobs of a running service
     Jobs(JobsArgs),
     /// Look at models
@@ -166,7 +168,7 @@ pub struct Serve {
     /// The ONNX Runtime library; looked for in the usual places when absent
     #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
-    /// Execution providers for jobs that name none, in order of preference: cpu, cuda, tensorrt
+    /// Execution providers for jobs that name none, in order of preference: cpu, cuda, tensorrt, openvino
     #[arg(long, env = "NIGHTSHIFT_PROVIDERS", value_delimiter = ',', default_value = "cpu")]
     pub providers: Vec<String>,
     /// Inference sessions, one thread each; as many as there are cores when absent
@@ -333,6 +335,7 @@ pub fn command() -> clap::Command {
     let whole = Cli::command()
         .mut_subcommand("worker", hide)
         .mut_subcommand("migrate", hide)
+        .mut_subcommand("bench", hide)
         .mut_subcommand("doctor", hide)
         .mut_subcommand("config", |config| config.mut_subcommand("show", hide));
     without_env_values(whole)

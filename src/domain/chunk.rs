@@ -168,10 +168,15 @@ pub struct Usage {
     pub bytes_read: u64,
     /// Bytes put.
     pub bytes_written: u64,
-    /// Busy seconds by stage: decode, featurize, infer, interpret, encode, put.
+    /// Seconds by stage, added up over threads: fetch and put wait for the store, decode, featurize, infer, interpret and encode work.
     pub stage_seconds: BTreeMap<String, f64>,
-    /// Records a call of the runtime.
+    /// Seconds for which the stage was the one that the others waited for.
+    pub bound_seconds: BTreeMap<String, f64>,
+    /// Records a call of the runtime, at most.
     pub batch_size: u32,
+    /// Where that was found by trying: elements of input tensors that one session took a second, by batch size. As texts, since not every
+    /// place that JSON passes through reads numbers as keys.
+    pub batch_trials: BTreeMap<String, f64>,
     /// The provider that ran it, `cpu` or `cuda`.
     pub provider: String,
     /// Version of the runtime library.
@@ -192,6 +197,10 @@ impl Usage {
         for (stage, seconds) in &other.stage_seconds {
             *self.stage_seconds.entry(stage.clone()).or_default() += seconds;
         }
+        for (stage, seconds) in &other.bound_seconds {
+            *self.bound_seconds.entry(stage.clone()).or_default() += seconds;
+        }
+        self.batch_trials.extend(other.batch_trials.clone());
         self.batch_size = self.batch_size.max(other.batch_size);
         if !other.provider.is_empty() {
             self.provider.clone_from(&other.provider);
@@ -214,6 +223,10 @@ impl Usage {
         self.bytes_written = self.bytes_written.saturating_sub(other.bytes_written);
         for (stage, seconds) in &other.stage_seconds {
             let left = self.stage_seconds.entry(stage.clone()).or_default();
+            *left = less(*left, *seconds);
+        }
+        for (stage, seconds) in &other.bound_seconds {
+            let left = self.bound_seconds.entry(stage.clone()).or_default();
             *left = less(*left, *seconds);
         }
     }

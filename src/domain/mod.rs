@@ -6,6 +6,7 @@
 //! Absent: tokio, sqlx, axum, object_store, ort.
 
 pub mod backlog;
+pub mod bottleneck;
 pub mod chunk;
 pub mod delivery;
 pub mod fault;

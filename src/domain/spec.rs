@@ -200,6 +200,9 @@ pub struct ReviewSpec {
     pub when: Vec<String>,
 }
 
+/// Execution providers that can be asked for.
+pub const PROVIDERS: [&str; 4] = ["cpu", "cuda", "tensorrt", "openvino"];
+
 /// How to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecutionSpec {
@@ -215,7 +218,7 @@ pub struct ExecutionSpec {
     pub max_attempts: u32,
     /// Seconds from acceptance after which the job ends as `expired`.
     pub deadline_seconds: Option<u64>,
-    /// Execution providers in order of preference (`cpu`, `cuda`, `tensorrt`); empty takes the service's.
+    /// Execution providers in order of preference (of [`PROVIDERS`]); empty takes the service's.
     pub providers: Vec<String>,
 }
 

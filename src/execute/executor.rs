@@ -158,29 +158,8 @@ impl Executor {
         held.insert(attempt, lease.clone());
         let ended = match self.models.ensure(&job.model).await {
             Ok(model_dir) => {
-                let providers =
-                    if job.spec.execution.providers.is_empty() { &self.options.providers } else { &job.spec.execution.providers };
-                let task = ChunkTask {
-                    attempt,
-                    chunk: lease.chunk.to_string(),
-                    model_dir,
-                    model: job.model.clone(),
-                    pipeline: job.pipeline.clone(),
-                    inputs: chunk.inputs.clone(),
-                    input: job.spec.input.uri.clone(),
-                    csv: job.spec.input.csv.clone(),
-                    output: output.uri.clone(),
-                    names: names.clone(),
-                    format: output.format,
-                    compression: output.compression,
-                    include_input: output.include_input.clone(),
-                    prediction_prefix: output.prediction_prefix.clone(),
-                    review: output.review.clone(),
-                    batch_size: job.spec.execution.batch_size,
-                    providers: providers.clone(),
-                    image_limits: self.options.image_limits,
-                    isolation: chunk.isolation.clone(),
-                };
+                let (names, providers) = (names.clone(), &self.options.providers);
+                let task = ChunkTask { attempt, ..ChunkTask::of(job, &chunk, names, model_dir, providers, self.options.image_limits) };
                 tracing::debug!(job.id = %lease.chunk.job, chunk.seq = lease.chunk.seq, attempt, "running chunk {}", lease.chunk);
                 self.runners.run(task).await
             }

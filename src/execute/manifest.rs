@@ -38,6 +38,10 @@ pub struct Manifest {
     pub runtime: String,
     /// The provider that ran the model; empty when no chunk ran.
     pub provider: String,
+    /// Records a call of the runtime, at most; 0 when no chunk ran. Smaller ones were tried where `usage` says so, and some models round
+    /// differently by the size of a batch.
+    #[serde(default)]
+    pub batch_size: u32,
     /// What was read.
     pub input: Input,
     /// What was written.
@@ -179,6 +183,7 @@ impl Manifest {
             pipeline: job.pipeline.clone(),
             runtime: job.usage.runtime.clone(),
             provider: job.usage.provider.clone(),
+            batch_size: job.usage.batch_size,
             input: Input {
                 uri: input.uri.clone(),
                 kind: input.kind,
@@ -398,7 +403,7 @@ mod tests {
                 "model": {"uri": "s3://models/fraud/", "digest": "d1"},
                 "pipeline": serde_json::to_value(job(Ending::Completed).pipeline).unwrap(),
                 "runtime": "1.31.1",
-                "provider": "cpu",
+                "provider": "cpu", "batch_size": 0,
                 "input": {"uri": "s3://lake/in/", "kind": "objects", "format": "auto", "compression": "auto",
                           "csv": {"delimiter": ",", "header": true}, "snapshot_digest": "d2", "objects": 2, "bytes": 30},
                 "output": {"uri": "s3://lake/out/", "format": "jsonl", "compression": "gzip", "layout": "parts"},

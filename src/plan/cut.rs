@@ -17,6 +17,7 @@ use crate::{
     },
     objects::Bucket,
     runner::{
+        Waits,
         decode::{self, DecodeError, RecordBorders, RowGroupInfo, sniff},
         source::StoreObject,
     },
@@ -143,6 +144,7 @@ impl Cutter {
             object: slice.clone(),
             handle: Handle::current(),
             bytes_read: Arc::new(AtomicU64::new(0)),
+            waits: Waits::default(),
         };
         let read = tokio::task::spawn_blocking(move || decode::row_groups(&object, &source)).await;
         match read {

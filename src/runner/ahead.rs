@@ -23,6 +23,7 @@ use super::{
     attempt::Attempt,
     decode::sniff,
     source::{MemoryObject, ObjectBytes, StoreObject},
+    stages::Waits,
 };
 use crate::{
     domain::{ObjectSlice, Scheme, Slice, spec::InputFormat},
@@ -87,6 +88,13 @@ impl Ahead {
         Self { receive, ready: Vec::new().into_iter() }
     }
 
+    /// Objects that are in memory already, each whole.
+    pub(super) fn of_memory(objects: impl IntoIterator<Item = Bytes>) -> Self {
+        let (_none_will_come, receive) = mpsc::channel(1);
+        let opened: Vec<Opened> = objects.into_iter().map(|bytes| Ok(Arc::new(MemoryObject(bytes)) as Arc<dyn ObjectBytes>)).collect();
+        Self { receive, ready: opened.into_iter() }
+    }
+
     /// The next object; `None` when the task that opens them is gone.
     pub(super) fn next(&mut self) -> Option<Opened> {
         loop {
@@ -116,7 +124,8 @@ async fn open(
     let taken = room.filter(|_| is_picture(slice)).and_then(|room| room.clone().try_acquire_many_owned(slice.size as u32).ok());
     if slice.slice != Slice::Whole || slice.size > SMALL_BYTES && taken.is_none() {
         let (object, handle, bytes_read) = (slice.clone(), handle.clone(), attempt.bytes_read.clone());
-        return Ok(Arc::new(StoreObject { bucket, object, handle, bytes_read }));
+        let waits = Waits::of(&attempt.times, &attempt.reading);
+        return Ok(Arc::new(StoreObject { bucket, object, handle, bytes_read, waits }));
     }
     if slice.is_unknown() {
         // Either the store says what is wrong with it, or it has come since, and what it holds was never pinned.

@@ -1,12 +1,11 @@
 //! One attempt at one chunk: what reader, workers and writer share.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
 };
 
 use arrow::array::RecordBatch;
@@ -18,6 +17,7 @@ use super::{
     infer::Interrupt,
     models::{Loaded, lock},
     protocol::ChunkTask,
+    stages::{Mark, StageTimes},
 };
 use crate::domain::{Problem, RecordError, RecordId, Span, Summary};
 
@@ -81,10 +81,16 @@ impl Outcome {
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) task: ChunkTask,
-    /// Records a call of the runtime.
+    /// Records a call of the runtime, at most.
     pub(super) batch_size: usize,
     pub(super) interrupt: Arc<Interrupt>,
-    pub(super) times: StageTimes,
+    pub(super) times: Arc<StageTimes>,
+    /// What its reader is at.
+    pub(super) reading: Arc<Mark>,
+    /// What its writer is at.
+    pub(super) writing: Mark,
+    /// How long each stage held it up.
+    pub(super) bound: StageTimes,
     pub(super) tokens: TokenCounts,
     pub(super) bytes_read: Arc<AtomicU64>,
     pub(super) records: AtomicU64,
@@ -109,7 +115,10 @@ impl Attempt {
             batch_size: batch_size(&task),
             task,
             interrupt: Arc::default(),
-            times: StageTimes::default(),
+            times: Arc::default(),
+            reading: Arc::default(),
+            writing: Mark::default(),
+            bound: StageTimes::default(),
             tokens: TokenCounts::default(),
             bytes_read: Arc::default(),
             records: AtomicU64::new(0),
@@ -162,6 +171,11 @@ impl Attempt {
         let _none_taken = self.permits.1.try_recv();
     }
 
+    /// Whether the batch size is the runner's to find: nobody asked for one, nor does the model have one.
+    pub(super) fn is_tuned(&self) -> bool {
+        self.task.batch_size.is_none() && self.task.isolation.is_none() && self.task.pipeline.signature.fixed_batch().is_none()
+    }
+
     /// Sorts error rows by their place in the input.
     pub(super) fn sort(&self, errors: &mut [RecordError]) {
         errors.sort_by_key(|error| self.place(error));
@@ -195,7 +209,7 @@ impl Attempt {
 /// The batch size asked for; the model's own where it has a fixed one; otherwise as many records as make a few megabytes of
 /// tensors, 1,024 at most: on CPU the size hardly changes the speed, but it does change the memory. Pictures have tensors of megabytes
 /// each: 16 of them at most, 4 where their tensors are as large as they come.
-fn batch_size(task: &ChunkTask) -> usize {
+pub(super) fn batch_size(task: &ChunkTask) -> usize {
     const TENSOR_BYTES: u64 = 8 * 1024 * 1024;
     const MOST: u64 = 1024;
     const PICTURE_BYTES: u64 = 32 * 1024 * 1024;
@@ -233,38 +247,4 @@ impl TokenCounts {
         self.real.fetch_add(notes.tokens.iter().map(|n| u64::from(*n)).sum(), Ordering::Relaxed);
         self.padding.fetch_add(notes.padding_tokens, Ordering::Relaxed);
     }
-}
-
-/// Busy time by stage, nanoseconds, added up over threads.
-#[derive(Debug, Default)]
-pub(super) struct StageTimes {
-    pub(super) decode: AtomicU64,
-    pub(super) featurize: AtomicU64,
-    pub(super) infer: AtomicU64,
-    pub(super) interpret: AtomicU64,
-    pub(super) encode: AtomicU64,
-    pub(super) put: AtomicU64,
-}
-
-impl StageTimes {
-    /// Seconds by stage name.
-    pub(super) fn seconds(&self) -> BTreeMap<String, f64> {
-        let stages = [
-            ("decode", &self.decode),
-            ("featurize", &self.featurize),
-            ("infer", &self.infer),
-            ("interpret", &self.interpret),
-            ("encode", &self.encode),
-            ("put", &self.put),
-        ];
-        stages.into_iter().map(|(name, time)| (name.to_owned(), time.load(Ordering::Relaxed) as f64 / 1e9)).collect()
-    }
-}
-
-/// Runs `work` and adds its time to a stage.
-pub(super) fn timed<T>(stage: &AtomicU64, work: impl FnOnce() -> T) -> T {
-    let start = Instant::now();
-    let value = work();
-    stage.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
-    value
 }

@@ -6,13 +6,14 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, atomic::Ordering},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 use tokio::runtime::Handle;
 
 use super::{
+    ahead::Ahead,
     attempt::{Attempt, Failure, Work},
     infer,
     isolate::Isolated,
@@ -20,6 +21,7 @@ use super::{
     protocol::{Busy, ChunkTask, FromRunner, Loading, Sample, SampleTask},
     reader::Reader,
     sample,
+    stages::{At, Mark, bound},
     voice::Voice,
     worker::{self, BusySlot, panic_text},
     writer::Writer,
@@ -35,6 +37,7 @@ pub(super) struct Engine {
     workers: usize,
     models: Models,
     busy: Arc<Vec<BusySlot>>,
+    marks: Arc<Vec<Mark>>,
     tally: Tally,
     work: Sender<Work>,
     voice: Voice,
@@ -54,12 +57,14 @@ impl Engine {
         // One batch waits for each worker, so that none is idle while the reader packs the next.
         let (work, take) = bounded::<Work>(workers);
         let busy: Arc<Vec<BusySlot>> = Arc::new((0..workers).map(|_| BusySlot::default()).collect());
+        let marks: Arc<Vec<Mark>> = Arc::new((0..workers).map(|_| Mark::default()).collect());
         for index in 0..workers {
-            let (take, busy, tally) = (take.clone(), busy.clone(), tally.clone());
-            thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker::run(index, &take, &busy[index], &tally))?;
+            let (take, busy, marks, tally) = (take.clone(), busy.clone(), marks.clone(), tally.clone());
+            let run = move || worker::run(index, &take, &busy[index], &marks[index], &tally);
+            thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
         }
         let models = Models::new(workers);
-        Ok(Arc::new(Self { stores, handle, runtime, workers, models, busy, tally, work, voice, running: Mutex::default() }))
+        Ok(Arc::new(Self { stores, handle, runtime, workers, models, busy, marks, tally, work, voice, running: Mutex::default() }))
     }
 
     /// What the runner is doing now.
@@ -72,6 +77,18 @@ impl Engine {
         let busy = busy.collect();
         let progress = lock(&self.running).iter().map(|(id, attempt)| (*id, attempt.records.load(Ordering::Relaxed))).collect();
         FromRunner::Beat { loading, busy, progress, counts: self.tally.take() }
+    }
+
+    /// Looks what holds each attempt up, and counts it for the time since the last look, the `turn`th; whether there is any attempt.
+    pub(super) fn look(&self, turn: usize, since: Duration) -> bool {
+        let workers: Vec<At> = self.marks.iter().map(Mark::get).collect();
+        let running = lock(&self.running);
+        for attempt in running.values() {
+            if let Some(stage) = bound(&workers, turn, attempt.reading.get(), attempt.writing.get()) {
+                attempt.bound.add(stage, since);
+            }
+        }
+        !running.is_empty()
     }
 
     /// Stops an attempt; one that is not running any more has answered already.
@@ -152,7 +169,8 @@ impl Engine {
         // Bounded by the permits: no more outcomes exist than batches that entered.
         let (done, outcomes) = unbounded();
         thread::scope(|scope| {
-            let mut reader = Reader::new(attempt.clone(), loaded.clone(), stores, self.handle.clone(), self.work.clone(), done);
+            let objects = Ahead::start(&stores, attempt, &self.handle);
+            let mut reader = Reader::new(attempt.clone(), objects, loaded.clone(), stores, self.handle.clone(), self.work.clone(), done);
             if let Some(isolation) = &task.isolation {
                 reader = reader.isolated(Isolated::new(attempt.clone(), isolation.clone(), self.voice.clone()));
             }
@@ -175,7 +193,8 @@ impl Engine {
         let task = &attempt.task;
         let loaded = self.load(task)?;
         let (done, outcomes) = unbounded();
-        let reader = Reader::new(attempt.clone(), loaded.clone(), self.stores.clone(), self.handle.clone(), self.work.clone(), done);
+        let (objects, stores) = (Ahead::start(&self.stores, attempt, &self.handle), self.stores.clone());
+        let reader = Reader::new(attempt.clone(), objects, loaded.clone(), stores, self.handle.clone(), self.work.clone(), done);
         thread::scope(|scope| {
             let reading = thread::Builder::new().name(format!("read-{}", task.attempt)).spawn_scoped(scope, || {
                 reader.sample(records).unwrap_or_else(|failure| {

@@ -7,9 +7,11 @@ use std::{
 };
 
 use super::{
+    attempt::batch_size,
     featurize::Assets,
     infer::{self, LoadOptions, Session},
     protocol::ChunkTask,
+    tune::Tuner,
 };
 use crate::domain::Signature;
 
@@ -28,6 +30,8 @@ pub(super) struct Loaded {
     pub(super) assets: Assets,
     /// The provider that took it.
     pub(super) provider: String,
+    /// Finds the size of its batches; `None` where the model has one of its own.
+    pub(super) tuner: Option<Tuner>,
 }
 
 impl Loaded {
@@ -104,6 +108,11 @@ impl Models {
             sessions.push(Session::load(&file, &task.pipeline.signature, &options)?);
         }
         let provider = sessions[0].provider().to_owned();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let machine = format!("{provider}, {} sessions, {cores} cores", sessions.len());
+        let tunes = task.pipeline.signature.fixed_batch().is_none();
+        let usual = batch_size(&ChunkTask { batch_size: None, ..task.clone() });
+        let tuner = tunes.then(|| Tuner::new(usual, folder.with_extension("batch-sizes.json"), machine));
         tracing::info!(
             model.digest = task.model.digest,
             provider,
@@ -119,6 +128,7 @@ impl Models {
             sessions,
             assets,
             provider,
+            tuner,
         })
     }
 }

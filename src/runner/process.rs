@@ -8,7 +8,7 @@ use std::{
     os::{fd::AsFd, unix::net::UnixStream},
     path::PathBuf,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Resource, Rlimit};
@@ -26,6 +26,8 @@ use crate::{
 
 /// How often the runner tells what it is doing.
 const BEAT: Duration = Duration::from_millis(250);
+/// How often it looks what holds its attempts up.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What a runner is started with.
 #[derive(Debug, Clone)]
@@ -65,6 +67,19 @@ pub fn run(options: Options) -> io::Result<()> {
             loop {
                 voice.say(&engine.beat());
                 thread::sleep(BEAT);
+            }
+        })?;
+    }
+
+    {
+        let engine = engine.clone();
+        thread::Builder::new().name("look".to_owned()).spawn(move || {
+            let mut last = Instant::now();
+            for turn in 0.. {
+                let now = Instant::now();
+                let busy = engine.look(turn, now - last);
+                last = now;
+                thread::sleep(if busy { LOOK } else { BEAT });
             }
         })?;
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::featurize::ImageLimits;
 use crate::{
     domain::{
-        ChunkResult, Isolation, ObjectSlice, PartNames, Pipeline, Place, Problem, RecordError, Span,
+        Chunk, ChunkResult, Isolation, Job, ObjectSlice, PartNames, Pipeline, Place, Problem, RecordError, Span,
         job::PinnedModel,
         spec::{CsvOptions, IncludeInput, OutputCompression, OutputFormat, ReviewSpec},
         uri::Uri,
@@ -63,6 +63,34 @@ pub struct ChunkTask {
     /// What to leave out and what to feed alone. With it, the attempt does one thing at a time and says each before it begins.
     #[serde(default)]
     pub isolation: Option<Isolation>,
+}
+
+impl ChunkTask {
+    /// An attempt at a chunk of a job, numbered by the supervisor later. `providers` are those of jobs that name none.
+    pub fn of(job: &Job, chunk: &Chunk, names: PartNames, model_dir: PathBuf, providers: &[String], image_limits: ImageLimits) -> Self {
+        let (input, output, execution) = (&job.spec.input, &job.spec.output, &job.spec.execution);
+        Self {
+            attempt: 0,
+            chunk: chunk.id.to_string(),
+            model_dir,
+            model: job.model.clone(),
+            pipeline: job.pipeline.clone(),
+            inputs: chunk.inputs.clone(),
+            input: input.uri.clone(),
+            csv: input.csv.clone(),
+            output: output.uri.clone(),
+            names,
+            format: output.format,
+            compression: output.compression,
+            include_input: output.include_input.clone(),
+            prediction_prefix: output.prediction_prefix.clone(),
+            review: output.review.clone(),
+            batch_size: execution.batch_size,
+            providers: if execution.providers.is_empty() { providers.to_vec() } else { execution.providers.clone() },
+            image_limits,
+            isolation: chunk.isolation.clone(),
+        }
+    }
 }
 
 /// What a dry run wants to see: a chunk's first records, with nothing written.

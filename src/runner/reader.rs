@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use super::{
     ahead::Ahead,
-    attempt::{Attempt, Failure, Outcome, Work, timed},
+    attempt::{Attempt, Failure, Outcome, Work},
     batch::Batch,
     decode::{self, DecodeError, Decoded, Layouts, Projection},
     featurize::{BindError, Binding, wanted_columns},
@@ -16,6 +16,7 @@ use super::{
     models::Loaded,
     pack::Packer,
     pictures::Pictures,
+    stages::At,
 };
 use crate::{
     domain::{ObjectSlice, RecordError, Stage, Uri, spec::IncludeInput},
@@ -23,7 +24,7 @@ use crate::{
 };
 
 /// Fewest rows in a batch handed on, where the batch size is smaller: the cost of a hand-over is spread over them.
-const PACK_ROWS: usize = 1024;
+const PACK_ROWS: usize = 4096;
 /// A batch ends early at about this size.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// A record above this size is an error row.
@@ -59,9 +60,10 @@ pub(super) struct Reader {
 pub(super) type Bound = (SchemaRef, Result<Arc<Binding>, BindError>);
 
 impl Reader {
-    /// Begins to open the objects.
+    /// Reads these objects, which are those of the attempt.
     pub(super) fn new(
         attempt: Arc<Attempt>,
+        objects: Ahead,
         loaded: Arc<Loaded>,
         stores: Stores,
         handle: Handle,
@@ -69,7 +71,7 @@ impl Reader {
         done: Sender<Outcome>,
     ) -> Self {
         Self {
-            objects: Ahead::start(&stores, &attempt, &handle),
+            objects,
             attempt,
             loaded,
             work,
@@ -152,7 +154,7 @@ impl Reader {
         let attempt = self.attempt.clone();
         let source: Arc<str> = slice.source(&attempt.task.input).into();
         let left_out = self.isolated.as_mut().and_then(|isolated| isolated.begin(object, &source));
-        let object = match self.objects.next() {
+        let object = match attempt.times.timed(&attempt.reading, At::Fetch, || self.objects.next()) {
             Some(Ok(object)) => object,
             Some(Err(error)) => return self.lose_object(source, error.into()),
             None => return Err(Failure::fatal("internal_error", "The runner met a fault of its own", "the objects' task is gone")),
@@ -173,7 +175,7 @@ impl Reader {
             max_record_bytes: MAX_RECORD_BYTES,
             max_media_bytes: MAX_MEDIA_BYTES,
         };
-        let mut decoder = match timed(&attempt.times.decode, || decode::open(object, request)) {
+        let mut decoder = match attempt.times.timed(&attempt.reading, At::Decode, || decode::open(object, request)) {
             Ok(decoder) => decoder,
             Err(error) => return self.lose_object(source, error),
         };
@@ -181,7 +183,7 @@ impl Reader {
             if attempt.is_stopped() {
                 return Err(Failure::Stopped);
             }
-            match timed(&attempt.times.decode, || decoder.next()) {
+            match attempt.times.timed(&attempt.reading, At::Decode, || decoder.next()) {
                 Ok(Some(step)) => {
                     let step = match &mut self.left {
                         Some(left) => first_records(step, left),
@@ -225,7 +227,8 @@ impl Reader {
     /// Rows whose picture cannot be had become error rows.
     fn with_pictures(&mut self, batch: Batch) -> Result<Vec<Batch>, Failure> {
         let Some((_, pictures)) = &self.pictures else { return Ok(vec![batch]) };
-        let found = timed(&self.attempt.times.decode, || pictures.find(batch)).map_err(|error| Failure::of_store(&error))?;
+        let attempt = &self.attempt;
+        let found = attempt.times.timed(&attempt.reading, At::Fetch, || pictures.find(batch)).map_err(|error| Failure::of_store(&error))?;
         self.errors.extend(found.errors);
         Ok(found.batches)
     }
@@ -292,7 +295,10 @@ impl Reader {
             Ok(binding) => {
                 let (attempt, loaded) = (self.attempt.clone(), self.loaded.clone());
                 let work = Work { attempt, loaded, binding, seq, batch, errors, done };
-                self.work.send(work).map_err(|_| Failure::Stopped)
+                let before = self.attempt.reading.set(At::Blocked);
+                let sent = self.work.send(work).map_err(|_| Failure::Stopped);
+                self.attempt.reading.set(before);
+                sent
             }
             Err(BindError { code, detail }) => {
                 errors.extend((0..batch.rows()).map(|row| batch.provenance.error(row, Stage::Featurize, code, detail.clone())));
@@ -313,7 +319,10 @@ impl Reader {
     }
 
     fn enter(&mut self) -> Result<(u64, Sender<Outcome>), Failure> {
-        if !self.attempt.take_permit() {
+        let before = self.attempt.reading.set(At::Blocked);
+        let goes_on = self.attempt.take_permit();
+        self.attempt.reading.set(before);
+        if !goes_on {
             return Err(Failure::Stopped);
         }
         self.next_seq += 1;

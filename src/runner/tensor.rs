@@ -64,6 +64,11 @@ impl TensorData {
         each_tensor_data!(self, v => v.len())
     }
 
+    /// Bytes of the elements; of texts, of their handles alone.
+    pub fn bytes(&self) -> usize {
+        each_tensor_data!(self, v => std::mem::size_of_val(v.as_slice()))
+    }
+
     /// Whether there is no element.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -14,14 +14,16 @@ use arrow::{
 use crossbeam_channel::Receiver;
 
 use super::{
-    attempt::{Attempt, Failure, Outcome, Work, timed},
+    attempt::{Attempt, Failure, Outcome, Work},
     batch::Batch,
     encode::{self, EncodeError},
     featurize::{Featurized, Notes},
     infer::{self, Inferred},
     interpret::{interpret, prediction_fields},
     models::lock,
+    stages::{At, Mark},
     summarize::summarize,
+    tune::Tuner,
 };
 use crate::{
     domain::{RecordError, Span, Stage, Summary},
@@ -42,7 +44,7 @@ pub(super) struct InRuntime {
 }
 
 /// Works until no more work can come.
-pub(super) fn run(index: usize, work: &Receiver<Work>, busy: &BusySlot, tally: &Tally) {
+pub(super) fn run(index: usize, work: &Receiver<Work>, busy: &BusySlot, mark: &Mark, tally: &Tally) {
     for work in work {
         if work.attempt.is_stopped() {
             continue;
@@ -51,8 +53,9 @@ pub(super) fn run(index: usize, work: &Receiver<Work>, busy: &BusySlot, tally: &
         let _in_span = attempt.span.clone().entered();
         let done = work.done.clone();
         // A panic costs the attempt, not the runner: other chunks are in flight.
-        let outcome = catch_unwind(AssertUnwindSafe(|| predict(index, work, busy, tally)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| predict(index, work, busy, mark, tally)));
         *lock(busy) = None;
+        mark.set(At::Nothing);
         match outcome {
             // The writer is gone only when the attempt has ended.
             Ok(Ok(outcome)) => drop(done.send(outcome)),
@@ -62,9 +65,11 @@ pub(super) fn run(index: usize, work: &Receiver<Work>, busy: &BusySlot, tally: &
     }
 }
 
-fn predict(index: usize, work: Work, busy: &BusySlot, tally: &Tally) -> Result<Outcome, Failure> {
+/// One batch from its columns to its rows.
+pub(super) fn predict(index: usize, work: Work, busy: &BusySlot, mark: &Mark, tally: &Tally) -> Result<Outcome, Failure> {
     let Work { attempt, loaded, binding, seq, batch, mut errors, done: _done } = work;
-    let Featurized { groups, errors: row_errors, notes } = timed(&attempt.times.featurize, || binding.featurize(&batch.columns));
+    let times = &attempt.times;
+    let Featurized { groups, errors: row_errors, notes } = times.timed(mark, At::Featurize, || binding.featurize(&batch.columns));
     errors.extend(row_errors.into_iter().map(|e| batch.provenance.error(e.row as usize, Stage::Featurize, e.code, e.detail)));
 
     attempt.tokens.add(&notes);
@@ -72,25 +77,33 @@ fn predict(index: usize, work: Work, busy: &BusySlot, tally: &Tally) -> Result<O
     let (id, span) = (attempt.task.attempt, attempt.span(&batch.provenance));
     let mut session = loaded.session(index);
     let mut predicted = Vec::with_capacity(groups.len());
+    let tuner = loaded.tuner.as_ref().filter(|_| attempt.is_tuned());
     for group in groups {
-        let mut mark = |inside: Option<usize>| {
+        let size = tuner.map_or(attempt.batch_size, Tuner::size);
+        let (rows, elements) = (group.rows.len(), group.inputs.iter().map(|(_, tensor)| tensor.data.len()).sum());
+        let mut inside_runtime = |inside: Option<usize>| {
             let records = inside.map(|records| records as u64);
             records.into_iter().for_each(|records| tally.batch(records));
             *lock(busy) = records.map(|records| InRuntime { attempt: id, since: Instant::now(), records, span });
         };
-        let ran = timed(&attempt.times.infer, || session.run(group, attempt.batch_size, &attempt.interrupt, &mut mark));
+        let started = Instant::now();
+        let ran = times.timed(mark, At::Infer, || session.run(group, size, &attempt.interrupt, &mut inside_runtime));
         let (outputs, refused) = ran.map_err(|e| failure_of(&e))?;
+        if rows >= size && refused.is_empty() {
+            tuner.into_iter().for_each(|tuner| tuner.ran(size, rows / size, elements, started.elapsed()));
+        }
         errors.extend(refused.into_iter().map(|r| batch.provenance.error(r.row as usize, Stage::Infer, "inference_failed", r.detail)));
         // At once, group by group: a vector a token is much more than the vector a record that is made of them.
         for Inferred { rows, outputs } in outputs {
-            let columns = timed(&attempt.times.interpret, || interpret(&attempt.task.pipeline, outputs, &rows, &notes))
+            let columns = times
+                .timed(mark, At::Interpret, || interpret(&attempt.task.pipeline, outputs, &rows, &notes))
                 .map_err(|e| Failure::fatal("unexpected_output", "The model's output is not what it declares", e.to_string()))?;
             predicted.push(Predicted { rows, columns });
         }
     }
     drop(session);
 
-    let rows = timed(&attempt.times.interpret, || rows_of(&attempt, &batch, predicted, &notes, &mut errors))?;
+    let rows = times.timed(mark, At::Interpret, || rows_of(&attempt, &batch, predicted, &notes, &mut errors))?;
     attempt.sort(&mut errors);
     let (rows, summary) = rows.unzip();
     Ok(Outcome { seq, rows, errors, summary: summary.unwrap_or_default() })

@@ -16,10 +16,11 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use super::{
-    attempt::{Attempt, Failure, Outcome, timed},
+    attempt::{Attempt, Failure, Outcome},
     encode::{EncodeError, PartEncoder, error_line},
     models::Loaded,
     review::Queue,
+    stages::At,
 };
 use crate::{
     domain::{ChunkResult, PartFile, RecordError, Stage, chunk::Usage},
@@ -142,7 +143,7 @@ impl<'a> Writer<'a> {
     fn write_rows(&mut self, rows: &RecordBatch) -> Result<(), EncodeError> {
         let task = &self.attempt.task;
         let encoder = self.encoder.get_or_insert_with(|| PartEncoder::new(task.format, task.compression));
-        timed(&self.attempt.times.encode, || encoder.write(rows))?;
+        self.attempt.times.timed(&self.attempt.writing, At::Encode, || encoder.write(rows))?;
         self.result.succeeded += rows.num_rows() as u64;
         Ok(())
     }
@@ -152,7 +153,7 @@ impl<'a> Writer<'a> {
         let task = &self.attempt.task;
         let Some(review) = &task.review else { return Ok(()) };
         let queue = self.queue.get_or_insert_with(|| Queue::new(task, review, rows.schema()));
-        let bytes = timed(&self.attempt.times.encode, || queue.write(rows)).map_err(|e| encoding_failed(&e))?;
+        let bytes = self.attempt.times.timed(&self.attempt.writing, At::Encode, || queue.write(rows)).map_err(|e| encoding_failed(&e))?;
         self.put_review(bytes)
     }
 
@@ -166,7 +167,7 @@ impl<'a> Writer<'a> {
             Some(sink) => sink,
             None => self.review.insert(Sink::open(bucket, review.uri.path(), &task.names.part)?),
         };
-        timed(&self.attempt.times.put, || sink.put(&self.handle, bytes))
+        self.attempt.times.timed(&self.attempt.writing, At::Put, || sink.put(&self.handle, bytes))
     }
 
     fn drain_encoder(&mut self) -> Result<(), Failure> {
@@ -181,7 +182,7 @@ impl<'a> Writer<'a> {
             Some(part) => part,
             None => self.part.insert(Sink::open(&self.bucket, task.output.path(), &task.names.part)?),
         };
-        timed(&self.attempt.times.put, || part.put(&self.handle, bytes))
+        self.attempt.times.timed(&self.attempt.writing, At::Put, || part.put(&self.handle, bytes))
     }
 
     fn write_errors(&mut self, errors: &[RecordError]) -> Result<(), Failure> {
@@ -203,7 +204,7 @@ impl<'a> Writer<'a> {
             None => self.errors.insert(Sink::open(&self.bucket, task.output.path(), &task.names.errors)?),
         };
         sink.records += errors.len() as u64;
-        timed(&self.attempt.times.put, || sink.put(&self.handle, lines.into()))
+        self.attempt.times.timed(&self.attempt.writing, At::Put, || sink.put(&self.handle, lines.into()))
     }
 
     fn finish(&mut self, loaded: &Loaded, runtime: &str, started: Instant) -> Result<ChunkResult, Failure> {
@@ -211,35 +212,39 @@ impl<'a> Writer<'a> {
         if self.result.succeeded > 0
             && let Some(encoder) = self.encoder.take()
         {
-            let last = timed(&attempt.times.encode, || encoder.finish());
+            let last = attempt.times.timed(&attempt.writing, At::Encode, || encoder.finish());
             self.put_part(last.map_err(|e| encoding_failed(&e))?)?;
         }
         let mut flagged = 0;
         if let Some(queue) = self.queue.take() {
             flagged = queue.records();
-            let last = timed(&attempt.times.encode, || queue.finish());
+            let last = attempt.times.timed(&attempt.writing, At::Encode, || queue.finish());
             self.put_review(last.map_err(|e| encoding_failed(&e))?)?;
         }
         let mut result = std::mem::take(&mut self.result);
         if let Some(part) = &mut self.part {
             part.records = result.succeeded;
-            result.part = Some(timed(&attempt.times.put, || part.finish(&self.handle))?);
+            result.part = Some(attempt.times.timed(&attempt.writing, At::Put, || part.finish(&self.handle))?);
         }
         if let Some(errors) = &mut self.errors {
-            result.errors = Some(timed(&attempt.times.put, || errors.finish(&self.handle))?);
+            result.errors = Some(attempt.times.timed(&attempt.writing, At::Put, || errors.finish(&self.handle))?);
         }
         if let Some(review) = &mut self.review {
             review.records = flagged;
-            result.review = Some(timed(&attempt.times.put, || review.finish(&self.handle))?);
+            result.review = Some(attempt.times.timed(&attempt.writing, At::Put, || review.finish(&self.handle))?);
         }
         let stage_seconds = attempt.times.seconds();
+        let found = loaded.tuner.as_ref().filter(|_| attempt.is_tuned()).map(|tuner| (tuner.size(), tuner.found()));
+        let (batch_size, found) = found.unwrap_or((attempt.batch_size, None));
         result.usage = Usage {
             wall_seconds: started.elapsed().as_secs_f64(),
             device_seconds: stage_seconds.get("infer").copied().unwrap_or_default(),
             bytes_read: attempt.bytes_read.load(Ordering::Relaxed),
             bytes_written: result.part.iter().chain(&result.errors).chain(&result.review).map(|p| p.bytes).sum(),
             stage_seconds,
-            batch_size: attempt.batch_size as u32,
+            bound_seconds: attempt.bound.seconds(),
+            batch_size: batch_size as u32,
+            batch_trials: found.into_iter().flat_map(|f| f.elements_per_second).map(|(size, rate)| (size.to_string(), rate)).collect(),
             provider: loaded.provider.clone(),
             runtime: runtime.to_owned(),
             tokens: attempt.tokens.real.load(Ordering::Relaxed),

@@ -23,6 +23,7 @@ use crate::{
     },
     objects::{Bucket, ObjectMeta},
     runner::{
+        Waits,
         batch::{ENCODING, ENCODING_JSON},
         decode::{self, DecodeError, Layouts, Projection, Request},
         encode::{POSITION, SOURCE},
@@ -63,7 +64,7 @@ pub(super) enum Found<'a> {
 
 /// An object of a bucket as the decoders read it.
 pub(super) fn object(bucket: &Bucket, object: ObjectSlice, handle: &Handle) -> StoreObject {
-    StoreObject { bucket: bucket.clone(), object, handle: handle.clone(), bytes_read: Arc::new(AtomicU64::new(0)) }
+    StoreObject { bucket: bucket.clone(), object, handle: handle.clone(), bytes_read: Arc::new(AtomicU64::new(0)), waits: Waits::default() }
 }
 
 /// The whole of an object, its format by its name.

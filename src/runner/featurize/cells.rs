@@ -6,8 +6,8 @@ use arrow::{
     array::{Array, ArrayRef, AsArray, StringArray},
     compute::cast,
     datatypes::{
-        DataType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type,
-        UInt64Type,
+        ArrowPrimitiveType, DataType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type,
+        UInt16Type, UInt32Type, UInt64Type,
     },
 };
 use serde_json::value::RawValue;
@@ -21,7 +21,7 @@ use super::{
 pub(super) type CellError = (String, Bad);
 
 /// Reads a value a row. `put` gets the row and the element, or `None` for a missing value.
-pub(super) fn scalars<T: Element>(array: &ArrayRef, encoding: Encoding, put: &mut dyn FnMut(usize, Result<Option<T>, CellError>)) {
+pub(super) fn scalars<T: Element>(array: &ArrayRef, encoding: Encoding, put: &mut impl FnMut(usize, Result<Option<T>, CellError>)) {
     match encoding {
         Encoding::Csv => {
             for (row, text) in texts(array).iter().enumerate() {
@@ -78,13 +78,17 @@ fn json<T: Element>(text: &str) -> Result<Option<T>, CellError> {
 }
 
 /// A value of a typed column, row by row.
-fn typed<T: Element>(array: &ArrayRef, put: &mut dyn FnMut(usize, Result<Option<T>, CellError>)) {
+fn typed<T: Element>(array: &ArrayRef, put: &mut impl FnMut(usize, Result<Option<T>, CellError>)) {
     macro_rules! numbers {
-        ($type:ty, $of:ident, $as:ty) => {
-            for (row, value) in array.as_primitive::<$type>().iter().enumerate() {
-                put(row, value.map_or(Ok(None), |v| T::$of(<$as>::from(v)).map(Some).map_err(|bad| (v.to_string(), bad))));
+        ($type:ty, $of:ident, $as:ty) => {{
+            let array = array.as_primitive::<$type>();
+            let read = |v: <$type as ArrowPrimitiveType>::Native| T::$of(<$as>::from(v)).map(Some).map_err(|bad| (v.to_string(), bad));
+            if array.null_count() == 0 {
+                array.values().iter().enumerate().for_each(|(row, value)| put(row, read(*value)));
+            } else {
+                array.iter().enumerate().for_each(|(row, value)| put(row, value.map_or(Ok(None), read)));
             }
-        };
+        }};
     }
     macro_rules! strings {
         ($strings:expr) => {
@@ -150,7 +154,7 @@ fn typed<T: Element>(array: &ArrayRef, put: &mut dyn FnMut(usize, Result<Option<
     }
 }
 
-fn refuse<T: Element>(array: &ArrayRef, what: &str, put: &mut dyn FnMut(usize, Result<Option<T>, CellError>)) {
+fn refuse<T: Element>(array: &ArrayRef, what: &str, put: &mut impl FnMut(usize, Result<Option<T>, CellError>)) {
     (0..array.len()).for_each(|row| put(row, Err((what.to_owned(), Bad::WrongType))));
 }
 

@@ -197,12 +197,20 @@ impl Tabular {
         let mut errors = Errors::default();
         let filled: Vec<Filled> = self.inputs.iter().map(|input| fill(input, self.missing, columns, &mut errors)).collect();
         let groups = group(&filled, columns.num_rows(), &errors);
-        let groups = groups.into_iter().map(|rows| {
-            let inputs =
-                self.inputs.iter().zip(&filled).map(|(input, filled)| (input.name.clone(), filled.tensor(&rows, columns.num_rows())));
-            Group { inputs: inputs.collect(), rows }
-        });
-        Featurized { groups: groups.collect(), errors: errors.0.into_values().collect(), notes: Notes::default() }
+        let names = self.inputs.iter().map(|input| input.name.clone());
+        let whole = filled.iter().all(|filled| matches!(filled.shape, RowShape::Fixed(_)));
+        let groups = match groups.as_slice() {
+            // All rows are good and alike: what was filled is what goes in.
+            [rows] if whole && rows.len() == columns.num_rows() => {
+                let inputs = names.zip(filled).map(|(name, filled)| (name, filled.into_tensor(rows.len()))).collect();
+                vec![Group { rows: rows.clone(), inputs }]
+            }
+            _ => groups
+                .into_iter()
+                .map(|rows| Group { inputs: names.clone().zip(&filled).map(|(name, filled)| (name, filled.tensor(&rows))).collect(), rows })
+                .collect(),
+        };
+        Featurized { groups, errors: errors.0.into_values().collect(), notes: Notes::default() }
     }
 }
 
@@ -252,33 +260,34 @@ fn fill(input: &BoundInput, missing: Missing, columns: &RecordBatch, errors: &mu
 fn fill_with<T: Element>(input: &BoundInput, missing: Missing, columns: &RecordBatch, errors: &mut Errors) -> Filled {
     let rows = columns.num_rows();
     let stands_in = (missing == Missing::Nan).then(T::nan).flatten();
-    let dtype = input.dtype;
-    let mut read = |column: &Column, put: &mut dyn FnMut(usize, T)| {
-        scalars::<T>(columns.column(column.index), column.encoding, &mut |row, cell| match cell {
-            Ok(Some(value)) => put(row, value),
-            Ok(None) => match &stands_in {
-                Some(value) => put(row, value.clone()),
-                None => errors.missing(row, column),
-            },
-            Err(error) => errors.cell(row, column, dtype, error),
-        });
-    };
     match &input.fill {
         Fill::Features(features) => {
             let width = features.len();
             let mut values = vec![T::default(); rows * width];
             for (at, column) in features.iter().enumerate() {
-                read(column, &mut |row, value| values[row * width + at] = value);
+                read(columns, column, stands_in.as_ref(), errors, |row, value| values[row * width + at] = value);
             }
             Filled { data: T::data(values), shape: RowShape::Fixed(vec![width]) }
         }
         Fill::Column(column) if input.dims.iter().all(|d| *d == Some(1)) => {
             let mut values = vec![T::default(); rows];
-            read(column, &mut |row, value| values[row] = value);
+            read(columns, column, stands_in.as_ref(), errors, |row, value| values[row] = value);
             Filled { data: T::data(values), shape: RowShape::Fixed(vec![1; input.dims.len()]) }
         }
         Fill::Column(column) => fill_lists(input, column, stands_in.as_ref(), columns, errors),
     }
+}
+
+/// Reads a value a row of one column; rows without one become errors, unless something stands in.
+fn read<T: Element>(columns: &RecordBatch, column: &Column, stands_in: Option<&T>, errors: &mut Errors, mut put: impl FnMut(usize, T)) {
+    scalars::<T>(columns.column(column.index), column.encoding, &mut |row, cell| match cell {
+        Ok(Some(value)) => put(row, value),
+        Ok(None) => match stands_in {
+            Some(value) => put(row, value.clone()),
+            None => errors.missing(row, column),
+        },
+        Err(error) => errors.cell(row, column, T::DTYPE, error),
+    });
 }
 
 fn fill_lists<T: Element>(
@@ -357,8 +366,17 @@ fn group(filled: &[Filled], rows: usize, errors: &Errors) -> Vec<Vec<u32>> {
 }
 
 impl Filled {
+    /// The tensor of all rows, which have one shape.
+    fn into_tensor(self, rows: usize) -> Tensor {
+        let mut shape = vec![rows];
+        if let RowShape::Fixed(dims) = self.shape {
+            shape.extend(dims);
+        }
+        Tensor { shape, data: self.data }
+    }
+
     /// The tensor of some rows, all of one shape.
-    fn tensor(&self, rows: &[u32], of: usize) -> Tensor {
+    fn tensor(&self, rows: &[u32]) -> Tensor {
         let dims = match &self.shape {
             RowShape::Fixed(dims) => dims.clone(),
             RowShape::Each(each) => rows.first().map(|row| each[*row as usize].1.clone()).unwrap_or_default(),
@@ -368,18 +386,13 @@ impl Filled {
             RowShape::Fixed(_) => row as usize * length,
             RowShape::Each(each) => each[row as usize].0,
         };
-        let whole = rows.len() == of && matches!(self.shape, RowShape::Fixed(_));
         let data = each_tensor_data!(&self.data, values => {
-            if whole {
-                TensorData::from(values.clone())
-            } else {
-                let mut picked = Vec::with_capacity(rows.len() * length);
-                for row in rows {
-                    let at = start(*row);
-                    picked.extend_from_slice(&values[at..at + length]);
-                }
-                TensorData::from(picked)
+            let mut picked = Vec::with_capacity(rows.len() * length);
+            for row in rows {
+                let at = start(*row);
+                picked.extend_from_slice(&values[at..at + length]);
             }
+            TensorData::from(picked)
         });
         let mut shape = vec![rows.len()];
         shape.extend(dims);

@@ -68,9 +68,15 @@ impl Run<'_> {
     /// Runs some records of the group; when the runtime refuses them together, each half by itself.
     fn batch(&mut self, range: Range<usize>) -> Result<(), Error> {
         let padded = self.session.fixed_batch.unwrap_or(range.len());
-        let inputs = self.group.inputs.iter().map(|(name, tensor)| (name.clone(), slice(tensor, &range, padded))).collect();
+        let filled: Vec<(String, Tensor)>;
+        let (inputs, which) = if padded == range.len() {
+            (&self.group.inputs, range.clone())
+        } else {
+            filled = self.group.inputs.iter().map(|(name, tensor)| (name.clone(), slice(tensor, &range, padded))).collect();
+            (&filled, 0..padded)
+        };
         (self.busy)(Some(range.len()));
-        let ran = self.session.run_batch(inputs, self.interrupt);
+        let ran = self.session.run_batch(inputs, &which, self.interrupt);
         (self.busy)(None);
         match ran {
             Ok(outputs) => {
@@ -98,7 +104,7 @@ impl Run<'_> {
 }
 
 /// Some records of a tensor; the last one is repeated up to `padded` records.
-fn slice(tensor: &Tensor, range: &Range<usize>, padded: usize) -> Tensor {
+pub(super) fn slice(tensor: &Tensor, range: &Range<usize>, padded: usize) -> Tensor {
     let length: usize = tensor.shape[1..].iter().product();
     let data = each_tensor_data!(&tensor.data, values => {
         let mut part = values[range.start * length..range.end * length].to_vec();

@@ -3,6 +3,7 @@
 //! In: [`Group`](super::featurize::Group)s of rows. Out: the model's outputs for those rows, and error rows for records that the
 //! runtime refused: a batch that fails is run again in halves until the failing records stand alone.
 
+mod alone;
 mod batches;
 mod interrupt;
 mod providers;
@@ -11,6 +12,7 @@ mod session;
 mod tests;
 mod values;
 
+pub use alone::Prepared;
 pub use batches::{Inferred, Refused};
 pub use interrupt::Interrupt;
 pub use providers::probe;

@@ -3,15 +3,21 @@
 use ort::ep::{self, ExecutionProviderDispatch};
 
 use super::{Error, session};
+use crate::domain::spec::PROVIDERS;
 
-/// The provider's registration; `None` for the CPU, which needs none.
-pub(super) fn dispatch(name: &str) -> Result<Option<ExecutionProviderDispatch>, Error> {
+/// The provider's registration for a session of so many threads; `None` for the CPU, which needs none.
+pub(super) fn dispatch(name: &str, threads: usize) -> Result<Option<ExecutionProviderDispatch>, Error> {
     match name {
         "cpu" => Ok(None),
         "cuda" => Ok(Some(ep::CUDA::default().build().error_on_failure())),
         "tensorrt" => Ok(Some(ep::TensorRT::default().build().error_on_failure())),
+        // On the processor: it computes where the CPU provider does, with kernels of its own.
+        "openvino" => {
+            let provider = ep::OpenVINO::default().with_device_type("CPU").with_num_threads(threads);
+            Ok(Some(provider.build().error_on_failure()))
+        }
         other => {
-            let detail = format!("there is no provider {other:?}; known are cpu, cuda and tensorrt");
+            let detail = format!("there is no provider {other:?}; known are {}", PROVIDERS.join(", "));
             Err(Error::Load { code: "provider_unavailable", detail })
         }
     }
@@ -23,7 +29,7 @@ pub(super) fn dispatch(name: &str) -> Result<Option<ExecutionProviderDispatch>, 
 /// # Errors
 /// [`Error::Load`] with the runtime's own words.
 pub fn probe(name: &str) -> Result<(), Error> {
-    let Some(dispatch) = dispatch(name)? else { return Ok(()) };
+    let Some(dispatch) = dispatch(name, 1)? else { return Ok(()) };
     let unavailable = |e: ort::Error| Error::Load { code: "provider_unavailable", detail: e.to_string() };
     session::builder()?.with_execution_providers([dispatch]).map(|_| ()).map_err(|e| unavailable(e.into()))
 }

@@ -1,6 +1,7 @@
 //! One loaded model.
 
 use std::{
+    ops::Range,
     path::Path,
     sync::{Arc, OnceLock},
 };
@@ -23,7 +24,7 @@ static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
 /// How to load a model.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// Execution providers in order of preference: `cpu`, `cuda`, `tensorrt`. Never falls back beyond the list.
+    /// Execution providers in order of preference, of [`PROVIDERS`](crate::domain::spec::PROVIDERS). Never falls back beyond the list.
     pub providers: Vec<String>,
     /// Threads inside one operator.
     pub intra_threads: usize,
@@ -32,7 +33,7 @@ pub struct LoadOptions {
 /// A loaded model; runs one batch at a time.
 #[derive(Debug)]
 pub struct Session {
-    inner: ort::session::Session,
+    pub(super) inner: ort::session::Session,
     provider: String,
     pub(super) fixed_batch: Option<usize>,
     outputs: Vec<String>,
@@ -103,7 +104,7 @@ impl Session {
         let wanted: Vec<&str> =
             if options.providers.is_empty() { vec!["cpu"] } else { options.providers.iter().map(String::as_str).collect() };
         for name in &wanted {
-            if let Some(dispatch) = providers::dispatch(name)? {
+            if let Some(dispatch) = providers::dispatch(name, options.intra_threads)? {
                 let unavailable =
                     |e: String| Error::Load { code: "provider_unavailable", detail: format!("provider {name} cannot be had: {e}") };
                 builder = builder.with_execution_providers([dispatch]).map_err(|e| unavailable(e.to_string()))?;
@@ -127,12 +128,17 @@ impl Session {
         &self.provider
     }
 
-    /// Runs one batch.
-    pub(super) fn run_batch(&mut self, inputs: Vec<(String, Tensor)>, interrupt: &Interrupt) -> Result<Vec<(String, Value)>, RunError> {
+    /// Runs some rows of tensors as one batch.
+    pub(super) fn run_batch(
+        &mut self,
+        inputs: &[(String, Tensor)],
+        rows: &Range<usize>,
+        interrupt: &Interrupt,
+    ) -> Result<Vec<(String, Value)>, RunError> {
         let refused = |e: ort::Error| RunError::Refused(e.to_string());
-        let mut values: Vec<(String, SessionInputValue<'_>)> = Vec::with_capacity(inputs.len());
+        let mut values: Vec<(&str, SessionInputValue<'_>)> = Vec::with_capacity(inputs.len());
         for (name, tensor) in inputs {
-            values.push((name, values::to_runtime(tensor).map_err(refused)?.into()));
+            values.push((name, values::view(tensor, rows).map_err(refused)?));
         }
         let options = Arc::new(RunOptions::new().map_err(refused)?);
         interrupt.enter(options.clone());

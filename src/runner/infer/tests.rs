@@ -117,5 +117,5 @@ fn what_does_not_load_says_why() {
     };
     assert!(load(&["cpu"]).contains("acyclic"), "{}", load(&["cpu"]));
     assert!(load(&["cuda"]).contains("cuda"), "{}", load(&["cuda"]));
-    assert!(load(&["quantum"]).contains("cpu, cuda and tensorrt"));
+    assert!(load(&["quantum"]).contains("cpu, cuda, tensorrt, openvino"));
 }

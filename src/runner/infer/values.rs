@@ -1,8 +1,41 @@
 //! Our values ↔ the runtime's.
 
-use ort::value::{DynValue, DynValueTypeMarker, Tensor as OrtTensor, TensorElementType, ValueType};
+use std::ops::Range;
+
+use ort::{
+    session::SessionInputValue,
+    value::{DynValue, DynValueTypeMarker, Tensor as OrtTensor, TensorElementType, TensorRef, ValueType},
+};
 
 use crate::runner::tensor::{MapKeys, Tensor, TensorData, Value};
+
+/// Shows the runtime some rows of a tensor where they are (strings are copied).
+pub(super) fn view<'t>(tensor: &'t Tensor, rows: &Range<usize>) -> ort::Result<SessionInputValue<'t>> {
+    let length: usize = tensor.shape[1..].iter().product();
+    let range = rows.start * length..rows.end * length;
+    let mut shape = tensor.shape.clone();
+    shape[0] = rows.len();
+    macro_rules! of {
+        ($values:expr) => {
+            TensorRef::from_array_view((shape, &$values[range]))?.into()
+        };
+    }
+    Ok(match &tensor.data {
+        TensorData::Bool(v) => of!(v),
+        TensorData::Uint8(v) => of!(v),
+        TensorData::Uint16(v) => of!(v),
+        TensorData::Uint32(v) => of!(v),
+        TensorData::Uint64(v) => of!(v),
+        TensorData::Int8(v) => of!(v),
+        TensorData::Int16(v) => of!(v),
+        TensorData::Int32(v) => of!(v),
+        TensorData::Int64(v) => of!(v),
+        TensorData::Fp16(v) => of!(v),
+        TensorData::Fp32(v) => of!(v),
+        TensorData::Fp64(v) => of!(v),
+        TensorData::Bytes(v) => OrtTensor::from_string_array((shape, &v[range]))?.into(),
+    })
+}
 
 /// Hands a tensor to the runtime without copying it (strings are copied).
 pub(super) fn to_runtime(tensor: Tensor) -> ort::Result<DynValue> {

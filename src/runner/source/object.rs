@@ -17,6 +17,7 @@ use super::ObjectBytes;
 use crate::{
     domain::{ObjectSlice, Uri},
     objects::{self, Bucket},
+    runner::stages::Waits,
 };
 
 /// Blocks that wait between the store and a decoder. Stores send blocks of 8 KiB to a few hundred: some megabytes in all.
@@ -35,6 +36,8 @@ pub struct StoreObject {
     pub handle: Handle,
     /// Bytes that came from the store, added up over the chunk.
     pub bytes_read: Arc<AtomicU64>,
+    /// Who is to know that the reader waits.
+    pub waits: Waits,
 }
 
 impl StoreObject {
@@ -51,18 +54,18 @@ impl ObjectBytes for StoreObject {
     }
 
     fn read(&self, range: Range<u64>) -> Result<Bytes, objects::Error> {
-        self.handle.block_on(self.fetch(range))
+        self.waits.waiting(|| self.handle.block_on(self.fetch(range)))
     }
 
     fn read_ranges(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, objects::Error> {
         let fetches = stream::iter(ranges.to_vec()).map(|range| self.fetch(range)).buffered(PARALLEL_RANGES);
-        self.handle.block_on(fetches.try_collect())
+        self.waits.waiting(|| self.handle.block_on(fetches.try_collect()))
     }
 
     fn stream(&self, range: Range<u64>) -> Result<Box<dyn io::Read + Send>, objects::Error> {
         let remaining = range.end.saturating_sub(range.start);
         let opened = self.bucket.stream(&self.object.key, self.object.etag.as_deref(), range);
-        let mut blocks = self.handle.block_on(opened)?;
+        let mut blocks = self.waits.waiting(|| self.handle.block_on(opened))?;
         let (send, receive) = mpsc::channel(PREFETCH_BLOCKS);
         let bytes_read = self.bytes_read.clone();
         self.handle.spawn(async move {
@@ -76,7 +79,8 @@ impl ObjectBytes for StoreObject {
                 }
             }
         });
-        Ok(Box::new(BlockReader { receive, block: Bytes::new(), remaining, uri: self.bucket.uri(&self.object.key) }))
+        let (uri, waits) = (self.bucket.uri(&self.object.key), self.waits.clone());
+        Ok(Box::new(BlockReader { receive, block: Bytes::new(), remaining, uri, waits }))
     }
 }
 
@@ -86,12 +90,18 @@ struct BlockReader {
     block: Bytes,
     remaining: u64,
     uri: Uri,
+    waits: Waits,
 }
 
 impl io::Read for BlockReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.block.is_empty() {
-            match self.receive.blocking_recv() {
+            // Mostly there is a block already: only a wait is worth a look at the clock.
+            let block = match self.receive.try_recv() {
+                Ok(block) => Some(block),
+                Err(_) => self.waits.waiting(|| self.receive.blocking_recv()),
+            };
+            match block {
                 Some(Ok(block)) => self.block = block,
                 Some(Err(error)) => return Err(io::Error::other(error)),
                 None if self.remaining == 0 => return Ok(0),
