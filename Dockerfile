@@ -15,6 +15,10 @@ ARG BASE_IMAGE=debian:bookworm-slim
 FROM ${RUST_IMAGE} AS build
 # The image's own toolchain is the one that is pinned; the file would have rustup fetch its lints as well.
 ENV RUSTUP_TOOLCHAIN=1.95.0
+# jemalloc is built by its own makefile.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends make \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY src src

@@ -13,6 +13,7 @@ mod text;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Range,
     path::Path,
     sync::Arc,
 };
@@ -31,6 +32,9 @@ use image::Pictures;
 
 pub(super) use cells::excerpt;
 pub use image::ImageLimits;
+
+/// Rows of a table that are made into a tensor column by column before the next rows are.
+const BLOCK_ROWS: usize = 256;
 
 /// The columns that the pipeline reads; `None` when that depends on the data (a single `[N, F]` input that binds by count).
 pub fn wanted_columns(pipeline: &Pipeline) -> Option<BTreeSet<String>> {
@@ -264,29 +268,44 @@ fn fill_with<T: Element>(input: &BoundInput, missing: Missing, columns: &RecordB
         Fill::Features(features) => {
             let width = features.len();
             let mut values = vec![T::default(); rows * width];
-            for (at, column) in features.iter().enumerate() {
-                read(columns, column, stands_in.as_ref(), errors, |row, value| values[row * width + at] = value);
+            // A column is a stride apart in the tensor: as many rows at a time as their part of it stays in the nearest cache.
+            for start in (0..rows).step_by(BLOCK_ROWS) {
+                let block = start..rows.min(start + BLOCK_ROWS);
+                for (at, column) in features.iter().enumerate() {
+                    read(columns, column, block.clone(), stands_in.as_ref(), errors, |row, value| values[row * width + at] = value);
+                }
             }
             Filled { data: T::data(values), shape: RowShape::Fixed(vec![width]) }
         }
         Fill::Column(column) if input.dims.iter().all(|d| *d == Some(1)) => {
             let mut values = vec![T::default(); rows];
-            read(columns, column, stands_in.as_ref(), errors, |row, value| values[row] = value);
+            read(columns, column, 0..rows, stands_in.as_ref(), errors, |row, value| values[row] = value);
             Filled { data: T::data(values), shape: RowShape::Fixed(vec![1; input.dims.len()]) }
         }
         Fill::Column(column) => fill_lists(input, column, stands_in.as_ref(), columns, errors),
     }
 }
 
-/// Reads a value a row of one column; rows without one become errors, unless something stands in.
-fn read<T: Element>(columns: &RecordBatch, column: &Column, stands_in: Option<&T>, errors: &mut Errors, mut put: impl FnMut(usize, T)) {
-    scalars::<T>(columns.column(column.index), column.encoding, &mut |row, cell| match cell {
-        Ok(Some(value)) => put(row, value),
-        Ok(None) => match stands_in {
-            Some(value) => put(row, value.clone()),
-            None => errors.missing(row, column),
-        },
-        Err(error) => errors.cell(row, column, T::DTYPE, error),
+/// Reads a value a row of some rows of one column; rows without one become errors, unless something stands in.
+fn read<T: Element>(
+    columns: &RecordBatch,
+    column: &Column,
+    rows: Range<usize>,
+    stands_in: Option<&T>,
+    errors: &mut Errors,
+    mut put: impl FnMut(usize, T),
+) {
+    let array = columns.column(column.index).slice(rows.start, rows.len());
+    scalars::<T>(&array, column.encoding, &mut |row, cell| {
+        let row = rows.start + row;
+        match cell {
+            Ok(Some(value)) => put(row, value),
+            Ok(None) => match stands_in {
+                Some(value) => put(row, value.clone()),
+                None => errors.missing(row, column),
+            },
+            Err(error) => errors.cell(row, column, T::DTYPE, error),
+        }
     });
 }
 

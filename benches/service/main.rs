@@ -1,0 +1,176 @@
+//! What the service around the data plane costs: a small job from POST to its end, the runner's memory as the input grows, planning a
+//! prefix of a million objects, and the API while a job runs at full speed.
+//!
+//! ```sh
+//! export ORT_DYLIB_PATH=$(scripts/fetch-onnxruntime | tail -n 1)
+//! cargo bench --bench service -- small memory planning status        # some or all of them
+//! ```
+//!
+//! The S3 server runs in this process, on the same machine as the service.
+
+#![allow(missing_docs, reason = "a program")]
+
+#[path = "../small_objects/memory_s3.rs"]
+mod memory_s3;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use memory_s3::MemoryS3;
+use serde_json::{Value, json};
+use support::{Service, ServiceOptions};
+
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// Rows of the job that the API is asked beside.
+const ROWS: usize = 3_000_000;
+/// Requests a second.
+const RATE: u32 = 200;
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let asked = |name: &str| wanted.is_empty() || wanted.iter().any(|arg| arg == name);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        if asked("small") {
+            small().await;
+        }
+        if asked("memory") {
+            memory().await;
+        }
+        if asked("planning") {
+            for objects in [100_000, 1_000_000] {
+                planning(objects).await;
+            }
+        }
+        if asked("status") {
+            status().await;
+        }
+    });
+}
+
+/// A store with a model of boosted trees.
+fn store() -> MemoryS3 {
+    let s3 = MemoryS3::start();
+    for file in support::fixture_files("models/churn-lightgbm") {
+        s3.put(&file.replace("models/churn-lightgbm/", "model/"), support::fixture(&file));
+    }
+    s3
+}
+
+/// Real rows, again and again.
+fn table(rows: usize) -> String {
+    let text = String::from_utf8(support::fixture(&support::fixture_files("data/churn-encoded/csv")[0])).expect("UTF-8");
+    let (header, lines) = text.split_once('\n').expect("a header");
+    let lines: Vec<&str> = lines.lines().collect();
+    (0..rows).fold(format!("{header}\n"), |text, row| text + lines[row % lines.len()] + "\n")
+}
+
+/// Runs a job; seconds from the request to its end.
+async fn run(service: &Service, input: &str, output: &str) -> f64 {
+    let started = Instant::now();
+    let id = service.submit(&json!({"model": "s3://lake/model/", "input": input, "output": {"uri": output, "format": "parquet"}})).await;
+    let job: Value = service.wait(&id, PATIENCE).await;
+    let seconds = started.elapsed().as_secs_f64();
+    assert_eq!(job["state"], "completed", "{job:#}");
+    seconds
+}
+
+async fn small() {
+    let s3 = store();
+    s3.put("in/small.csv", table(100));
+    let service = Service::start(&s3, ServiceOptions::default()).await;
+    run(&service, "s3://lake/in/small.csv", "s3://lake/out/warm/").await;
+    let mut times = Vec::new();
+    for n in 0..101 {
+        times.push(run(&service, "s3://lake/in/small.csv", &format!("s3://lake/out/{n}/")).await * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    println!("a job of 100 rows, POST to completed: median {:.0} ms, 90 of 100 below {:.0} ms", times[50], times[90]);
+}
+
+async fn memory() {
+    let mut peaks = Vec::new();
+    for rows in [300_000, 3_000_000] {
+        let s3 = store();
+        s3.put("in/table.csv", table(rows));
+        let service = Service::start(&s3, ServiceOptions::default()).await;
+        run(&service, "s3://lake/in/table.csv", "s3://lake/out/").await;
+        peaks.push(service.runner_peak_bytes() as f64);
+        println!("{rows} rows: the runner had {:.0} MiB at most", peaks[peaks.len() - 1] / 1048576.0);
+    }
+    println!("ten times the input: {:+.1} % of memory", (peaks[1] / peaks[0] - 1.0) * 100.0);
+}
+
+async fn planning(objects: usize) {
+    let s3 = store();
+    for object in 0..objects {
+        s3.put(&format!("in/{:04}/{object:07}.csv", object / 1000), "x\n1\n");
+    }
+    let service = Service::start(&s3, ServiceOptions::default().flag("--no-executor")).await;
+    let started = Instant::now();
+    let id = service.submit(&json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": "s3://lake/out/"})).await;
+    while service.job(&id).await["state"] != "in_progress" {
+        assert!(started.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let job = service.job(&id).await;
+    assert_eq!(job["counts"]["objects"], objects, "{job:#}");
+    println!(
+        "{objects} objects planned in {seconds:.1} s: {:.0} a second; the service had {} MiB at most",
+        objects as f64 / seconds,
+        peak(&service)
+    );
+}
+
+/// The most memory that the service has had, MiB.
+fn peak(service: &Service) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", service.id().expect("it runs"))).expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a high-water mark");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("kilobytes") / 1024
+}
+
+async fn status() {
+    let s3 = store();
+    s3.put("in/table.csv", table(ROWS));
+    let service = Service::start(&s3, ServiceOptions::default()).await;
+    run(&service, "s3://lake/in/table.csv", "s3://lake/out/warm/").await;
+    let (mut slower, mut tails) = (Vec::new(), Vec::new());
+    for round in 0..5 {
+        let alone = run(&service, "s3://lake/in/table.csv", &format!("s3://lake/out/alone/{round}/")).await;
+        let job = run(&service, "s3://lake/in/table.csv", &format!("s3://lake/out/asked/{round}/"));
+        tokio::pin!(job);
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) / RATE);
+        let (mut requests, mut times) = (tokio::task::JoinSet::new(), Vec::new());
+        let asked = loop {
+            tokio::select! {
+                seconds = &mut job => break seconds,
+                _ = ticks.tick() => {
+                    let (client, url) = (service.client().clone(), service.url("/v1/jobs?limit=1"));
+                    requests.spawn(async move {
+                        let started = Instant::now();
+                        let status = client.get(url).send().await.map_or(0, |answer| answer.status().as_u16());
+                        (status, started.elapsed().as_secs_f64() * 1e3)
+                    });
+                }
+            }
+        };
+        while let Some(Ok((status, time))) = requests.join_next().await {
+            assert_eq!(status, 200);
+            times.push(time);
+        }
+        times.sort_by(f64::total_cmp);
+        tails.push(times[times.len() * 99 / 100]);
+        slower.push((asked / alone - 1.0) * 100.0);
+    }
+    tails.sort_by(f64::total_cmp);
+    slower.sort_by(f64::total_cmp);
+    println!(
+        "{RATE} requests a second beside a job: 99 of 100 within {:.1} ms; the job took {:+.1} % longer (medians of 5)",
+        tails[2], slower[2]
+    );
+}
