@@ -386,7 +386,12 @@ impl Inner {
         r.register("records", "Records of committed chunks by outcome", self.records.clone());
         r.register_with_unit("read", "Input read by committed chunks", Unit::Bytes, self.bytes_read.clone());
         r.register_with_unit("written", "Parts and error rows written by committed chunks", Unit::Bytes, self.bytes_written.clone());
-        r.register_with_unit("stage", "Time of committed chunks by stage, added up over threads; `fetch` and `put` wait for the store, the others work", Unit::Seconds, self.stages.clone());
+        r.register_with_unit(
+            "stage",
+            "Time of committed chunks by stage, added up over threads; `fetch` and `put` wait for the store, the others work",
+            Unit::Seconds,
+            self.stages.clone(),
+        );
         r.register_with_unit("batch", "Records in a call of the runtime", Unit::Other("records".to_owned()), self.batches.clone());
         r.register("store_requests", "Calls of object stores by operation and by outcome after all retries", self.store_requests.clone());
         r.register("store_retries", "Requests to object stores that were sent again, by operation and reason", self.store_retries.clone());
