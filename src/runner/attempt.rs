@@ -206,22 +206,22 @@ impl Attempt {
     }
 }
 
-/// The batch size asked for; the model's own where it has a fixed one; otherwise as many records as make a few megabytes of
-/// tensors, 1,024 at most: on CPU the size hardly changes the speed, but it does change the memory. Pictures have tensors of megabytes
-/// each: 16 of them at most, 4 where their tensors are as large as they come.
-pub(super) fn batch_size(task: &ChunkTask) -> usize {
+/// The model's own batch size where it has a fixed one, else the one asked for, else the usual one.
+fn batch_size(task: &ChunkTask) -> usize {
+    let own = task.pipeline.signature.fixed_batch().map(|fixed| fixed.max(1) as usize);
+    let asked = || task.batch_size.map(|asked| asked.max(1) as usize);
+    own.or_else(asked).unwrap_or_else(|| usual_batch_size(task))
+}
+
+/// As many records as make a few megabytes of tensors, 1,024 at most: on CPU the size hardly changes the speed, but it does change the
+/// memory. Pictures have tensors of megabytes each: 16 of them at most, 4 where their tensors are as large as they come.
+pub(super) fn usual_batch_size(task: &ChunkTask) -> usize {
     const TENSOR_BYTES: u64 = 8 * 1024 * 1024;
     const MOST: u64 = 1024;
     const PICTURE_BYTES: u64 = 32 * 1024 * 1024;
     const MOST_PICTURES: u64 = 16;
     const MOST_OF_ANY_SIZE: u64 = 4;
     let signature = &task.pipeline.signature;
-    if let Some(fixed) = signature.fixed_batch() {
-        return fixed.max(1) as usize;
-    }
-    if let Some(asked) = task.batch_size {
-        return asked.max(1) as usize;
-    }
     if let Some(image) = &task.pipeline.image {
         let Some([height, width]) = image.tensor_size() else { return MOST_OF_ANY_SIZE as usize };
         let elements = u64::from(height) * u64::from(width) * image.channel_count() as u64;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    attempt::batch_size,
+    attempt::usual_batch_size,
     featurize::Assets,
     infer::{self, LoadOptions, Session},
     protocol::ChunkTask,
@@ -111,8 +111,7 @@ impl Models {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let machine = format!("{provider}, {} sessions, {cores} cores", sessions.len());
         let tunes = task.pipeline.signature.fixed_batch().is_none();
-        let usual = batch_size(&ChunkTask { batch_size: None, ..task.clone() });
-        let tuner = tunes.then(|| Tuner::new(usual, folder.with_extension("batch-sizes.json"), machine));
+        let tuner = tunes.then(|| Tuner::new(usual_batch_size(task), folder.with_extension("batch-sizes.json"), machine));
         tracing::info!(
             model.digest = task.model.digest,
             provider,

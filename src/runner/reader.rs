@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use super::{
     ahead::Ahead,
-    attempt::{Attempt, Failure, Outcome, Work},
+    attempt::{Attempt, Failure, Outcome, Work, usual_batch_size},
     batch::Batch,
     decode::{self, DecodeError, Decoded, Layouts, Projection},
     featurize::{BindError, Binding, wanted_columns},
@@ -23,8 +23,10 @@ use crate::{
     objects::{self, Stores},
 };
 
-/// Fewest rows in a batch handed on, where the batch size is smaller: the cost of a hand-over is spread over them.
-const PACK_ROWS: usize = 4096;
+/// Texts handed on at once, where the batch size is smaller: among so many, those of one length are found.
+const PACK_TEXTS: usize = 1024;
+/// Rows of a table handed on at once, in batches of the usual size: the cost of a hand-over is spread over them.
+const PACK_BATCHES: usize = 4;
 /// A batch ends early at about this size.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// A record above this size is an error row.
@@ -110,7 +112,14 @@ impl Reader {
     fn read_all(&mut self) -> Result<(), Failure> {
         let attempt = self.attempt.clone();
         // Pictures are large once they are decoded: no more of them wait together than go into the runtime together.
-        let batches = if attempt.task.pipeline.image.is_some() { 1 } else { PACK_ROWS.div_ceil(attempt.batch_size) };
+        let pipeline = &attempt.task.pipeline;
+        let at_once = match (&pipeline.image, &pipeline.text) {
+            (Some(_), _) => 1,
+            (None, Some(_)) => PACK_TEXTS,
+            // The usual size is smaller where a row has very many columns.
+            (None, None) => PACK_BATCHES * usual_batch_size(&attempt.task),
+        };
+        let batches = at_once.div_ceil(attempt.batch_size);
         // In isolation, the fewer records are in a batch that is lost, the better.
         let batches = if self.isolated.is_some() { 1 } else { batches };
         let rows = attempt.batch_size * batches;
