@@ -13,6 +13,7 @@ mod jobs;
 mod npy;
 mod pages;
 mod parity;
+mod processes;
 mod runner;
 mod serve;
 mod show;

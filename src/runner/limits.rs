@@ -4,7 +4,7 @@
 //! runs unless somebody measures.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::Path,
     sync::{Arc, Barrier, Mutex},
     thread,
@@ -21,7 +21,7 @@ use super::{
     attempt::{Attempt, Failure, Work},
     featurize::Group,
     infer::{self, LoadOptions, Prepared, Session},
-    models::{Loaded, Models},
+    models::{Loaded, Models, lock},
     protocol::ChunkTask,
     reader::Reader,
     stages::Mark,
@@ -120,7 +120,7 @@ impl Limits {
     /// The objects of the chunks, each whole, chunks side by side as jobs have them.
     fn fetch(&self, tasks: &[ChunkTask]) -> Result<HashMap<String, Bytes>, String> {
         // An object that several chunks have slices of is fetched once.
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let mut tasks: Vec<ChunkTask> = tasks.to_vec();
         for task in &mut tasks {
             task.inputs.retain(|slice| seen.insert(slice.source(&task.input)));
@@ -132,7 +132,7 @@ impl Limits {
                 .map(|_| {
                     scope.spawn(|| -> Result<(), String> {
                         loop {
-                            let Some(task) = super::models::lock(&next).next() else { return Ok(()) };
+                            let Some(task) = lock(&next).next() else { return Ok(()) };
                             self.fetch_one(&task, &objects)?;
                         }
                     })
@@ -160,7 +160,7 @@ impl Limits {
                     bytes.freeze()
                 }
             };
-            super::models::lock(objects).insert(slice.source(&task.input), bytes);
+            lock(objects).insert(slice.source(&task.input), bytes);
         }
         Ok(())
     }
