@@ -142,7 +142,8 @@ async fn status() {
     let (mut slower, mut tails) = (Vec::new(), Vec::new());
     for round in 0..5 {
         let alone = run(&service, "s3://lake/in/table.csv", &format!("s3://lake/out/alone/{round}/")).await;
-        let job = run(&service, "s3://lake/in/table.csv", &format!("s3://lake/out/asked/{round}/"));
+        let output = format!("s3://lake/out/asked/{round}/");
+        let job = run(&service, "s3://lake/in/table.csv", &output);
         tokio::pin!(job);
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / RATE);
         let (mut requests, mut times) = (tokio::task::JoinSet::new(), Vec::new());
