@@ -287,10 +287,14 @@ impl Bench<'_> {
                 break;
             }
             let names = PartNames::new(chunk.id.seq, "stage", job.spec.output.format, job.spec.output.compression);
-            let mut task = ChunkTask::of(job, chunk, names, model_dir.clone(), &self.serve.providers, self.serve.images.limits());
-            task.output = crate::domain::Uri::parse(&format!("{output}stages/")).map_err(|e| e.to_string())?;
-            task.review = None;
-            tasks.push(task);
+            let (providers, limits) = (&self.serve.providers, self.serve.images.limits());
+            tasks.push(ChunkTask {
+                chunk: chunk.id.to_string(),
+                inputs: chunk.inputs.clone(),
+                output: crate::domain::Uri::parse(&format!("{output}stages/")).map_err(|e| e.to_string())?,
+                review: None,
+                ..ChunkTask::of(&job.spec, &job.model, &job.pipeline, names, model_dir.clone(), providers, limits)
+            });
         }
         if tasks.is_empty() {
             return Err("the job had no chunk: there is nothing to measure".into());

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use crate::telemetry::look;
+
 /// This process and those that it has started.
 pub(super) struct Processes {
     /// User and system time so far.
@@ -17,14 +19,12 @@ impl Processes {
         let mut seen = Self { cpu_seconds: 0.0, runner_peak_bytes: 0 };
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-            let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
-            // After the name, which may hold anything: state, parent …; user and system time are the 12th and 13th.
-            let fields: Vec<u64> = stat.rsplit(") ").next().unwrap_or_default().split(' ').map(|f| f.parse().unwrap_or_default()).collect();
-            let (Some(parent), Some(user), Some(system)) = (fields.get(1), fields.get(11), fields.get(12)) else { continue };
-            if pid != own && *parent != u64::from(own) {
+            // One that has ended since is none.
+            let Ok(used) = look(pid) else { continue };
+            if pid != own && used.parent != u64::from(own) {
                 continue;
             }
-            seen.cpu_seconds += ticks(user + system);
+            seen.cpu_seconds += used.cpu_seconds;
             if pid != own {
                 let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
                 let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
@@ -41,9 +41,5 @@ pub(super) fn machine_seconds() -> f64 {
     // user, nice, system, idle, iowait, irq, softirq, steal
     let all: Vec<u64> = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).map(|f| f.parse().unwrap_or_default()).collect();
     let at = |i: usize| all.get(i).copied().unwrap_or_default();
-    ticks(at(0) + at(1) + at(2) + at(5) + at(6))
-}
-
-fn ticks(ticks: u64) -> f64 {
-    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+    (at(0) + at(1) + at(2) + at(5) + at(6)) as f64 / rustix::param::clock_ticks_per_second() as f64
 }

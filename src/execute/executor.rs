@@ -159,7 +159,13 @@ impl Executor {
         let ended = match self.models.ensure(&job.model).await {
             Ok(model_dir) => {
                 let (names, providers) = (names.clone(), &self.options.providers);
-                let task = ChunkTask { attempt, ..ChunkTask::of(job, &chunk, names, model_dir, providers, self.options.image_limits) };
+                let task = ChunkTask {
+                    attempt,
+                    chunk: lease.chunk.to_string(),
+                    inputs: chunk.inputs.clone(),
+                    isolation: chunk.isolation.clone(),
+                    ..ChunkTask::of(&job.spec, &job.model, &job.pipeline, names, model_dir, providers, self.options.image_limits)
+                };
                 tracing::debug!(job.id = %lease.chunk.job, chunk.seq = lease.chunk.seq, attempt, "running chunk {}", lease.chunk);
                 self.runners.run(task).await
             }

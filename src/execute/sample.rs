@@ -55,27 +55,14 @@ impl Sampler {
                     Problem::new("model_cache_failed", "The pinned model cannot be had", e.to_string())
                 }
             })?;
-            let (output, execution) = (&spec.output, &spec.execution);
+            let names = PartNames::new(0, "unwritten", spec.output.format, spec.output.compression);
+            let (model, pipeline) = (&resolved.model, &resolved.pipeline);
             let chunk = ChunkTask {
                 attempt: 1,
                 chunk: "dry run".to_owned(),
-                model_dir,
-                model: resolved.model.clone(),
-                pipeline: resolved.pipeline.clone(),
                 inputs,
-                input: spec.input.uri.clone(),
-                csv: spec.input.csv.clone(),
-                output: output.uri.clone(),
-                names: PartNames::new(0, "unwritten", output.format, output.compression),
-                format: output.format,
-                compression: output.compression,
-                include_input: output.include_input.clone(),
-                prediction_prefix: output.prediction_prefix.clone(),
                 review: None,
-                batch_size: execution.batch_size,
-                providers: if execution.providers.is_empty() { self.providers.clone() } else { execution.providers.clone() },
-                image_limits: self.image_limits,
-                isolation: None,
+                ..ChunkTask::of(spec, model, pipeline, names, model_dir, &self.providers, self.image_limits)
             };
             run(&self.runner, SampleTask { chunk, records }).await
         };

@@ -104,10 +104,10 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    pub(super) fn new(task: ChunkTask, sources: &[Arc<str>], permits: usize) -> Self {
-        let mut order = HashMap::with_capacity(sources.len());
-        for (place, source) in sources.iter().enumerate() {
-            order.entry(source.clone()).or_insert(place);
+    pub(super) fn new(task: ChunkTask, permits: usize) -> Self {
+        let mut order = HashMap::with_capacity(task.inputs.len());
+        for (place, slice) in task.inputs.iter().enumerate() {
+            order.entry(slice.source(&task.input).into()).or_insert(place);
         }
         let (job, seq) = task.chunk.rsplit_once('/').unwrap_or((&task.chunk, ""));
         let span = tracing::info_span!("chunk", job.id = job, chunk.seq = seq, attempt = task.attempt);

@@ -128,10 +128,9 @@ impl Engine {
         let engine = self.clone();
         let id = task.attempt;
         // Registered before the thread starts, so that a cancel that comes at once finds it.
-        let sources = task.inputs.iter().map(|i| i.source(&task.input).into()).collect::<Vec<_>>();
         // In isolation one batch at a time.
         let permits = if task.isolation.is_some() { 1 } else { 2 * self.workers + 2 };
-        let attempt = Arc::new(Attempt::new(task, &sources, permits));
+        let attempt = Arc::new(Attempt::new(task, permits));
         lock(&self.running).insert(id, attempt.clone());
         let spawned = thread::Builder::new().name(format!("chunk-{id}")).spawn(move || {
             let _in_span = attempt.span.clone().entered();

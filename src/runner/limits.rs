@@ -113,8 +113,7 @@ impl Limits {
     }
 
     fn attempt(task: &ChunkTask) -> Arc<Attempt> {
-        let sources: Vec<Arc<str>> = task.inputs.iter().map(|i| i.source(&task.input).into()).collect();
-        Arc::new(Attempt::new(task.clone(), &sources, PERMITS))
+        Arc::new(Attempt::new(task.clone(), PERMITS))
     }
 
     /// The objects of the chunks, each whole, chunks side by side as jobs have them.
@@ -203,7 +202,7 @@ impl Limits {
     }
 
     fn load(&self, task: &ChunkTask) -> Result<Arc<Loaded>, Failure> {
-        self.models.get(task).map_err(|e| Failure::fatal("model_load_failed", "The model could not be loaded", e.to_string()))
+        self.models.get(task).map_err(|e| worker::failure_of(&e))
     }
 
     fn decode(

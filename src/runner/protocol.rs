@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::featurize::ImageLimits;
 use crate::{
     domain::{
-        Chunk, ChunkResult, Isolation, Job, ObjectSlice, PartNames, Pipeline, Place, Problem, RecordError, Span,
+        ChunkResult, Isolation, JobSpec, ObjectSlice, PartNames, Pipeline, Place, Problem, RecordError, Span,
         job::PinnedModel,
         spec::{CsvOptions, IncludeInput, OutputCompression, OutputFormat, ReviewSpec},
         uri::Uri,
@@ -66,16 +66,25 @@ pub struct ChunkTask {
 }
 
 impl ChunkTask {
-    /// An attempt at a chunk of a job, numbered by the supervisor later. `providers` are those of jobs that name none.
-    pub fn of(job: &Job, chunk: &Chunk, names: PartNames, model_dir: PathBuf, providers: &[String], image_limits: ImageLimits) -> Self {
-        let (input, output, execution) = (&job.spec.input, &job.spec.output, &job.spec.execution);
+    /// What a job says of each of its chunks: whose attempt it is, and what it reads, is for the caller to fill in. `providers` are those of
+    /// jobs that name none.
+    pub fn of(
+        spec: &JobSpec,
+        model: &PinnedModel,
+        pipeline: &Pipeline,
+        names: PartNames,
+        model_dir: PathBuf,
+        providers: &[String],
+        image_limits: ImageLimits,
+    ) -> Self {
+        let (input, output, execution) = (&spec.input, &spec.output, &spec.execution);
         Self {
             attempt: 0,
-            chunk: chunk.id.to_string(),
+            chunk: String::new(),
             model_dir,
-            model: job.model.clone(),
-            pipeline: job.pipeline.clone(),
-            inputs: chunk.inputs.clone(),
+            model: model.clone(),
+            pipeline: pipeline.clone(),
+            inputs: Vec::new(),
             input: input.uri.clone(),
             csv: input.csv.clone(),
             output: output.uri.clone(),
@@ -88,7 +97,7 @@ impl ChunkTask {
             batch_size: execution.batch_size,
             providers: if execution.providers.is_empty() { providers.to_vec() } else { execution.providers.clone() },
             image_limits,
-            isolation: chunk.isolation.clone(),
+            isolation: None,
         }
     }
 }

@@ -109,7 +109,8 @@ pub(super) fn predict(index: usize, work: Work, busy: &BusySlot, mark: &Mark, ta
     Ok(Outcome { seq, rows, errors, summary: summary.unwrap_or_default() })
 }
 
-fn failure_of(error: &infer::Error) -> Failure {
+/// Why an attempt ends by what the runtime said.
+pub(super) fn failure_of(error: &infer::Error) -> Failure {
     match error {
         infer::Error::Interrupted => Failure::Stopped,
         infer::Error::Load { code, detail } => Failure::fatal(code, "The model could not be loaded", detail),

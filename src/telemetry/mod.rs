@@ -12,6 +12,7 @@ use std::io::{self, IsTerminal};
 use tracing_subscriber::{EnvFilter, Layer, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 pub use metrics::Metrics;
+pub(crate) use process::look;
 pub use traces::Traces;
 
 /// How log lines look.

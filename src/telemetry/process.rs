@@ -33,9 +33,12 @@ impl RunnerPid {
 pub(super) struct Processes(pub(super) RunnerPid);
 
 /// What the kernel says of one process.
-struct Use {
+pub(crate) struct Use {
+    /// The process that started it.
+    pub(crate) parent: u64,
     resident_bytes: u64,
-    cpu_seconds: f64,
+    /// User and system time so far.
+    pub(crate) cpu_seconds: f64,
 }
 
 impl Collector for Processes {
@@ -60,7 +63,7 @@ impl Collector for Processes {
 }
 
 /// proc(5): `statm` counts pages, `stat` clock ticks.
-fn look(pid: u32) -> io::Result<Use> {
+pub(crate) fn look(pid: u32) -> io::Result<Use> {
     let field = |text: &str, at: usize| -> io::Result<u64> {
         let value = text.split_ascii_whitespace().nth(at).and_then(|v| v.parse().ok());
         value.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
@@ -71,6 +74,7 @@ fn look(pid: u32) -> io::Result<Use> {
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks = field(fields, 14 - 3)? + field(fields, 15 - 3)?;
     Ok(Use {
+        parent: field(fields, 4 - 3)?,
         resident_bytes: pages * rustix::param::page_size() as u64,
         cpu_seconds: ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
     })

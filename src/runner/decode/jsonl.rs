@@ -193,15 +193,12 @@ impl Columns for JsonColumns {
 
     fn push(&mut self, row: usize, line: &str) -> Pushed {
         let columns = self.columns.len();
-        if self.read_alike(row, line) {
-            self.columns.iter_mut().for_each(|(_, column)| column.pad(row + 1));
-            self.count_bytes();
-            return Pushed::Row;
-        }
-        self.columns.iter_mut().for_each(|(_, column)| column.truncate(row));
-        if let Err(pushed) = self.read(row, line) {
-            self.take_back(row, columns);
-            return pushed;
+        if !self.read_alike(row, line) {
+            self.columns.iter_mut().for_each(|(_, column)| column.truncate(row));
+            if let Err(pushed) = self.read(row, line) {
+                self.take_back(row, columns);
+                return pushed;
+            }
         }
         self.columns.iter_mut().for_each(|(_, column)| column.pad(row + 1));
         self.count_bytes();
