@@ -113,7 +113,7 @@ async fn planning(objects: usize) {
     let service = Service::start(&s3, ServiceOptions::default().flag("--no-executor")).await;
     let started = Instant::now();
     let id = service.submit(&json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": "s3://lake/out/"})).await;
-    while service.job(&id).await["state"] != "in_progress" {
+    while service.job(&id).await["counts"]["objects"].as_u64() != Some(objects as u64) {
         assert!(started.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

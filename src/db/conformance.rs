@@ -449,6 +449,22 @@ async fn higher_priority_goes_first_and_equals_share(b: Bench) {
     assert_eq!(seqs, [2, 3, 4], "in input order");
 }
 
+async fn workers_of_a_job_run_out_of_chunks_together(b: Bench) {
+    b.planned(new_job("s3://lake/out/"), 9).await;
+    let claim = async |worker: &str| b.store.claim_chunks(worker, 3, TTL).await.unwrap().into_iter().map(|c| c.lease).collect::<Vec<_>>();
+    let (mut first, mut second) = (claim("a").await, claim("b").await);
+    assert_eq!((first.len(), second.len()), (3, 3), "there is enough for both");
+    let _written = b.store.commit_chunk(&first.remove(0), &result(1, 0)).await.unwrap();
+    first.extend(claim("a").await);
+    assert_eq!(first.len(), 4, "eight are left, four for each");
+    assert!(claim("a").await.is_empty(), "the last one is the other's");
+    for lease in second.drain(..) {
+        let _written = b.store.commit_chunk(&lease, &result(1, 0)).await.unwrap();
+    }
+    second.extend(claim("b").await);
+    assert_eq!(second.len(), 1, "what is left waits for nobody");
+}
+
 async fn a_deadline_ends_a_job_as_expired(b: Bench) {
     let mut new = new_job("s3://lake/out/");
     new.spec.execution.deadline_seconds = Some(100);
@@ -538,6 +554,7 @@ on_both_databases! {
     a_worker_that_wakes_up_after_finalising_began_changes_nothing,
     planning_goes_on_from_the_cursor_when_a_planner_dies,
     higher_priority_goes_first_and_equals_share,
+    workers_of_a_job_run_out_of_chunks_together,
     a_deadline_ends_a_job_as_expired,
     too_many_failed_records_fail_the_job,
     jobs_are_listed_newest_first_by_state_label_and_page,

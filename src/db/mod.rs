@@ -403,8 +403,9 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Claims up to `limit` chunks that are `pending` and due, or `running` under an expired lease, of jobs in state
     /// `in_progress` without an ending: higher priority first, then jobs in turn (fewest running chunks first, then
-    /// the one that was served longest ago), then
-    /// `seq`. Respects `max_parallel_chunks`. Raises `claims` and the epoch; sets the job's `started_at` once.
+    /// the one that was served longest ago), then `seq`. Respects `max_parallel_chunks`; of a job at which others work
+    /// too, a worker gets its share of what is left and no more, but always one if it holds none. Raises `claims` and
+    /// the epoch; sets the job's `started_at` once.
     async fn claim_chunks(&self, worker: &str, limit: u32, ttl: Duration) -> Result<Vec<ClaimedChunk>>;
 
     /// Renews leases; returns those that must stop: fenced, or their job has an ending.

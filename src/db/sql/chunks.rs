@@ -57,7 +57,11 @@ pub(super) async fn claim(tx: &mut Tx<'_>, worker: &str, limit: u32, ttl: Durati
                 (candidate.running, candidate.pending) = (running, pending);
                 held.insert(candidate.id.clone());
             }
-            let share = share.min(candidate.room());
+            let share = share.min(candidate.room()).min(fair_room(tx, candidate, worker).await?);
+            if share <= 0 {
+                none_left.push(candidate.id.clone());
+                continue;
+            }
             let taken = claim_of(tx, &candidate.id, share, worker, ttl).await?;
             candidate.running += taken.len() as i64;
             candidate.pending -= taken.len() as i64;
@@ -112,6 +116,25 @@ fn turns(candidates: &[Candidate], free: usize) -> Vec<(usize, i64)> {
 async fn hold(tx: &mut Tx<'_>, job: &str, wait: bool) -> Result<Option<(i64, i64)>> {
     let lock = if wait { tx.db.for_update() } else { tx.db.skip_locked() };
     sql(format!("SELECT running, pending FROM job WHERE id = ? AND {CLAIMABLE}{lock}")).bind(job).first(&mut tx.db).await
+}
+
+/// How many more chunks of a job this worker may hold, so that all who work at the job run out of chunks together: what one holds ahead of
+/// its turn near the end, another waits for. A worker that holds none may always take one, and one that is alone as many as it likes.
+async fn fair_room(tx: &mut Tx<'_>, job: &Candidate, worker: &str) -> Result<i64> {
+    // Index: chunk_running_of.
+    let (mine, others): (i64, i64) =
+        sql("SELECT count(CASE WHEN worker = ? THEN 1 END), count(DISTINCT CASE WHEN worker <> ? THEN worker END) \
+                                          FROM chunk WHERE job_id = ? AND state = 'running'")
+        .bind(worker)
+        .bind(worker)
+        .bind(&job.id)
+        .only(&mut tx.db)
+        .await?;
+    if others == 0 {
+        return Ok(i64::MAX);
+    }
+    let fair = (job.running + job.pending) / (others + 1);
+    Ok(fair.max(1) - mine)
 }
 
 /// Takes the first chunks of a job that wait and are due.
