@@ -31,8 +31,9 @@ use crate::{
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// How often a waiting request looks when nothing rings: another node's work does not.
 const LOOK: Duration = Duration::from_secs(1);
-/// Looks of a waiting request are at least this far apart.
-const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Looks of a waiting request are at least so far apart: little at first, as a small job is done in milliseconds, and twice as much each
+/// time, as a large one rings a thousand times.
+const DEBOUNCE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
 /// Submit a job
 ///
@@ -190,6 +191,7 @@ pub(super) async fn get(
         .parsed("wait", "a span from 1s to 60s", |text| time::parse_span(text).map(Duration::from_secs).filter(|wait| *wait <= MAX_WAIT))?;
     let mut job = find(&state, &id).await?;
     let deadline = tokio::time::Instant::now() + wait.unwrap_or_default();
+    let mut apart = DEBOUNCE.0;
     while !job.state.is_final() && tokio::time::Instant::now() < deadline {
         // Subscribed before looking. Chunks ring as well as ends: what rings together is looked at once.
         let wake = state.wake.clone();
@@ -200,7 +202,8 @@ pub(super) async fn get(
         if job.state.is_final() {
             break;
         }
-        let pause = deadline.min(tokio::time::Instant::now() + DEBOUNCE);
+        let pause = deadline.min(tokio::time::Instant::now() + apart);
+        apart = DEBOUNCE.1.min(apart * 2);
         tokio::select! {
             () = rung => tokio::time::sleep_until(pause).await,
             () = tokio::time::sleep(LOOK) => {}
