@@ -107,10 +107,13 @@ impl App {
         let models = Arc::new(Models::new(settings.data_dir.join("models"), stores.clone(), limits));
         models.sweep();
         let program = std::env::current_exe().map_err(|e| format!("cannot find this program's own file: {e}"))?;
+        let devices = settings.devices.numbers(&settings.providers);
         let runner = RunnerOptions {
             program,
             library: std::path::absolute(&library).unwrap_or(library),
-            workers: settings.workers(),
+            workers: settings.workers(devices.len()),
+            devices: devices.clone(),
+            device_memory_limit: settings.device_memory_limit,
             memory_limit: settings.runner_memory_limit,
             stores: reach,
             load_timeout: seconds(settings.load_timeout),
@@ -142,7 +145,7 @@ impl App {
             sampler,
             planning: planning.clone(),
             wake: wake.clone(),
-            runner: executes.then(|| runners.status()),
+            runners: if executes { runners.status() } else { Vec::new() },
             metrics: metrics.clone(),
             allowed_providers: PROVIDERS.map(str::to_owned).to_vec(),
             load: api::Load::new(settings.api.limits(), metrics.clone()),
@@ -189,7 +192,7 @@ impl App {
             wake,
             metrics,
             options: execute::Options {
-                slots: settings.chunk_slots.max(1),
+                slots: settings.chunk_slots.max(1) * devices.len(),
                 lease_ttl,
                 poll: POLL,
                 drain: seconds(settings.drain_timeout),

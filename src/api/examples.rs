@@ -182,6 +182,7 @@ fn usage(wall_seconds: f64, device_seconds: f64) -> Usage {
         stage_seconds: BTreeMap::from([("decode", 11.5), ("infer", device_seconds)].map(|(stage, s)| (stage.to_owned(), s))),
         bound_seconds: BTreeMap::from([("decode", 3.1), ("infer", 38.9)].map(|(stage, s)| (stage.to_owned(), s))),
         batch_size: 512,
+        batch_room: None,
         batch_trials: BTreeMap::from(
             [("256", 8_410_200.0), ("512", 8_587_600.0), ("1024", 8_262_100.0)].map(|(size, rate)| (size.to_owned(), rate)),
         ),

@@ -59,9 +59,15 @@ pub(super) async fn ready(State(state): State<ApiState>) -> Result<Json<Health>,
         let hint = "make room, or repair the disk; jobs wait for it and go on by themselves";
         reasons.push(Fault::new("", "model_cache", trouble).hint(hint));
     }
-    if let Some(trouble) = state.runner.as_ref().and_then(RunnerStatus::trouble) {
+    if let Some(trouble) = trouble(&state.runners) {
         let hint = "jobs are accepted and kept, and run once this is repaired; the service finds that out by itself";
         reasons.push(Fault::new("", "runner", trouble).hint(hint));
     }
     if reasons.is_empty() { Ok(Json(Health { status: "ok" })) } else { Err(ApiProblem::not_ready(reasons)) }
+}
+
+/// Why none of the runners can be had.
+fn trouble(runners: &[RunnerStatus]) -> Option<String> {
+    let troubles: Option<Vec<String>> = runners.iter().map(RunnerStatus::trouble).collect();
+    troubles?.into_iter().next()
 }

@@ -81,8 +81,8 @@ pub struct ApiState {
     pub planning: plan::Options,
     /// Rung when a job was accepted or cancelled, or a delivery is to be made again.
     pub wake: Arc<Notify>,
-    /// Whether a runner can be had; `None` where other nodes run the chunks.
-    pub runner: Option<RunnerStatus>,
+    /// Whether runners can be had; none where other nodes run the chunks.
+    pub runners: Vec<RunnerStatus>,
     /// Counts requests, and is what `/metrics` shows.
     pub metrics: Metrics,
     /// Execution providers that a job may name.

@@ -125,6 +125,8 @@ struct UsageBody {
     bottleneck: Option<BottleneckBody>,
     /// Records a call of the runtime, at most.
     batch_size: u32,
+    /// Records that one call had room for in memory; absent where as many had as were wanted.
+    batch_room: Option<u32>,
     /// Where the batch size was found by trying: elements of input tensors that one session took a second, by the sizes tried.
     batch_sizes_tried: BTreeMap<String, f64>,
     /// The execution provider that ran it; empty until a chunk is done.
@@ -220,6 +222,7 @@ impl UsageBody {
                 advice: found.advice,
             }),
             batch_size: usage.batch_size,
+            batch_room: usage.batch_room,
             batch_sizes_tried: usage.batch_trials.clone(),
             provider: usage.provider.clone(),
             runtime: usage.runtime.clone(),

@@ -19,12 +19,13 @@ use super::{
 };
 use crate::{
     app::{App, Handles, Role},
-    config::{self, Api, Form},
+    config::{self, Api, Devices, Form},
     db::Store,
     domain::{Chunk, Job, JobId, PartNames},
     model::Models,
     objects::Stores,
     runner::{
+        infer::Device,
         limits::{Cost, Limits, Rate, STAGES, Stages},
         protocol::ChunkTask,
     },
@@ -135,7 +136,10 @@ pub(super) fn run(settings: &config::Bench, sections: config::Sections, log_form
         // Whoever runs the command may read what they can read.
         serve.file_root = vec!["/".into()];
         let library = config::find_library(serve.onnxruntime.as_deref(), &settings.serve.data_dir)?;
-        let workers = serve.workers();
+        // What one runner does: a second one would only share the cores.
+        let device = serve.devices.numbers(&serve.providers)[0];
+        serve.devices = Devices::These(vec![device]);
+        let workers = serve.workers(1);
         let slots = serve.chunk_slots.max(1);
 
         let stop = CancellationToken::new();
@@ -143,7 +147,7 @@ pub(super) fn run(settings: &config::Bench, sections: config::Sections, log_form
         let Handles { store, models, stores } = app.handles();
         let api = Api { api: format!("http://{}", app.address()).parse().map_err(|e| format!("the service's address: {e}"))? };
         let service = tokio::spawn(app.run(stop.clone()));
-        let bench = Bench { settings, serve, client: Client::new(&api, form)?, store, models, stores, library, workers, slots };
+        let bench = Bench { settings, serve, client: Client::new(&api, form)?, store, models, stores, library, device, workers, slots };
         let report = tokio::select! {
             report = bench.run(definition) => report,
             _ = tokio::signal::ctrl_c() => Err(Stop { message: "stopped".to_owned(), code: 130 }),
@@ -185,6 +189,7 @@ struct Bench<'b> {
     models: Arc<Models>,
     stores: Stores,
     library: PathBuf,
+    device: u32,
     workers: usize,
     slots: usize,
 }
@@ -203,7 +208,8 @@ impl Bench<'_> {
         let first = self.job(&definition, &format!("{output}run-0/")).await?;
         let chunks = self.chunks(&first.job.id).await?;
         let tasks = self.tasks(&first.job, &chunks, &output).await?;
-        let limits = Limits::new(&self.library, self.stores.clone(), Handle::current(), self.workers)?;
+        let device = Device { id: self.device, memory_limit: self.serve.device_memory_limit };
+        let limits = Limits::new(&self.library, self.stores.clone(), Handle::current(), self.workers, device)?;
         let limits = Arc::new(limits);
 
         let (mut jobs, mut stages, mut rates) = (Vec::new(), Vec::new(), Vec::<Vec<Rate>>::new());

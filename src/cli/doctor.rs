@@ -19,6 +19,7 @@ use crate::{
     domain::Uri,
     domain::spec::PROVIDERS,
     objects::{CLOCK_TOLERANCE, Condition, Stores},
+    runner::infer::has_devices,
 };
 
 /// How long a provider may take to say that it is there; CUDA takes a few seconds the first time.
@@ -94,6 +95,10 @@ async fn runtime(serve: &Serve) -> Vec<Check> {
         let wanted = serve.providers.iter().any(|provider| provider == name);
         let found = if name == "cpu" { cpu.clone() } else { probe(&library, name).await };
         let (status, detail) = match (found, wanted) {
+            (Ok(_), true) if has_devices(name) => {
+                let devices = serve.devices.numbers(&serve.providers);
+                (Status::Ok, format!("can be had; a runner for each of the devices {devices:?}"))
+            }
             (Ok(_), _) => (Status::Ok, "can be had".to_owned()),
             (Err(why), true) => (Status::Failure, format!("--providers names it, and it cannot be had: {why}")),
             (Err(why), false) if ["cuda", "tensorrt"].contains(&name) && has_gpu() => {

@@ -14,6 +14,12 @@ pub(super) fn run(settings: config::Runner) -> Result<(), String> {
     }
     let buckets = settings.buckets.unwrap_or_default();
     let stores = objects::Options { file_roots: settings.file_root, buckets, manners: settings.stores.manners() };
-    let options = runner::Options { library: settings.library, workers: settings.workers, stores, memory_limit: settings.memory_limit };
+    let options = runner::Options {
+        library: settings.library,
+        workers: settings.workers,
+        stores,
+        memory_limit: settings.memory_limit,
+        device: infer::Device { id: settings.device, memory_limit: settings.device_memory_limit },
+    };
     runner::run(options).map_err(|e| format!("the runner cannot start: {e}"))
 }

@@ -5,6 +5,7 @@
 mod buckets;
 mod check;
 mod client;
+mod devices;
 mod file;
 mod images;
 mod library;
@@ -23,12 +24,14 @@ use ipnet::IpNet;
 use crate::{
     db::{Database, PostgresUrl},
     domain::time,
+    runner::infer::has_devices,
     telemetry::LogFormat,
 };
 
 pub use buckets::BucketSection;
 pub use check::{Config, ConfigArgs, Doctor, Init, Inspect, Models, ModelsArgs, Show, Verify};
 pub use client::{Api, Bench, Definition, Errors, Extent, Jobs, JobsArgs, List, OneJob, Results, Submit, SubmitOutput, Talk};
+pub use devices::{Devices, nvidia};
 pub use file::{Sections, load};
 pub use images::Images;
 pub use library::find_library;
@@ -171,13 +174,20 @@ pub struct Serve {
     /// Execution providers for jobs that name none, in order of preference: cpu, cuda, tensorrt, openvino
     #[arg(long, env = "NIGHTSHIFT_PROVIDERS", value_delimiter = ',', default_value = "cpu")]
     pub providers: Vec<String>,
-    /// Inference sessions, one thread each; as many as there are cores when absent
+    /// Devices to compute on, each with a runner process: all, or numbers as CUDA counts them: 0,1
+    #[arg(long, env = "NIGHTSHIFT_DEVICES", default_value = "all", value_name = "NUMBERS")]
+    pub devices: Devices,
+    /// Most memory that a model's session may take on a device: 16GiB. No limit when absent
+    #[arg(long, env = "NIGHTSHIFT_DEVICE_MEMORY_LIMIT", value_name = "SIZE", value_parser = size::bytes)]
+    pub device_memory_limit: Option<u64>,
+    /// Threads of a runner that prepare records and run the model, on a processor each in a session of its own; the cores, shared among the
+    /// runners, when absent
     #[arg(long, env = "NIGHTSHIFT_WORKERS", value_name = "COUNT")]
     pub workers: Option<usize>,
     /// Most memory of a runner, in bytes or as 512MiB, 8GiB; what asks for more fails or dies there. No limit when absent
     #[arg(long, env = "NIGHTSHIFT_RUNNER_MEMORY_LIMIT", value_name = "SIZE", value_parser = size::bytes)]
     pub runner_memory_limit: Option<u64>,
-    /// Chunks in flight at once
+    /// Chunks in flight at once, for each runner
     #[arg(long, env = "NIGHTSHIFT_CHUNK_SLOTS", default_value_t = 3, value_name = "COUNT")]
     pub chunk_slots: usize,
     /// About how many bytes of input a chunk holds
@@ -225,10 +235,12 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// Sessions to run, by default one a core.
-    pub fn workers(&self) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        self.workers.unwrap_or_else(cores).max(1)
+    /// Threads of each of so many runners, by default their share of the cores; with a device two at least, so that one prepares a batch
+    /// while another's is computed.
+    pub fn workers(&self, runners: usize) -> usize {
+        let least = if self.providers.iter().any(|provider| has_devices(provider)) { 2 } else { 1 };
+        let share = || (std::thread::available_parallelism().map_or(1, usize::from) / runners.max(1)).max(least);
+        self.workers.unwrap_or_else(share).max(1)
     }
 
     /// Where the state is kept.
@@ -309,6 +321,12 @@ pub struct Runner {
     /// Most memory, bytes
     #[arg(long)]
     pub memory_limit: Option<u64>,
+    /// The device's number
+    #[arg(long, default_value_t = 0)]
+    pub device: u32,
+    /// Most memory of a session on the device, bytes
+    #[arg(long)]
+    pub device_memory_limit: Option<u64>,
     /// What stores may be asked to bear
     #[command(flatten)]
     pub stores: StoreManners,

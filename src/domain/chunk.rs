@@ -177,6 +177,9 @@ pub struct Usage {
     /// Where that was found by trying: elements of input tensors that one session took a second, by batch size. As texts, since not every
     /// place that JSON passes through reads numbers as keys.
     pub batch_trials: BTreeMap<String, f64>,
+    /// Records that one call had room for in memory, where that is fewer than were wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_room: Option<u32>,
     /// The provider that ran it, `cpu` or `cuda`.
     pub provider: String,
     /// Version of the runtime library.
@@ -202,6 +205,7 @@ impl Usage {
         }
         self.batch_trials.extend(other.batch_trials.clone());
         self.batch_size = self.batch_size.max(other.batch_size);
+        self.batch_room = self.batch_room.into_iter().chain(other.batch_room).min();
         if !other.provider.is_empty() {
             self.provider.clone_from(&other.provider);
         }

@@ -49,8 +49,12 @@ pub struct RunnerOptions {
     pub program: PathBuf,
     /// The ONNX Runtime library.
     pub library: PathBuf,
-    /// Sessions, one thread each.
+    /// Threads of a runner that prepare records and run the model.
     pub workers: usize,
+    /// Devices by number, each with a runner of its own; one at least.
+    pub devices: Vec<u32>,
+    /// Most memory of a session on a device, bytes.
+    pub device_memory_limit: Option<u64>,
     /// Most memory of the process, bytes.
     pub memory_limit: Option<u64>,
     /// How the runner reaches the stores.
@@ -225,9 +229,14 @@ impl Actor {
         }
     }
 
+    /// The device of its runner.
+    fn device(&self) -> u32 {
+        self.options.devices.first().copied().unwrap_or_default()
+    }
+
     fn show(&self, pid: Option<u32>) {
         if self.shown == Shown::Yes {
-            self.metrics.runner_is(pid);
+            self.metrics.runner_is(self.device(), pid);
         }
     }
 
@@ -282,7 +291,7 @@ impl Actor {
                 if let Some(process) = &mut self.process {
                     process.ready = true;
                 }
-                tracing::info!(runtime, workers = self.options.workers, "runner is ready, ONNX Runtime {runtime}");
+                tracing::info!(runtime, device = self.device(), workers = self.options.workers, "runner is ready, ONNX Runtime {runtime}");
             }
             FromRunner::Beat { loading, busy, counts, .. } => {
                 self.metrics.add(counts);
@@ -481,6 +490,10 @@ pub(super) fn spawn(options: &RunnerOptions) -> io::Result<Process> {
     command.arg("--store-requests").arg(manners.requests.to_string());
     for root in &options.stores.file_roots {
         command.arg("--file-root").arg(root);
+    }
+    command.arg("--device").arg(options.devices.first().copied().unwrap_or_default().to_string());
+    if let Some(bytes) = options.device_memory_limit {
+        command.arg("--device-memory-limit").arg(bytes.to_string());
     }
     if let Some(bytes) = options.memory_limit {
         command.arg("--memory-limit").arg(bytes.to_string());

@@ -51,6 +51,7 @@ impl Engine {
         handle: Handle,
         runtime: String,
         workers: usize,
+        device: infer::Device,
         tally: Tally,
         voice: Voice,
     ) -> io::Result<Arc<Self>> {
@@ -63,7 +64,7 @@ impl Engine {
             let run = move || worker::run(index, &take, &busy[index], &marks[index], &tally);
             thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
         }
-        let models = Models::new(workers);
+        let models = Models::new(workers, device);
         Ok(Arc::new(Self { stores, handle, runtime, workers, models, busy, marks, tally, work, voice, running: Mutex::default() }))
     }
 

@@ -20,7 +20,7 @@ use super::{
     ahead::Ahead,
     attempt::{Attempt, Failure, Work},
     featurize::Group,
-    infer::{self, LoadOptions, Prepared, Session},
+    infer::{self, Device, LoadOptions, Prepared, Room, Session},
     models::{Loaded, Models, lock},
     protocol::ChunkTask,
     reader::Reader,
@@ -82,6 +82,7 @@ pub struct Limits {
     handle: Handle,
     runtime: String,
     workers: usize,
+    device: Device,
     models: Models,
 }
 
@@ -90,10 +91,10 @@ impl Limits {
     ///
     /// # Errors
     /// A sentence that says what is wrong with it.
-    pub fn new(library: &Path, stores: Stores, handle: Handle, workers: usize) -> Result<Self, String> {
+    pub fn new(library: &Path, stores: Stores, handle: Handle, workers: usize, device: Device) -> Result<Self, String> {
         let runtime = infer::init_runtime(library)?;
         // Stages run on one thread: one session is enough.
-        Ok(Self { stores, handle, runtime, workers, models: Models::new(1) })
+        Ok(Self { stores, handle, runtime, workers, device, models: Models::new(1, device) })
     }
 
     /// Runs chunks stage by stage. What they write is removed again.
@@ -239,8 +240,9 @@ impl Limits {
         let mut rates = Vec::new();
         for (sessions, threads) in layouts {
             let file = task.model_dir.join(&task.model.file);
-            let options = LoadOptions { providers: task.providers.clone(), intra_threads: threads };
-            let loaded = (0..sessions).map(|_| Session::load(&file, &task.pipeline.signature, &options));
+            let options = LoadOptions { intra_threads: threads, device: self.device, ..LoadOptions::of(&task.providers, &task.model_dir) };
+            let room = Arc::new(Room::default());
+            let loaded = (0..sessions).map(|_| Session::load(&file, &task.pipeline.signature, &options, &room));
             let mut loaded = loaded.collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
             for size in &sizes {
                 let records_per_second = trial(&mut loaded, &groups, *size).map_err(|e| e.to_string())?;

@@ -9,7 +9,7 @@ use std::{
 use super::{
     attempt::usual_batch_size,
     featurize::Assets,
-    infer::{self, LoadOptions, Session},
+    infer::{self, Device, LoadOptions, Room, Session, has_devices},
     protocol::ChunkTask,
     tune::Tuner,
 };
@@ -18,7 +18,10 @@ use crate::domain::Signature;
 /// Models kept at once: two jobs that take turns do not load theirs anew for each chunk.
 const KEPT: usize = 2;
 
-/// A model with one session for each worker.
+/// Sessions of a model on a device: while one computes, the other's tensors travel.
+const RUNS_PER_DEVICE: usize = 2;
+
+/// A model with a session for each worker, or with as many as its device has work for.
 #[derive(Debug)]
 pub(super) struct Loaded {
     digest: String,
@@ -32,10 +35,12 @@ pub(super) struct Loaded {
     pub(super) provider: String,
     /// Finds the size of its batches; `None` where the model has one of its own.
     pub(super) tuner: Option<Tuner>,
+    /// What one call has room for.
+    pub(super) room: Arc<Room>,
 }
 
 impl Loaded {
-    /// The session of a worker, which no other uses.
+    /// The session of a worker.
     pub(super) fn session(&self, worker: usize) -> MutexGuard<'_, Session> {
         lock(&self.sessions[worker % self.sessions.len()])
     }
@@ -52,6 +57,7 @@ impl Loaded {
 #[derive(Debug)]
 pub(super) struct Models {
     workers: usize,
+    device: Device,
     /// Most recently used last.
     kept: Mutex<Vec<Arc<Loaded>>>,
     one_at_a_time: Mutex<()>,
@@ -59,8 +65,8 @@ pub(super) struct Models {
 }
 
 impl Models {
-    pub(super) fn new(workers: usize) -> Self {
-        Self { workers, kept: Mutex::default(), one_at_a_time: Mutex::default(), loading: Mutex::default() }
+    pub(super) fn new(workers: usize, device: Device) -> Self {
+        Self { workers, device, kept: Mutex::default(), one_at_a_time: Mutex::default(), loading: Mutex::default() }
     }
 
     /// The attempt that is loading a model, and since when.
@@ -102,10 +108,13 @@ impl Models {
         let folder = Path::new(&task.model_dir);
         let assets = Assets::load(folder, &task.pipeline).map_err(|detail| infer::Error::Load { code: "model_load_failed", detail })?;
         let file = folder.join(&task.model.file);
-        let options = LoadOptions { providers: task.providers.clone(), intra_threads: 1 };
-        let mut sessions = Vec::with_capacity(self.workers);
-        for _ in 0..self.workers {
-            sessions.push(Session::load(&file, &task.pipeline.signature, &options)?);
+        let options = LoadOptions { device: self.device, ..LoadOptions::of(&task.providers, folder) };
+        let on_device = task.providers.first().is_some_and(|provider| has_devices(provider));
+        let count = if on_device { self.workers.min(RUNS_PER_DEVICE) } else { self.workers };
+        let room = Arc::new(Room::default());
+        let mut sessions = Vec::with_capacity(count);
+        for _ in 0..count {
+            sessions.push(Session::load(&file, &task.pipeline.signature, &options, &room)?);
         }
         let provider = sessions[0].provider().to_owned();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -128,6 +137,7 @@ impl Models {
             assets,
             provider,
             tuner,
+            room,
         })
     }
 }

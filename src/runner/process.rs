@@ -40,6 +40,8 @@ pub struct Options {
     pub stores: objects::Options,
     /// Most memory of the process, bytes.
     pub memory_limit: Option<u64>,
+    /// What it computes on.
+    pub device: infer::Device,
 }
 
 /// Runs until the supervisor closes the socket or says `Drain`.
@@ -57,8 +59,8 @@ pub fn run(options: Options) -> io::Result<()> {
     let tally = Tally::default();
     let stores = Stores::new(options.stores).map_err(io::Error::other)?.counted(tally.clone());
     let voice = Voice::new(socket.try_clone()?);
-    let workers = options.workers.max(1);
-    let engine = Engine::start(stores, io_threads.handle().clone(), runtime.clone(), workers, tally, voice.clone())?;
+    let (workers, device) = (options.workers.max(1), options.device);
+    let engine = Engine::start(stores, io_threads.handle().clone(), runtime.clone(), workers, device, tally, voice.clone())?;
 
     voice.say(&FromRunner::Ready { runtime });
     {

@@ -16,7 +16,7 @@ use prometheus_client::{
 };
 
 use super::{
-    process::{Processes, RunnerPid},
+    process::{Processes, RunnerPids},
     tally::{Counts, Operation, Outcome, Tally},
 };
 use crate::domain::{Backlog, ChunkResult, JobState, job::Ending};
@@ -162,7 +162,7 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     registry: Registry,
     tally: Tally,
-    runner: RunnerPid,
+    runners: RunnerPids,
     backlog_read: Mutex<Option<Instant>>,
     database_up: Gauge,
     jobs: Family<Labels<1>, Gauge>,
@@ -199,7 +199,7 @@ impl Metrics {
         let inner = Inner {
             registry: Registry::with_prefix("nightshift"),
             tally: Tally::default(),
-            runner: RunnerPid::default(),
+            runners: RunnerPids::default(),
             backlog_read: Mutex::default(),
             database_up: Gauge::default(),
             jobs: Family::default(),
@@ -309,9 +309,9 @@ impl Metrics {
         }
     }
 
-    /// Names the runner's process, whose memory and processor time are shown; `None` when it is gone.
-    pub fn runner_is(&self, pid: Option<u32>) {
-        self.0.runner.set(pid);
+    /// Names the process of a device's runner, whose memory and processor time are shown; `None` when it is gone.
+    pub fn runner_is(&self, device: u32, pid: Option<u32>) {
+        self.0.runners.set(device, pid);
     }
 
     /// Counts a runner that has to be replaced.
@@ -416,7 +416,7 @@ impl Inner {
             Unit::Seconds,
             self.http_seconds.clone(),
         );
-        r.register_collector(Box::new(Processes(self.runner.clone())));
+        r.register_collector(Box::new(Processes(self.runners.clone())));
         self
     }
 }

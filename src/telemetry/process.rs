@@ -1,11 +1,9 @@
 //! Memory and processor time of the service and of its runner, as the kernel tells them at each scrape.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use prometheus_client::{
@@ -15,22 +13,35 @@ use prometheus_client::{
     registry::Unit,
 };
 
-/// Which process is the runner; 0 while there is none.
+/// Which processes are runners, by device.
 #[derive(Debug, Clone, Default)]
-pub(super) struct RunnerPid(Arc<AtomicU32>);
+pub(super) struct RunnerPids(Arc<Mutex<BTreeMap<u32, u32>>>);
 
-impl RunnerPid {
-    pub(super) fn set(&self, pid: Option<u32>) {
-        self.0.store(pid.unwrap_or_default(), Ordering::Relaxed);
+impl RunnerPids {
+    pub(super) fn set(&self, device: u32, pid: Option<u32>) {
+        match pid {
+            Some(pid) => self.pids().insert(device, pid),
+            None => self.pids().remove(&device),
+        };
     }
 
-    fn get(&self) -> Option<u32> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    fn pids(&self) -> MutexGuard<'_, BTreeMap<u32, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All of them together; `None` while there is none.
+    fn look(&self) -> Option<Use> {
+        let pids: Vec<u32> = self.pids().values().copied().collect();
+        pids.into_iter().filter_map(|pid| look(pid).ok()).reduce(|a, b| Use {
+            parent: a.parent,
+            resident_bytes: a.resident_bytes + b.resident_bytes,
+            cpu_seconds: a.cpu_seconds + b.cpu_seconds,
+        })
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Processes(pub(super) RunnerPid);
+pub(super) struct Processes(pub(super) RunnerPids);
 
 /// What the kernel says of one process.
 pub(crate) struct Use {
@@ -45,15 +56,15 @@ impl Collector for Processes {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         let service = ("service", look(std::process::id()).ok());
         // A runner that ended between being named and being looked at has no line until the next one starts.
-        let runner = ("runner", self.0.get().and_then(|pid| look(pid).ok()));
+        let runner = ("runner", self.0.look());
         let processes: Vec<([(&str, &str); 1], Use)> =
             [service, runner].into_iter().filter_map(|(name, used)| Some(([("process", name)], used?))).collect();
-        let help = "Memory in use by the service and by its runner.";
+        let help = "Memory in use by the service and by its runners.";
         let mut memory = encoder.encode_descriptor("process_resident_memory", help, Some(&Unit::Bytes), MetricType::Gauge)?;
         for (labels, used) in &processes {
             ConstGauge::new(used.resident_bytes).encode(memory.encode_family(labels)?)?;
         }
-        let help = "Processor time used by the service and by its present runner.";
+        let help = "Processor time used by the service and by its present runners.";
         let mut cpu = encoder.encode_descriptor("process_cpu", help, Some(&Unit::Seconds), MetricType::Counter)?;
         for (labels, used) in &processes {
             ConstCounter::new(used.cpu_seconds).encode(cpu.encode_family(labels)?)?;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Error, Interrupt, Session, session::RunError};
+use super::{Error, Interrupt, Session, device::is_out_of_memory, session::RunError};
 use crate::{
     each_tensor_data,
     runner::{
@@ -43,11 +43,11 @@ impl Session {
         interrupt: &Interrupt,
         busy: &mut dyn FnMut(Option<usize>),
     ) -> Result<(Vec<Inferred>, Vec<Refused>), Error> {
-        let size = self.fixed_batch.unwrap_or(batch_size).max(1);
         let mut run = Run { session: self, group: &group, interrupt, busy, inferred: Vec::new(), refused: Vec::new() };
         let mut start = 0;
         while start < group.rows.len() {
-            let end = group.rows.len().min(start + size);
+            let size = run.session.fixed_batch.unwrap_or_else(|| run.session.room.fit(batch_size));
+            let end = group.rows.len().min(start + size.max(1));
             run.batch(start..end)?;
             start = end;
         }
@@ -94,10 +94,16 @@ impl Run<'_> {
                 self.refused.push(Refused { row: self.group.rows[range.start], detail });
                 Ok(())
             }
-            Err(RunError::Refused(_)) => {
+            Err(RunError::Refused(detail)) => {
                 let middle = range.start + range.len() / 2;
+                let refused = self.refused.len();
                 self.batch(range.start..middle)?;
-                self.batch(middle..range.end)
+                self.batch(middle..range.end)?;
+                // One record that asks for too much by itself says nothing of the size.
+                if is_out_of_memory(&detail) && self.refused.len() == refused && self.session.fixed_batch.is_none() {
+                    self.session.room.learn(range.len(), range.len().div_ceil(2));
+                }
+                Ok(())
             }
         }
     }

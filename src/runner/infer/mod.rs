@@ -5,6 +5,7 @@
 
 mod alone;
 mod batches;
+mod device;
 mod interrupt;
 mod providers;
 mod session;
@@ -14,6 +15,7 @@ mod values;
 
 pub use alone::Prepared;
 pub use batches::{Inferred, Refused};
+pub use device::{Device, Room, engines, has_devices};
 pub use interrupt::Interrupt;
 pub use providers::probe;
 pub use session::{LoadOptions, Session, init_runtime};

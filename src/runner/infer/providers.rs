@@ -1,19 +1,34 @@
 //! Execution providers, asked for strictly: a provider that cannot be had is an error, never a quiet fall back to the CPU.
 
-use ort::ep::{self, ExecutionProviderDispatch};
+use std::path::Path;
 
-use super::{Error, session};
+use ort::ep::{self, ArenaExtendStrategy, ExecutionProviderDispatch};
+
+use super::{Error, LoadOptions, session};
 use crate::domain::spec::PROVIDERS;
 
-/// The provider's registration for a session of so many threads; `None` for the CPU, which needs none.
-pub(super) fn dispatch(name: &str, threads: usize) -> Result<Option<ExecutionProviderDispatch>, Error> {
+/// The provider's registration; `None` for the CPU, which needs none.
+pub(super) fn dispatch(name: &str, options: &LoadOptions) -> Result<Option<ExecutionProviderDispatch>, Error> {
+    let device = i32::try_from(options.device.id).unwrap_or(i32::MAX);
     match name {
         "cpu" => Ok(None),
-        "cuda" => Ok(Some(ep::CUDA::default().build().error_on_failure())),
-        "tensorrt" => Ok(Some(ep::TensorRT::default().build().error_on_failure())),
+        "cuda" => {
+            // Batches of one size ask for the same memory again and again: an arena that doubles would take twice as much for nothing.
+            let mut cuda = ep::CUDA::default().with_device_id(device).with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested);
+            if let Some(bytes) = options.device.memory_limit {
+                cuda = cuda.with_memory_limit(usize::try_from(bytes).unwrap_or(usize::MAX));
+            }
+            Ok(Some(cuda.build().error_on_failure()))
+        }
+        // Compiling takes minutes: what was compiled, and what was timed for it, is kept for the next process.
+        "tensorrt" => {
+            let engines = options.engines.display().to_string();
+            let provider = ep::TensorRT::default().with_device_id(device).with_engine_cache(true).with_engine_cache_path(&engines);
+            Ok(Some(provider.with_timing_cache(true).with_timing_cache_path(engines).build().error_on_failure()))
+        }
         // On the processor: it computes where the CPU provider does, with kernels of its own.
         "openvino" => {
-            let provider = ep::OpenVINO::default().with_device_type("CPU").with_num_threads(threads);
+            let provider = ep::OpenVINO::default().with_device_type("CPU").with_num_threads(options.intra_threads);
             Ok(Some(provider.build().error_on_failure()))
         }
         other => {
@@ -29,7 +44,7 @@ pub(super) fn dispatch(name: &str, threads: usize) -> Result<Option<ExecutionPro
 /// # Errors
 /// [`Error::Load`] with the runtime's own words.
 pub fn probe(name: &str) -> Result<(), Error> {
-    let Some(dispatch) = dispatch(name, 1)? else { return Ok(()) };
+    let Some(dispatch) = dispatch(name, &LoadOptions::of(&[], Path::new("model")))? else { return Ok(()) };
     let unavailable = |e: ort::Error| Error::Load { code: "provider_unavailable", detail: e.to_string() };
     session::builder()?.with_execution_providers([dispatch]).map(|_| ()).map_err(|e| unavailable(e.into()))
 }

@@ -2,7 +2,7 @@
 
 use std::{
     ops::Range,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
 
@@ -13,7 +13,7 @@ use ort::{
     value::DynValue,
 };
 
-use super::{Error, Interrupt, providers, values};
+use super::{Device, Error, Interrupt, Room, providers, values};
 use crate::{
     domain::Signature,
     runner::tensor::{Tensor, Value},
@@ -28,6 +28,17 @@ pub struct LoadOptions {
     pub providers: Vec<String>,
     /// Threads inside one operator.
     pub intra_threads: usize,
+    /// Where providers that have devices compute.
+    pub device: Device,
+    /// Where a provider that compiles models keeps what it compiled.
+    pub engines: PathBuf,
+}
+
+impl LoadOptions {
+    /// For these providers on the first device, with one thread inside an operator.
+    pub fn of(providers: &[String], model_dir: &Path) -> Self {
+        Self { providers: providers.to_vec(), intra_threads: 1, device: Device::default(), engines: super::engines(model_dir) }
+    }
 }
 
 /// A loaded model; runs one batch at a time.
@@ -36,6 +47,7 @@ pub struct Session {
     pub(super) inner: ort::session::Session,
     provider: String,
     pub(super) fixed_batch: Option<usize>,
+    pub(super) room: Arc<Room>,
     outputs: Vec<String>,
 }
 
@@ -93,18 +105,18 @@ fn version(library: &Path) -> String {
 }
 
 impl Session {
-    /// Loads a model file.
+    /// Loads a model file. Sessions of one model on one device share its `room`.
     ///
     /// # Errors
     /// [`Error::Load`].
-    pub fn load(file: &Path, signature: &Signature, options: &LoadOptions) -> Result<Self, Error> {
+    pub fn load(file: &Path, signature: &Signature, options: &LoadOptions, room: &Arc<Room>) -> Result<Self, Error> {
         let load = |detail: String| Error::Load { code: "model_load_failed", detail };
         let environment = ENVIRONMENT.get().ok_or_else(|| load("the ONNX Runtime library is not loaded".to_owned()))?;
         let mut builder = configured(environment, options).map_err(|e| load(e.to_string()))?;
         let wanted: Vec<&str> =
             if options.providers.is_empty() { vec!["cpu"] } else { options.providers.iter().map(String::as_str).collect() };
         for name in &wanted {
-            if let Some(dispatch) = providers::dispatch(name, options.intra_threads)? {
+            if let Some(dispatch) = providers::dispatch(name, options)? {
                 let unavailable =
                     |e: String| Error::Load { code: "provider_unavailable", detail: format!("provider {name} cannot be had: {e}") };
                 builder = builder.with_execution_providers([dispatch]).map_err(|e| unavailable(e.to_string()))?;
@@ -119,6 +131,7 @@ impl Session {
             inner,
             provider: wanted[0].to_owned(),
             fixed_batch: signature.fixed_batch().map(|n| n as usize),
+            room: room.clone(),
             outputs: signature.outputs.iter().map(|o| o.name.clone()).collect(),
         })
     }

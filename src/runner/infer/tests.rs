@@ -37,8 +37,8 @@ fn signature(dims: &[i64]) -> Signature {
 fn session(model: &str, dims: &[i64]) -> Session {
     runtime();
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(model);
-    let options = LoadOptions { providers: vec!["cpu".to_owned()], intra_threads: 1 };
-    Session::load(&file, &signature(dims), &options).expect("it loads")
+    let options = LoadOptions::of(&["cpu".to_owned()], file.parent().expect("a folder"));
+    Session::load(&file, &signature(dims), &options, &Arc::default()).expect("it loads")
 }
 
 fn group(values: Vec<f32>, width: usize) -> Group {
@@ -112,8 +112,9 @@ fn what_does_not_load_says_why() {
     runtime();
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/broken/cycle.onnx");
     let load = |providers: &[&str]| {
-        let options = LoadOptions { providers: providers.iter().map(|p| (*p).to_owned()).collect(), intra_threads: 1 };
-        Session::load(&file, &signature(&[-1, 4]), &options).unwrap_err().to_string()
+        let providers: Vec<String> = providers.iter().map(|p| (*p).to_owned()).collect();
+        let options = LoadOptions::of(&providers, file.parent().expect("a folder"));
+        Session::load(&file, &signature(&[-1, 4]), &options, &Arc::default()).unwrap_err().to_string()
     };
     assert!(load(&["cpu"]).contains("acyclic"), "{}", load(&["cpu"]));
     assert!(load(&["cuda"]).contains("cuda"), "{}", load(&["cuda"]));

@@ -1,0 +1,96 @@
+//! Several devices, and devices that have too little memory, played by processors: a runner for each device, and a limit on what each may take.
+
+mod support;
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::{S3Server, Service, ServiceOptions, golden};
+
+const PATIENCE: Duration = Duration::from_secs(180);
+
+async fn run(service: &Service, definition: &Value) -> Value {
+    let id = service.submit(definition).await;
+    let job = service.wait(&id, PATIENCE).await;
+    assert_eq!(job["state"], "completed", "{job:#}\n{}", service.log());
+    job
+}
+
+/// Chunks of the loans, a part each.
+fn loans(output: &str) -> Value {
+    json!({
+        "model": "s3://lake/model/", "input": "s3://lake/in/", "output": {"uri": format!("s3://lake/{output}"), "format": "parquet"},
+        "execution": {"chunk_records": 200, "batch_size": 64},
+    })
+}
+
+#[tokio::test]
+async fn two_devices_have_a_runner_each_which_share_the_chunks_and_write_what_one_would() {
+    let s3 = S3Server::start().await;
+    s3.create_bucket("lake");
+    s3.put_fixture("models/loan-default-xgboost", "lake", "model/");
+    s3.put_fixture("data/loans/parquet", "lake", "in/");
+    let one = Service::start(&s3, ServiceOptions::default().arg("--devices", "0").arg("--workers", "1")).await;
+    run(&one, &loans("one/")).await;
+    let two = Service::start(&s3, ServiceOptions::default().arg("--devices", "0,1").arg("--workers", "1")).await;
+    run(&two, &loans("two/")).await;
+    assert_eq!((one.runner_pids().len(), two.runner_pids().len()), (1, 2));
+    let loaded = |service: &Service| service.log().matches("loaded model").count();
+    assert_eq!((loaded(&one), loaded(&two)), (1, 2), "each has the model:\n{}", two.log());
+    let output = golden::Output::read(&s3, "lake", "two/");
+    output.check_invariants();
+    assert_eq!(golden::Output::read(&s3, "lake", "one/").part_digests(), output.part_digests());
+}
+
+#[tokio::test]
+async fn a_runner_that_dies_takes_no_chunk_of_the_other_device_along() {
+    let s3 = S3Server::start().await;
+    s3.create_bucket("lake");
+    s3.put_fixture("models/awkward/slow.onnx", "lake", "slow/x.onnx");
+    for n in 0..4 {
+        s3.put("lake", &format!("in/{n}.jsonl"), b"{\"x\": [1, 2, 3, 4]}\n");
+    }
+    let options = ServiceOptions::default().arg("--devices", "0,1").arg("--workers", "1").arg("--chunk-slots", "1");
+    let service = Service::start(&s3, options).await;
+    let definition = json!({
+        "model": "s3://lake/slow/x.onnx", "input": "s3://lake/in/", "output": "s3://lake/out/", "execution": {"chunk_records": 1},
+    });
+    let id = service.submit(&definition).await;
+    let chunks = format!("/v1/jobs/{id}/chunks");
+    let count = |chunks: &[Value], state: &str| chunks.iter().filter(|chunk| chunk["state"] == state).count();
+    let at_work = || service.log().matches("loaded model").count() == 2;
+    while count(&service.get_all(&chunks).await, "running") < 2 || !at_work() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    rustix::process::kill_process(service.runner_pids()[0], rustix::process::Signal::KILL).expect("a runner to kill");
+    let job = service.wait(&id, PATIENCE).await;
+    assert_eq!(job["state"], "completed", "{job:#}");
+    let chunks = service.get_all(&chunks).await;
+    let crashes: u64 = chunks.iter().filter_map(|chunk| chunk["crashes"].as_u64()).sum();
+    assert!(crashes <= 1, "the one chunk of the one that died: {chunks:#?}");
+    assert_eq!(service.log().matches("the runner died").count(), 1, "{}", service.log());
+    golden::Output::read(&s3, "lake", "out/").check_invariants();
+}
+
+#[tokio::test]
+async fn a_batch_that_has_no_room_in_memory_is_halved_until_it_has_and_the_job_says_so() {
+    let s3 = S3Server::start().await;
+    s3.create_bucket("lake");
+    s3.put_fixture("models/room/wide.onnx", "lake", "model.onnx");
+    let lines: String = (0..512).map(|n| format!("{{\"x\": [{n}, 0, 0, -1]}}\n")).collect();
+    s3.put("lake", "in/x.jsonl", lines.as_bytes());
+    let options = ServiceOptions::default().arg("--workers", "1").arg("--runner-memory-limit", "900MiB");
+    let service = Service::start(&s3, options).await;
+    let definition = json!({
+        "model": "s3://lake/model.onnx", "input": "s3://lake/in/", "output": "s3://lake/out/", "execution": {"batch_size": 256},
+    });
+    let job = run(&service, &definition).await;
+    assert_eq!(job["counts"]["records"], json!({"total": 512, "succeeded": 512, "failed": 0}), "{job:#}");
+    let room = job["usage"]["batch_room"].as_u64().expect("it says so");
+    assert!((1..=128).contains(&room), "a gigabyte had no room: {job:#}");
+    assert_eq!(job["usage"]["batch_size"], room, "{job:#}");
+    assert!(service.log().contains("had no room in memory"), "{}", service.log());
+    for (n, row) in golden::Output::read(&s3, "lake", "out/").rows.iter().enumerate() {
+        assert_eq!(row["y"], json!([n as f64, 0.0, 0.0, -1.0]));
+    }
+}
