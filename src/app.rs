@@ -7,7 +7,7 @@ use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{self, ApiState},
+    api::{self, ApiState, Feed},
     config::{self, seconds},
     db::{self, Database, SqlStore, Store},
     domain::spec::PROVIDERS,
@@ -41,6 +41,7 @@ pub struct App {
     router: Router,
     control: Option<Control>,
     executor: Option<Executor>,
+    feed: Feed,
     handles: Handles,
 }
 
@@ -137,6 +138,7 @@ impl App {
         let worker = worker_name();
         let lease_ttl = seconds(settings.lease_ttl);
         let executes = role == Role::Worker || !settings.no_executor;
+        let feed = Feed::new(store.clone(), wake.clone(), settings.api.feed());
         let api = ApiState {
             store: store.clone(),
             stores: stores.clone(),
@@ -149,6 +151,7 @@ impl App {
             metrics: metrics.clone(),
             allowed_providers: PROVIDERS.map(str::to_owned).to_vec(),
             load: api::Load::new(settings.api.limits(), metrics.clone()),
+            feed: feed.clone(),
             data_dir: settings.data_dir.clone(),
         };
         let control = (role == Role::Serve).then(|| Control {
@@ -201,7 +204,7 @@ impl App {
             },
         });
         let router = if role == Role::Worker { api::probes(api) } else { api::router(api) };
-        Ok(Self { listener, address, router, control, executor, handles })
+        Ok(Self { listener, address, router, control, executor, feed, handles })
     }
 
     /// The address that was bound.
@@ -229,6 +232,8 @@ impl App {
         } else {
             tracing::info!(address = %self.address, "running chunks for other nodes; health at http://{}/readyz", self.address);
         }
+        // A server that stops waits for every answer: streams end by themselves.
+        rooms.spawn(self.feed.run(stop.clone()));
         self.executor.map(|executor| rooms.spawn(executor.run(stop.clone())));
 
         let graceful = stop.clone();

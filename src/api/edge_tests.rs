@@ -11,14 +11,15 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tower::ServiceExt;
 
-use super::{ApiState, Load, load, router};
+use super::{ApiState, Feed, FeedOptions, Load, load, router};
 use crate::{
     db::{
         AttemptResult, Changed, ChunkLease, ClaimedChunk, ClaimedDelivery, Created, DeliveryFilter, DeliveryLease, DeliveryRecord, Error,
-        IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Retried, Store, Written,
+        Followed, IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Retried, Store, Written,
     },
     domain::{
-        Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Problem, Uri,
+        Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Problem, Progress,
+        StateChange, Uri,
         job::{Ending, PlanCursor},
         spec::OutputSpec,
     },
@@ -80,6 +81,9 @@ impl Store for Down {
     async fn delivery(&self, _: &DeliveryId) -> Result<Option<DeliveryRecord>> { down() }
     async fn purge(&self, _: Duration, _: u32) -> Result<u64> { down() }
     fn wake(&self, _: Arc<Notify>) {}
+    async fn changes(&self, _: Option<&JobId>, _: i64, _: u32) -> Result<Vec<StateChange>> { down() }
+    async fn last_change(&self) -> Result<i64> { down() }
+    async fn progress(&self, _: &Followed) -> Result<Vec<Progress>> { down() }
     async fn release_all(&self) -> Result<()> { down() }
 }
 
@@ -129,6 +133,7 @@ impl Edge {
             metrics: Metrics::new(),
             allowed_providers,
             load: Load::new(load::Limits::default(), Metrics::new()),
+            feed: Feed::new(Arc::new(Down), Arc::default(), FeedOptions::default()),
             data_dir: folder.path().to_owned(),
         };
         Self { state, folder }
@@ -175,6 +180,8 @@ async fn without_a_database_the_process_lives_and_says_that_it_is_not_ready() {
         ("GET", &format!("{JOB}/results"), Value::Null),
         ("GET", &format!("{JOB}/errors"), Value::Null),
         ("GET", &format!("{JOB}/chunks"), Value::Null),
+        ("GET", &format!("{JOB}/events"), Value::Null),
+        ("GET", "/v1/events", Value::Null),
         ("GET", "/v1/webhook-deliveries", Value::Null),
         ("GET", DELIVERY, Value::Null),
         ("POST", &format!("{DELIVERY}/replay"), Value::Null),

@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 
 use crate::domain::{
     Attempt, Chunk, ChunkId, ChunkResult, ChunkState, Counts, Delivery, DeliveryId, DeliveryState, Dim, Dtype, EventKind, Job, JobId,
-    JobSpec, JobState, Missing, ObjectSlice, PartFile, Pipeline, PipelineSpec, Signature, Slice, Summary, Task, Timestamp, Uri, ValueInfo,
-    ValueType, WebhookSecret, WebhookSpec, WebhookUrl,
+    JobSpec, JobState, Missing, ObjectSlice, PartFile, Pipeline, PipelineSpec, Progress, Signature, Slice, Summary, Task, Timestamp, Uri,
+    ValueInfo, ValueType, WebhookSecret, WebhookSpec, WebhookUrl,
     chunk::Usage,
+    delivery::JobSnapshot,
     job::{Breaks, PinnedModel, PlanCursor},
     pipeline::ClassifierOutputs,
     spec::{
@@ -19,12 +20,25 @@ use crate::domain::{
 
 use super::{
     deliveries::{DeliveryBody, DeliveryPage},
+    events::{ProgressBody, StateBody},
     types::{ChunkBody, ChunkPage, JobBody, JobPage},
 };
 use crate::db::DeliveryRecord;
 
 const ACCEPTED: Timestamp = Timestamp(1_795_399_200_123_456);
 const ONE_SECOND: i64 = 1_000_000;
+
+/// The beginning and the end of a stream of events.
+pub(super) fn events() -> String {
+    let (begun, done) = (job(JobState::Queued), job(JobState::Completed));
+    let state = |seq: i64, job: &Job| {
+        let data = json!(StateBody::new(&JobSnapshot::of(job), job.finished_at.unwrap_or(job.created_at)));
+        format!("event: state\nid: {seq}\ndata: {data}\n\n")
+    };
+    let progress = Progress::of(&begun);
+    let progress = json!(ProgressBody::new(&progress, begun.created_at));
+    format!("{}event: progress\ndata: {progress}\n\n: alive\n\n{}", state(41, &begun), state(45, &done))
+}
 
 /// A job that was just accepted.
 pub(super) fn queued() -> JobBody {

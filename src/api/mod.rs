@@ -11,7 +11,9 @@ mod dry_run;
 #[cfg(test)]
 mod edge_tests;
 mod errors;
+mod events;
 mod examples;
+mod feed;
 mod health;
 mod idempotency;
 mod jobs;
@@ -58,6 +60,7 @@ use crate::{
 };
 use problem::ApiProblem;
 
+pub use feed::{Feed, FeedOptions};
 pub use load::{Limits, Load};
 pub use openapi::document as openapi;
 
@@ -89,6 +92,8 @@ pub struct ApiState {
     pub allowed_providers: Vec<String>,
     /// Bounds what is answered at once.
     pub load: Load,
+    /// What streams of events hear.
+    pub feed: Feed,
     /// Where database and model cache are: whether jobs can be accepted depends on it.
     pub data_dir: PathBuf,
 }

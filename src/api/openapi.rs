@@ -7,11 +7,12 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ApiState, definition, deliveries, errors, health, jobs, metrics, pipeline, results, steer};
+use super::{ApiState, definition, deliveries, errors, events, health, jobs, metrics, pipeline, results, steer};
 use crate::domain::{ChunkState, DeliveryState, EventKind, JobState, Task, pipeline::detection::Head};
 
 #[derive(OpenApi)]
 #[openapi(
+    components(schemas(events::StateBody<'_>, events::ProgressBody<'_>)),
     info(
         title = "Nightshift",
         description = "Self-hosted batch inference: POST a job that names an ONNX model and an input prefix in a bucket; the predictions are written back to the bucket.",
@@ -36,6 +37,8 @@ pub(super) fn router() -> OpenApiRouter<ApiState> {
         .routes(routes!(steer::resume))
         .routes(routes!(steer::retry))
         .routes(routes!(jobs::chunks))
+        .routes(routes!(events::of_job))
+        .routes(routes!(events::of_all))
         .routes(routes!(results::list))
         .routes(routes!(results::download))
         .routes(routes!(errors::list))
@@ -53,7 +56,7 @@ pub fn document() -> OpenApiDocument {
     let tasks = Task::ALL.map(Task::name);
     let states = JobState::ALL.map(JobState::name);
     let chunk_states = [ChunkState::Pending, ChunkState::Running, ChunkState::Done, ChunkState::Failed, ChunkState::Cancelled];
-    let words: [(&str, &str, Vec<&str>); 21] = [
+    let words: [(&str, &str, Vec<&str>); 22] = [
         ("InputDefinition", "format", names(&definition::FORMATS)),
         ("InputDefinition", "compression", names(&definition::COMPRESSIONS)),
         ("OutputDefinition", "format", names(&definition::OUTPUT_FORMATS)),
@@ -71,6 +74,7 @@ pub fn document() -> OpenApiDocument {
         ("ImageDefinition", "layout", names(&pipeline::LAYOUTS)),
         ("ImageDefinition", "alpha", names(&pipeline::ALPHAS)),
         ("JobBody", "state", states.to_vec()),
+        ("StateEvent", "state", states.to_vec()),
         ("ChunkBody", "state", chunk_states.map(ChunkState::name).to_vec()),
         ("DeliveryBody", "state", DeliveryState::ALL.map(DeliveryState::name).to_vec()),
         ("DeliveryBody", "event", EventKind::ALL.map(EventKind::name).to_vec()),

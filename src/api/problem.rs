@@ -81,6 +81,11 @@ impl ApiProblem {
         JobProblem { kind: format!("{TYPE_PREFIX}{}", problem.code), title: problem.title.clone(), detail: problem.detail.clone() }
     }
 
+    /// The type of a problem with this code.
+    pub(super) fn type_of(code: &str) -> String {
+        format!("{TYPE_PREFIX}{code}")
+    }
+
     pub(super) fn malformed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "malformed_request", "The request cannot be read", detail)
     }

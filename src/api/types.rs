@@ -11,7 +11,7 @@ use super::{
     spec::{ErrorPolicyDefinition, ExecutionDefinition, InputDefinition, OutputDefinition, WebhookDefinition},
     summary::SummaryBody,
 };
-use crate::domain::{Chunk, Dim, Job, JobState, Slice, Timestamp, ValueInfo, chunk::Usage, job::PinnedModel};
+use crate::domain::{Chunk, Counts, Dim, Job, Progress, Slice, Timestamp, ValueInfo, chunk::Usage, job::PinnedModel};
 
 /// A job.
 #[derive(Debug, Serialize, ToSchema)]
@@ -82,7 +82,7 @@ pub(super) struct ModelBody {
 
 /// How much there is and how much is done.
 #[derive(Debug, Serialize, ToSchema)]
-struct CountsBody {
+pub(super) struct CountsBody {
     /// Objects found so far.
     objects: u64,
     /// Their bytes.
@@ -156,11 +156,9 @@ impl JobBody {
     pub(super) fn new(job: &Job) -> Self {
         let counts = &job.counts;
         let done = counts.succeeded + counts.failed;
-        let over = job.plan.done && counts.chunks_done == counts.chunks;
         let wall = job.wall_seconds(Timestamp::now());
         let progress = job.progress();
-        let running = matches!(job.state, JobState::InProgress | JobState::Finalizing);
-        let eta = (running && job.plan.done && counts.chunks_done > 0).then(|| wall / progress * (1.0 - progress));
+        let eta = Progress::of(job).eta_seconds(Timestamp::now());
         Self {
             id: job.id.to_string(),
             state: job.state.name(),
@@ -174,13 +172,7 @@ impl JobBody {
             execution: (&job.spec.execution).into(),
             error_policy: (&job.spec.error_policy).into(),
             webhook: job.spec.webhook.as_ref().map(Into::into),
-            counts: CountsBody {
-                objects: counts.objects,
-                bytes: counts.bytes,
-                chunks: counts.chunks,
-                chunks_done: counts.chunks_done,
-                records: RecordsBody { total: over.then_some(done), succeeded: counts.succeeded, failed: counts.failed },
-            },
+            counts: CountsBody::new(counts, job.plan.done),
             progress,
             eta_seconds: eta,
             usage: UsageBody::new(&job.usage, wall, done),
@@ -191,6 +183,20 @@ impl JobBody {
             paused_at: job.breaks.paused_at.map(|t| t.to_string()),
             finished_at: job.finished_at.map(|t| t.to_string()),
             retries: job.breaks.retries,
+        }
+    }
+}
+
+impl CountsBody {
+    pub(super) fn new(counts: &Counts, planned: bool) -> Self {
+        let over = planned && counts.chunks_done == counts.chunks;
+        let total = over.then_some(counts.succeeded + counts.failed);
+        Self {
+            objects: counts.objects,
+            bytes: counts.bytes,
+            chunks: counts.chunks,
+            chunks_done: counts.chunks_done,
+            records: RecordsBody { total, succeeded: counts.succeeded, failed: counts.failed },
         }
     }
 }

@@ -1,9 +1,10 @@
 //! A client of the API: requests, and problems as errors that can be read.
 
+use reqwest::StatusCode;
 use serde_json::Value;
 use url::Url;
 
-use super::{show, stop::Stop};
+use super::{show, sse::Events, stop::Stop};
 use crate::config::{Api, Form};
 
 /// A client of one service.
@@ -40,6 +41,17 @@ pub(super) enum Trouble {
     Away(String),
     /// A problem, or an answer that is none of the API's.
     Refused(Stop),
+}
+
+/// What came of asking for a stream of events.
+#[derive(Debug)]
+pub(super) enum Opened {
+    /// It is open.
+    Stream(Events),
+    /// There is no such thing: no such job, or a service of an older version.
+    Nothing,
+    /// There is nothing left to tell, no room for a stream, or no answer.
+    NotNow,
 }
 
 impl From<Trouble> for Stop {
@@ -94,7 +106,7 @@ impl Client {
             Some(body) if status.is_success() => Ok(body),
             Some(problem) if problem.get("title").is_some() => {
                 let message = describe(&problem);
-                if matches!(status, reqwest::StatusCode::SERVICE_UNAVAILABLE | reqwest::StatusCode::TOO_MANY_REQUESTS) {
+                if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
                     return Err(Trouble::Away(message));
                 }
                 if self.form == Form::Json {
@@ -106,6 +118,19 @@ impl Client {
                 format!("{} answered {what} with {status} and no JSON of this API: is it a Nightshift service?", self.base).into(),
             )),
         }
+    }
+
+    /// Opens a stream of events, after the one with this id.
+    pub(super) async fn events(&self, path: &str, after: Option<&str>) -> Result<Opened, Stop> {
+        let Request { mut http, .. } = self.get(path, &[])?;
+        if let Some(id) = after {
+            http = http.header("Last-Event-ID", id);
+        }
+        Ok(match http.header("Accept", "text/event-stream").send().await {
+            Ok(answer) if answer.status() == StatusCode::OK => Opened::Stream(Events::of(answer)),
+            Ok(answer) if answer.status() == StatusCode::NOT_FOUND => Opened::Nothing,
+            _ => Opened::NotNow,
+        })
     }
 
     /// The body of a URL that a list of results gave, as it comes.

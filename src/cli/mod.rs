@@ -17,6 +17,7 @@ mod processes;
 mod runner;
 mod serve;
 mod show;
+mod sse;
 mod stop;
 mod submit;
 mod verify;

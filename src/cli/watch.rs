@@ -7,16 +7,16 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
-    client::{Client, Trouble},
+    client::{Client, Opened, Trouble},
     show,
     stop::{Outcome, Stop},
 };
 use crate::config::Form;
 
-/// How often to look.
+/// Between two looks, and before a stream of events that has ended is opened again.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long the service may be away, as when it is restarted.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -43,10 +43,16 @@ pub(super) async fn watch(client: &Client, id: &str, form: Form) -> Outcome {
 async fn follow(client: &Client, id: &str) -> Result<Value, Stop> {
     let mut progress = Progress::new();
     let mut away: Option<Instant> = None;
+    let mut live = Live::new();
     loop {
+        let streams = live.follow(client, id, &mut progress).await?;
         match client.send(client.get(&format!("/v1/jobs/{id}"), &[])?).await {
             Ok(job) => {
                 away = None;
+                if !streams {
+                    live.give_up(&progress);
+                }
+                live.job = job.clone();
                 progress.show(&job);
                 if is_final(&job) {
                     progress.end();
@@ -65,6 +71,48 @@ async fn follow(client: &Client, id: &str) -> Result<Value, Stop> {
             Err(Trouble::Refused(stop)) => return Err(stop),
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The service's events of a job.
+struct Live {
+    /// The job as far as it is known.
+    job: Value,
+    /// The last event that has an id.
+    last: Option<String>,
+    /// The service has no events: it is asked for the job instead.
+    given_up: bool,
+}
+
+impl Live {
+    fn new() -> Self {
+        Self { job: json!({}), last: None, given_up: false }
+    }
+
+    /// Shows what happens to the job until the stream of it ends or breaks; false when there is none to be had.
+    async fn follow(&mut self, client: &Client, id: &str, progress: &mut Progress) -> Result<bool, Stop> {
+        if self.given_up {
+            return Ok(true);
+        }
+        let mut events = match client.events(&format!("/v1/jobs/{id}/events"), self.last.as_deref()).await? {
+            Opened::Stream(events) => events,
+            Opened::Nothing => return Ok(false),
+            Opened::NotNow => return Ok(true),
+        };
+        while let Some(event) = events.next().await {
+            if let (Ok(Value::Object(told)), Some(job)) = (serde_json::from_str(&event.data), self.job.as_object_mut()) {
+                job.extend(told);
+            }
+            self.last = event.id.or(self.last.take());
+            progress.show(&self.job);
+        }
+        Ok(true)
+    }
+
+    /// The job is there, and no events of it.
+    fn give_up(&mut self, progress: &Progress) {
+        progress.say("this service is of a version without live events: it is asked for the job every now and then");
+        self.given_up = true;
     }
 }
 
@@ -97,7 +145,11 @@ impl Progress {
         let records = counts["records"]["succeeded"].as_u64().unwrap_or(0) + counts["records"]["failed"].as_u64().unwrap_or(0);
         match self {
             Self::Bar(bar) => {
-                let rate = job["usage"]["records_per_second"].as_f64().map(|rate| format!("  {rate:.0}/s")).unwrap_or_default();
+                let rate = job["records_per_second"]
+                    .as_f64()
+                    .or(job["usage"]["records_per_second"].as_f64())
+                    .map(|rate| format!("  {rate:.0}/s"))
+                    .unwrap_or_default();
                 let eta = job["eta_seconds"].as_f64().map(|eta| format!("  ETA {}", span(eta))).unwrap_or_default();
                 bar.set_prefix(state.to_owned());
                 bar.set_position((share * 1000.0) as u64);

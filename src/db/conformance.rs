@@ -22,6 +22,7 @@ macro_rules! on_both_databases {
     };
 }
 
+mod changes;
 mod nodes;
 mod requests;
 mod webhooks;

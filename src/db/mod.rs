@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use crate::domain::{
     Attempt, Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, DeliveryState, Event, Isolation, Job, JobId, JobSpec, JobState,
-    ObjectSlice, Pipeline, Problem, Timestamp, TraceParent, Uri, WebhookSecret, WebhookSpec, WebhookUrl,
+    ObjectSlice, Pipeline, Problem, Progress, StateChange, Timestamp, TraceParent, Uri, WebhookSecret, WebhookSpec, WebhookUrl,
     job::{Conflict, Ending, PinnedModel, PlanCursor},
     spec::OutputSpec,
 };
@@ -195,6 +195,15 @@ pub struct JobFilter {
     pub before: Option<JobId>,
     /// At most this many.
     pub limit: u32,
+}
+
+/// Whose progress is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Followed {
+    /// Of these jobs, in whatever state; a few hundred at most.
+    Jobs(Vec<JobId>),
+    /// Of jobs that were started and have not ended, the newest first, at most this many.
+    Running(u32),
 }
 
 /// A lease on a job, for planning or for finalising.
@@ -479,6 +488,20 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// One delivery.
     async fn delivery(&self, id: &DeliveryId) -> Result<Option<DeliveryRecord>>;
+
+    // ---- Live progress -----------------------------------------------------------------------------------------
+    //
+    // What moves a job to a state writes that in the same transaction. Numbers are in the order in which changes become visible: who has
+    // read up to one never misses an earlier one.
+
+    /// State changes after this number, of one job or of all, in their order.
+    async fn changes(&self, job: Option<&JobId>, after: i64, limit: u32) -> Result<Vec<StateChange>>;
+
+    /// The number of the latest state change of all jobs; 0 when there is none.
+    async fn last_change(&self) -> Result<i64>;
+
+    /// How far jobs are; what is not there is left out. Reads no documents: cheap enough to be asked every second.
+    async fn progress(&self, of: &Followed) -> Result<Vec<Progress>>;
 
     // ---- Start -------------------------------------------------------------------------------------------------
 

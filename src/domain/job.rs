@@ -241,6 +241,17 @@ pub struct Counts {
     pub failed: u64,
 }
 
+impl Counts {
+    /// Share of the work done, 0 to 1, of a job in this state.
+    pub fn share_done(&self, state: JobState) -> f64 {
+        match state {
+            JobState::Completed => 1.0,
+            _ if self.chunks == 0 => 0.0,
+            _ => self.chunks_done as f64 / self.chunks as f64,
+        }
+    }
+}
+
 /// The model as pinned at acceptance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinnedModel {
@@ -310,6 +321,14 @@ pub struct Breaks {
     pub retries: u32,
 }
 
+impl Breaks {
+    /// Seconds from the first claim to the end, or to now, without those in which the job did not run.
+    pub(super) fn wall_seconds(&self, started: Option<Timestamp>, finished: Option<Timestamp>, now: Timestamp) -> f64 {
+        let end = finished.or(self.paused_at).unwrap_or(now);
+        started.map_or(0.0, |start| (end.seconds_since(start) - self.idle_us as f64 / 1e6).max(0.0))
+    }
+}
+
 /// A job as the store keeps it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
@@ -355,17 +374,12 @@ impl Job {
 
     /// Seconds from the first claim to the end, or to now, without the time in which the job was paused or had ended.
     pub fn wall_seconds(&self, now: Timestamp) -> f64 {
-        let end = self.finished_at.or(self.breaks.paused_at).unwrap_or(now);
-        self.started_at.map_or(0.0, |start| (end.seconds_since(start) - self.breaks.idle_us as f64 / 1e6).max(0.0))
+        self.breaks.wall_seconds(self.started_at, self.finished_at, now)
     }
 
     /// Share of the work done, 0 to 1: by chunks, so it only grows once planning is over.
     pub fn progress(&self) -> f64 {
-        match self.state {
-            JobState::Completed => 1.0,
-            _ if self.counts.chunks == 0 => 0.0,
-            _ => self.counts.chunks_done as f64 / self.counts.chunks as f64,
-        }
+        self.counts.share_done(self.state)
     }
 }
 

@@ -8,6 +8,7 @@
 pub mod azure;
 pub mod collector;
 pub mod command;
+pub mod events;
 mod faults;
 pub mod gcs;
 pub mod golden;

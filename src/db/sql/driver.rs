@@ -14,6 +14,8 @@ use crate::db::{Error, Result};
 
 /// A number in PostgreSQL's space of advisory locks, chosen at random once.
 const OUTPUTS: i64 = 0x4e53_6f75;
+/// Another one.
+const CHANGES: i64 = 0x4e53_6368;
 
 /// A connection.
 pub(super) enum Db<'c> {
@@ -52,6 +54,15 @@ impl Db<'_> {
         match self {
             Self::Sqlite(_) => Ok(()),
             Self::Postgres(_) => sql("SELECT pg_advisory_xact_lock(?)").bind(OUTPUTS).execute(self).await.map(drop),
+        }
+    }
+
+    /// Lets one transaction at a time number state changes, until its end: a number that is drawn earlier is visible earlier. Whoever
+    /// holds this waits for nothing any more.
+    pub(super) async fn number_changes_alone(&mut self) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(_) => sql("SELECT pg_advisory_xact_lock(?)").bind(CHANGES).execute(self).await.map(drop),
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     domain::{
         EventKind, Job, JobEvent, JobId, JobState, ObjectSlice, Problem, Timestamp, Uri,
         chunk::Usage,
+        delivery::JobSnapshot,
         job::{Conflict, Ending, PlanCursor},
         spec::OutputSpec,
     },
@@ -76,7 +77,9 @@ pub(super) async fn create(tx: &mut Tx<'_>, new: &NewJob) -> Result<Created> {
         keys::keep(tx, key, &new.id).await?;
     }
     tx.ring();
-    existing(tx, &new.id).await.map(|job| Created::Job(Box::new(job)))
+    let job = existing(tx, &new.id).await?;
+    tx.changes.push(JobSnapshot::of(&job));
+    Ok(Created::Job(Box::new(job)))
 }
 
 /// The unfinished job whose output or review prefix is one of these, above it, or below it.
@@ -189,6 +192,10 @@ pub(super) async fn apply(tx: &mut Tx<'_>, job: &mut Job, event: JobEvent) -> st
     job.state = next;
     if let Err(error) = moved {
         return Ok(Err(error));
+    }
+    match existing(tx, &job.id).await {
+        Ok(job) => tx.changes.push(JobSnapshot::of(&job)),
+        Err(error) => return Ok(Err(error)),
     }
     match EventKind::of_state(next) {
         Some(kind) => Ok(webhooks::announce(tx, &job.id, kind).await),

@@ -5,6 +5,7 @@
 //! holds the job's row first, and one that looks for work passes over rows that another holds.
 
 mod backlog;
+mod changes;
 mod chunks;
 mod driver;
 mod inspect;
@@ -39,10 +40,12 @@ use self::{
 };
 use super::{
     AttemptResult, Changed, ChunkLease, ClaimedChunk, ClaimedDelivery, Created, Database, DeliveryFilter, DeliveryLease, DeliveryRecord,
-    IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Retried, Store, Written,
+    Followed, IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Retried, Store, Written,
 };
 use crate::domain::{
-    Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Problem, Uri,
+    Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Problem, Progress, StateChange,
+    Uri,
+    delivery::JobSnapshot,
     job::{Ending, PlanCursor},
     spec::OutputSpec,
 };
@@ -70,9 +73,15 @@ struct Tx<'c> {
     now: i64,
     /// Whether it makes work for others.
     rings: bool,
+    /// States that jobs came to, written as the last thing before the commit.
+    changes: Vec<JobSnapshot>,
 }
 
-impl Tx<'_> {
+impl<'c> Tx<'c> {
+    fn begun(db: Db<'c>, now: i64) -> Self {
+        Self { db, now, rings: false, changes: Vec::new() }
+    }
+
     /// Other nodes are to look for work once this is committed.
     fn ring(&mut self) {
         self.rings = true;
@@ -329,6 +338,18 @@ impl Store for SqlStore {
 
     async fn delivery(&self, id: &DeliveryId) -> Result<Option<DeliveryRecord>> {
         webhooks::get(&mut self.reader().await?.db(), id).await
+    }
+
+    async fn changes(&self, job: Option<&JobId>, after: i64, limit: u32) -> Result<Vec<StateChange>> {
+        changes::list(&mut self.reader().await?.db(), job, after, limit).await
+    }
+
+    async fn last_change(&self) -> Result<i64> {
+        changes::last(&mut self.reader().await?.db()).await
+    }
+
+    async fn progress(&self, of: &Followed) -> Result<Vec<Progress>> {
+        changes::progress(&mut self.reader().await?.db(), of).await
     }
 
     async fn release_all(&self) -> Result<()> {

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::{
     Tx, Work,
+    changes::finished,
     driver::{Db, Reader, sql},
 };
 use crate::db::{Error, PostgresUrl, Result};
@@ -57,8 +58,8 @@ impl Postgres {
         let mut transaction = self.pool.begin().await.map_err(Error::Unavailable)?;
         let mut db = Db::Postgres(&mut transaction);
         let now: i64 = sql(format!("SELECT {}", db.clock())).scalar(&mut db).await?;
-        let mut tx = Tx { db, now: now + clock_offset_us, rings: false };
-        let done = work(&mut tx).await;
+        let mut tx = Tx::begun(db, now + clock_offset_us);
+        let done = finished(&mut tx, work).await;
         let rings = tx.rings;
         match done {
             Ok(value) => {

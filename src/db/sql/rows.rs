@@ -7,7 +7,7 @@ use crate::{
     db::{Error, PendingEvent, Result},
     domain::{
         Attempt, Chunk, ChunkId, ChunkResult, ChunkState, Counts, Delivery, DeliveryId, DeliveryState, Event, EventKind, Job, JobId,
-        JobSpec, JobState, Problem, Timestamp, TraceParent, WebhookUrl,
+        JobSpec, JobState, Problem, Progress, StateChange, Timestamp, TraceParent, WebhookUrl,
         job::{Breaks, Ending},
     },
 };
@@ -20,6 +20,9 @@ pub(super) const JOB: &str = "id, spec, model, pipeline, CASE WHEN paused_at IS 
 pub(super) const CHUNK: &str = "job_id, seq, state, claims, failures, crashes, not_before, lease_epoch, worker, started_at, \
                                 finished_at, error, result, inputs, isolation";
 
+/// Columns of [`progress`], in one place: those of a job that are no documents.
+pub(super) const PROGRESS: &str = "id, labels, CASE WHEN paused_at IS NULL THEN state ELSE 'paused' END AS state, plan_done, objects, bytes, \
+                                   chunks, chunks_done, succeeded, failed, started_at, finished_at, paused_at, idle, retries";
 /// Columns of [`delivery`], in one place, of `webhook_delivery d` and its last attempt `a`.
 pub(super) const DELIVERY: &str = "d.id, d.job_id, d.message_id, d.kind, d.endpoint, d.url, d.state, d.attempts, d.tries, d.next_at, \
                                    d.created_at, d.finished_at, a.number, a.at, a.status, a.error, a.latency_us";
@@ -47,6 +50,21 @@ impl Reader<'_> {
 
     fn time(&self, column: &'static str) -> Result<Option<Timestamp>> {
         Ok(self.get::<Option<i64>>(column)?.map(Timestamp))
+    }
+
+    fn counts(&self) -> Result<Counts> {
+        Ok(Counts {
+            objects: self.count("objects")?,
+            bytes: self.count("bytes")?,
+            chunks: self.count("chunks")?,
+            chunks_done: self.count("chunks_done")?,
+            succeeded: self.count("succeeded")?,
+            failed: self.count("failed")?,
+        })
+    }
+
+    fn breaks(&self) -> Result<Breaks> {
+        Ok(Breaks { paused_at: self.time("paused_at")?, idle_us: self.get("idle")?, retries: self.count("retries")? as u32 })
     }
 
     fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T> {
@@ -82,23 +100,38 @@ pub(super) fn job(row: &Row) -> Result<Job> {
         state: r.parse("state", JobState::parse)?,
         ending: ending.map(|e| Ending::parse(&e).ok_or_else(|| r.damaged(format!("ending is {e:?}")))).transpose()?,
         error: r.json_or_none::<Problem>("error")?,
-        counts: Counts {
-            objects: r.count("objects")?,
-            bytes: r.count("bytes")?,
-            chunks: r.count("chunks")?,
-            chunks_done: r.count("chunks_done")?,
-            succeeded: r.count("succeeded")?,
-            failed: r.count("failed")?,
-        },
+        counts: r.counts()?,
         plan: r.json("plan")?,
         usage: r.json("usage")?,
         summary: r.json("summary")?,
         created_at: Timestamp(r.get("created_at")?),
         started_at: r.time("started_at")?,
         finished_at: r.time("finished_at")?,
-        breaks: Breaks { paused_at: r.time("paused_at")?, idle_us: r.get("idle")?, retries: r.count("retries")? as u32 },
+        breaks: r.breaks()?,
         trace: trace.map(|t| TraceParent::parse(&t).ok_or_else(|| r.damaged(format!("trace is {t:?}")))).transpose()?,
     })
+}
+
+/// How far a job is, from a row with the columns of [`PROGRESS`].
+pub(super) fn progress(row: &Row) -> Result<Progress> {
+    let r = reader(row, "job", "id");
+    Ok(Progress {
+        job: r.parse("id", JobId::parse)?,
+        labels: r.json("labels")?,
+        state: r.parse("state", JobState::parse)?,
+        counts: r.counts()?,
+        planned: r.get::<i64>("plan_done")? != 0,
+        started_at: r.time("started_at")?,
+        finished_at: r.time("finished_at")?,
+        breaks: r.breaks()?,
+    })
+}
+
+/// A state change from a row of `state_change`.
+pub(super) fn state_change(row: &Row) -> Result<StateChange> {
+    let seq: i64 = row.get("seq").map_err(Error::Unavailable)?;
+    let r = Reader { row, table: "state_change", id: seq.to_string() };
+    Ok(StateChange { seq, job: r.json("data")?, at: Timestamp(r.get("at")?) })
 }
 
 /// A chunk from a row with the columns of [`CHUNK`].

@@ -19,6 +19,7 @@ use tokio::sync::Mutex;
 
 use super::{
     Tx, Work,
+    changes::finished,
     driver::{Db, Reader, sql},
 };
 use crate::db::{Error, Result};
@@ -66,7 +67,7 @@ impl Sqlite {
         sqlx::query("BEGIN IMMEDIATE").execute(&mut *writer).await.map_err(Error::Unavailable)?;
         let mut db = Db::Sqlite(&mut writer);
         let done = match sql(format!("SELECT {}", db.clock())).scalar::<i64>(&mut db).await {
-            Ok(now) => work(&mut Tx { db, now: now + clock_offset_us, rings: false }).await,
+            Ok(now) => finished(&mut Tx::begun(db, now + clock_offset_us), work).await,
             Err(error) => Err(error),
         };
         let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
