@@ -221,11 +221,17 @@ pub(super) fn usual_batch_size(task: &ChunkTask) -> usize {
     const PICTURE_BYTES: u64 = 32 * 1024 * 1024;
     const MOST_PICTURES: u64 = 16;
     const MOST_OF_ANY_SIZE: u64 = 4;
+    // At most: what fills a call is their tokens.
+    const TEXTS_ON_CPU: usize = 64;
+    const TEXTS_ON_DEVICE: usize = 512;
     let signature = &task.pipeline.signature;
     if let Some(image) = &task.pipeline.image {
         let Some([height, width]) = image.tensor_size() else { return MOST_OF_ANY_SIZE as usize };
         let elements = u64::from(height) * u64::from(width) * image.channel_count() as u64;
         return (PICTURE_BYTES / (elements * 4).max(1)).clamp(1, MOST_PICTURES) as usize;
+    }
+    if task.pipeline.text.is_some() {
+        return if task.is_on_device() { TEXTS_ON_DEVICE } else { TEXTS_ON_CPU };
     }
     let tensors = signature.inputs.iter().chain(&signature.outputs).filter_map(|v| v.tensor());
     let elements: u64 = tensors.map(|(_, shape)| shape.iter().skip(1).filter_map(|d| d.fixed()).product::<u64>()).sum();

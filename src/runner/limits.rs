@@ -226,11 +226,14 @@ impl Limits {
     /// # Errors
     /// Why the chunk could not be read or the model not be run.
     pub fn runtime(&self, task: &ChunkTask, sizes: &[usize]) -> Result<Vec<Rate>, String> {
-        let groups = self.groups(task, sizes.iter().copied().max().unwrap_or(1))?;
+        let groups = self.groups(task, task.pipeline.text.is_none().then(|| sizes.iter().copied().max().unwrap_or(1)))?;
         let most = groups.iter().map(|group| group.rows.len()).max().ok_or("no record of the first chunk can go into the model")?;
         let fixed = task.pipeline.signature.fixed_batch().map(|n| n as usize);
+        // Texts go by their tokens: cut to other sizes, some of them would be left out.
+        let whole = task.pipeline.text.is_some();
         let sizes: Vec<usize> = match fixed {
             Some(fixed) => vec![fixed],
+            None if whole => vec![most],
             None => sizes.iter().copied().filter(|size| *size <= most).collect(),
         };
         let mut layouts = vec![(self.workers, 1)];
@@ -245,16 +248,16 @@ impl Limits {
             let loaded = (0..sessions).map(|_| Session::load(&file, &task.pipeline.signature, &options, &room));
             let mut loaded = loaded.collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
             for size in &sizes {
-                let records_per_second = trial(&mut loaded, &groups, *size).map_err(|e| e.to_string())?;
+                let records_per_second = trial(&mut loaded, &groups, *size, whole).map_err(|e| e.to_string())?;
                 rates.push(Rate { batch_size: *size, sessions, threads, records_per_second });
             }
         }
         Ok(rates)
     }
 
-    /// Tensors of the first records of a chunk, in groups of as many as `size`.
-    fn groups(&self, task: &ChunkTask, size: usize) -> Result<Vec<Group>, String> {
-        let task = ChunkTask { batch_size: Some(size as u32), ..task.clone() };
+    /// Tensors of the first records of a chunk, in groups of as many as `size` or as a job would have.
+    fn groups(&self, task: &ChunkTask, size: Option<usize>) -> Result<Vec<Group>, String> {
+        let task = ChunkTask { batch_size: size.map(|size| size as u32).or(task.batch_size), ..task.clone() };
         let objects = self.fetch(std::slice::from_ref(&task))?;
         let attempt = Self::attempt(&task);
         let loaded = self.load(&task).map_err(said)?;
@@ -291,7 +294,7 @@ impl Stages {
 }
 
 /// Records a second of all sessions, each on a thread of its own that runs the same batches again and again.
-fn trial(sessions: &mut [Session], groups: &[Group], size: usize) -> Result<f64, infer::Error> {
+fn trial(sessions: &mut [Session], groups: &[Group], size: usize, whole: bool) -> Result<f64, infer::Error> {
     let start = Barrier::new(sessions.len());
     let ran = thread::scope(|scope| {
         let running: Vec<_> = sessions
@@ -299,15 +302,15 @@ fn trial(sessions: &mut [Session], groups: &[Group], size: usize) -> Result<f64,
             .map(|session| {
                 let start = &start;
                 scope.spawn(move || -> Result<(usize, f64), infer::Error> {
-                    let prepared = Prepared::new(groups, size);
+                    let prepared = if whole { Prepared::whole(groups) } else { Prepared::new(groups, size) };
                     // The first run allocates. Whoever failed must not be waited for.
                     let warm = prepared.and_then(|prepared| session.run_prepared(&prepared, 0).map(|_| prepared));
                     start.wait();
                     let (prepared, began) = (warm?, Instant::now());
                     let mut records = 0;
                     loop {
-                        for at in 0..prepared.len() {
-                            records += session.run_prepared(&prepared, at)?;
+                        for turn in 0..prepared.len() {
+                            records += session.run_prepared(&prepared, prepared.in_turn(turn))?;
                             // Texts differ in length: what counts is a whole pass, unless that takes very long.
                             if began.elapsed() > 8 * TRIAL {
                                 return Ok((records, began.elapsed().as_secs_f64()));

@@ -9,7 +9,7 @@ use std::{
 use super::{
     attempt::usual_batch_size,
     featurize::Assets,
-    infer::{self, Device, LoadOptions, Room, Session, has_devices},
+    infer::{self, Device, LoadOptions, Room, Session},
     protocol::ChunkTask,
     tune::Tuner,
 };
@@ -106,10 +106,11 @@ impl Models {
     /// On CPU as many sessions as workers with one thread each: measured as the best layout for trees and images alike.
     fn load(&self, task: &ChunkTask) -> Result<Loaded, infer::Error> {
         let folder = Path::new(&task.model_dir);
-        let assets = Assets::load(folder, &task.pipeline).map_err(|detail| infer::Error::Load { code: "model_load_failed", detail })?;
+        let on_device = task.is_on_device();
+        let assets =
+            Assets::load(folder, &task.pipeline, on_device).map_err(|detail| infer::Error::Load { code: "model_load_failed", detail })?;
         let file = folder.join(&task.model.file);
         let options = LoadOptions { device: self.device, ..LoadOptions::of(&task.providers, folder) };
-        let on_device = task.providers.first().is_some_and(|provider| has_devices(provider));
         let count = if on_device { self.workers.min(RUNS_PER_DEVICE) } else { self.workers };
         let room = Arc::new(Room::default());
         let mut sessions = Vec::with_capacity(count);
@@ -119,7 +120,8 @@ impl Models {
         let provider = sessions[0].provider().to_owned();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let machine = format!("{provider}, {} sessions, {cores} cores", sessions.len());
-        let tunes = task.pipeline.signature.fixed_batch().is_none();
+        // Texts go by their tokens.
+        let tunes = task.pipeline.signature.fixed_batch().is_none() && task.pipeline.text.is_none();
         let tuner = tunes.then(|| Tuner::new(usual_batch_size(task), folder.with_extension("batch-sizes.json"), machine));
         tracing::info!(
             model.digest = task.model.digest,

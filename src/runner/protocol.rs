@@ -6,7 +6,7 @@ use std::{io, path::PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::featurize::ImageLimits;
+use super::{featurize::ImageLimits, infer::has_devices};
 use crate::{
     domain::{
         ChunkResult, Isolation, JobSpec, ObjectSlice, PartNames, Pipeline, Place, Problem, RecordError, Span,
@@ -99,6 +99,13 @@ impl ChunkTask {
             image_limits,
             isolation: None,
         }
+    }
+}
+
+impl ChunkTask {
+    /// Whether the provider that comes first has a device of its own.
+    pub fn is_on_device(&self) -> bool {
+        self.providers.first().is_some_and(|provider| has_devices(provider))
     }
 }
 

@@ -23,8 +23,9 @@ use crate::{
     objects::{self, Stores},
 };
 
-/// Texts handed on at once, where the batch size is smaller: among so many, those of one length are found.
-const PACK_TEXTS: usize = 1024;
+/// Texts handed on at once, where the batch size is smaller: among so many, those of one length are found, and chunks have several times as
+/// many, so that every worker gets some.
+const PACK_TEXTS: usize = 256;
 /// Rows of a table handed on at once, in batches of the usual size: the cost of a hand-over is spread over them.
 const PACK_BATCHES: usize = 4;
 /// A batch ends early at about this size.

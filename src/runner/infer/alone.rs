@@ -29,15 +29,25 @@ impl Prepared {
         let mut batches = Vec::new();
         for group in groups {
             for start in (0..group.rows.len() / size * size).step_by(size) {
-                let mut inputs = Vec::with_capacity(group.inputs.len());
-                for (name, tensor) in &group.inputs {
-                    let part = slice(tensor, &(start..start + size), size);
-                    inputs.push((name.clone(), values::to_runtime(part).map_err(|e| Error::Output(e.to_string()))?));
-                }
-                batches.push(Batch { records: size, inputs });
+                batches.push(Batch::of(group, start, size)?);
             }
         }
         Ok(Self(batches))
+    }
+
+    /// Takes groups as they are, each as a batch.
+    ///
+    /// # Errors
+    /// [`Error::Output`] when the runtime does not take a tensor.
+    pub fn whole(groups: &[Group]) -> Result<Self, Error> {
+        groups.iter().map(|group| Batch::of(group, 0, group.rows.len())).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The batch to run in the `turn`th place: those that come one after the other are far apart, as texts are sorted by their length.
+    pub fn in_turn(&self, turn: usize) -> usize {
+        // The golden ratio's steps spread evenly over a circle.
+        const RATIO: f64 = 0.618_033_988_749_895;
+        ((turn as f64 * RATIO).fract() * self.0.len() as f64) as usize
     }
 
     /// Batches there are.
@@ -48,6 +58,17 @@ impl Prepared {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl Batch {
+    fn of(group: &Group, start: usize, records: usize) -> Result<Self, Error> {
+        let mut inputs = Vec::with_capacity(group.inputs.len());
+        for (name, tensor) in &group.inputs {
+            let part = slice(tensor, &(start..start + records), records);
+            inputs.push((name.clone(), values::to_runtime(part).map_err(|e| Error::Output(e.to_string()))?));
+        }
+        Ok(Self { records, inputs })
     }
 }
 

@@ -100,7 +100,7 @@ impl Text {
             tokenizer,
             column: bind::text_column(&section.column, "pipeline.text.column", first)?,
             pair: section.pair.as_ref().map(|pair| bind::text_column(pair, "pipeline.text.pair", first)).transpose()?,
-            limits: Limits::of(pipeline, batch_size),
+            limits: Limits::of(pipeline, batch_size, assets.most_tokens),
             section: section.clone(),
             inputs,
         })

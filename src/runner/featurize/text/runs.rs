@@ -2,9 +2,6 @@
 
 use crate::domain::{Dim, Pipeline, Task};
 
-/// Most tokens of a run, padding included, unless a single record has more: what a transformer keeps of a run grows with them, and on
-/// CPU larger runs were no faster.
-const MOST_TOKENS: u64 = 4096;
 /// A run ends before more than one in so many of its tokens would be padding.
 const PADDING_ONE_IN: u64 = 8;
 
@@ -30,7 +27,7 @@ pub(super) enum Width {
 }
 
 impl Limits {
-    pub(super) fn of(pipeline: &Pipeline, batch_size: usize) -> Self {
+    pub(super) fn of(pipeline: &Pipeline, batch_size: usize, most_tokens: u64) -> Self {
         let signature = &pipeline.signature;
         let lengths = signature.inputs.iter().filter_map(|input| input.tensor()?.1.get(1).and_then(Dim::fixed));
         let masked = signature.inputs.iter().any(|input| input.name == "attention_mask");
@@ -40,7 +37,7 @@ impl Limits {
             None if !masked || pipeline.task == Task::Raw => Width::Equal,
             None => Width::Longest,
         };
-        let tokens = signature.fixed_batch().is_none().then_some(MOST_TOKENS);
+        let tokens = signature.fixed_batch().is_none().then_some(most_tokens);
         Self { rows: batch_size.max(1), tokens, width }
     }
 }

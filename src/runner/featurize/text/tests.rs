@@ -131,7 +131,7 @@ fn bound(file: &str, first: &RecordBatch) -> Result<Binding, BindError> {
         padding: Padding::default(),
         first_position: 0,
     });
-    let assets = Assets::load(&fixtures(), &pipeline).unwrap();
+    let assets = Assets::load(&fixtures(), &pipeline, false).unwrap();
     Binding::resolve(&pipeline, first, &assets, &ImageLimits::default(), 1024)
 }
 
