@@ -9,14 +9,15 @@ use super::{
     webhook,
 };
 use crate::domain::{
-    Fault, JobSpec, Pipeline, Uri,
+    Fault, JobId, JobSpec, Pipeline, Uri,
     spec::{
-        CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputKind, InputSpec, Layout,
-        OutputCompression, OutputFormat, OutputSpec, ReviewSpec,
+        CsvOptions, DriftSpec, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputKind, InputSpec,
+        Layout, OutputCompression, OutputFormat, OutputSpec, ReviewSpec,
     },
 };
 
-pub(super) const JOB: [&str; 9] = ["name", "labels", "model", "input", "output", "pipeline", "execution", "error_policy", "webhook"];
+pub(super) const JOB: [&str; 10] =
+    ["name", "labels", "model", "input", "output", "pipeline", "execution", "error_policy", "drift", "webhook"];
 pub(super) const MODEL: [&str; 3] = ["uri", "name", "version"];
 pub(super) const INPUT: [&str; 7] = ["uri", "format", "compression", "include", "exclude", "manifest", "csv"];
 pub(super) const CSV: [&str; 2] = ["delimiter", "header"];
@@ -25,6 +26,7 @@ pub(super) const OUTPUT: [&str; 9] =
 pub(super) const REVIEW: [&str; 2] = ["uri", "when"];
 pub(super) const EXECUTION: [&str; 7] =
     ["batch_size", "chunk_records", "priority", "max_parallel_chunks", "max_attempts", "deadline", "providers"];
+pub(super) const DRIFT: [&str; 2] = ["against", "threshold"];
 pub(super) const ERROR_POLICY: [&str; 2] = ["max_failed_records", "max_failed_ratio"];
 
 pub(super) const FORMATS: [(&str, InputFormat); 9] = [
@@ -97,6 +99,7 @@ fn job(root: &Field<'_>, providers: &[String], faults: &mut Faults) -> Option<Jo
         max_failed_records: policy.field("max_failed_records").integer(0..=i64::MAX, faults).map(|n| n as u64),
         max_failed_ratio: policy.field("max_failed_ratio").share(faults),
     };
+    let drift = drift(&job.field("drift"), faults);
     let webhook = webhook::read(&job.field("webhook"), faults);
     if let (Some(input), Some(output)) = (&input, &output) {
         check_overlap(&job.field("output"), &input.uri, &output.uri, faults);
@@ -109,7 +112,26 @@ fn job(root: &Field<'_>, providers: &[String], faults: &mut Faults) -> Option<Jo
             check_review(&job.field("output").child("review"), &input.uri, output, &review.uri, faults);
         }
     }
-    Some(JobSpec { name, labels, model: model?, input: input?, output: output?, pipeline, execution, error_policy, webhook })
+    Some(JobSpec { name, labels, model: model?, input: input?, output: output?, pipeline, execution, error_policy, drift, webhook })
+}
+
+fn drift(field: &Field<'_>, faults: &mut Faults) -> Option<DriftSpec> {
+    let drift = field.object(&DRIFT, faults);
+    if !drift.is_present() {
+        return None;
+    }
+    let against = drift.field("against");
+    let id = against.text("write the id of a job in quotes", faults);
+    let job = id.and_then(JobId::parse);
+    if id.is_some() && job.is_none() {
+        faults.add(&against, "wrong_value", "this is no id of a job", "give the id as GET /v1/jobs shows it: job_ and 32 digits");
+    }
+    let threshold = drift.field("threshold");
+    let index = threshold.number(faults);
+    if index.is_some_and(|index| index <= 0.0) {
+        faults.add(&threshold, "out_of_range", "the threshold is not above 0", "0.1 is little as a rule, 0.25 is much");
+    }
+    Some(DriftSpec { against: job, threshold: index })
 }
 
 /// Output inside the input would be read as input, by this job or by the next; input inside the output could be taken for parts.

@@ -18,7 +18,7 @@ use crate::{
         Followed, IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Retried, Store, Written,
     },
     domain::{
-        Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Problem, Progress,
+        Backlog, Chunk, ChunkId, ChunkResult, Compared, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Problem, Progress,
         StateChange, Uri,
         job::{Ending, PlanCursor},
         spec::OutputSpec,
@@ -71,6 +71,7 @@ impl Store for Down {
     async fn chunks(&self, _: &JobId, _: u64, _: u32) -> Result<Vec<Chunk>> { down() }
     async fn chunk(&self, _: &ChunkId) -> Result<Option<Chunk>> { down() }
     async fn claim_finalizing(&self, _: &str, _: Duration) -> Result<Option<(JobLease, Job)>> { down() }
+    async fn keep_drift(&self, _: &JobLease, _: Option<&Compared>) -> Result<Written> { down() }
     async fn finish_job(&self, _: &JobLease, _: Ending, _: Option<&Problem>) -> Result<Written> { down() }
     async fn pending_events(&self, _: u32) -> Result<Vec<PendingEvent>> { down() }
     async fn fan_out(&self, _: &Event, _: Vec<NewDelivery>) -> Result<Written> { down() }

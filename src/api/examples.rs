@@ -82,6 +82,7 @@ pub(super) fn completed() -> JobBody {
         plan: PlanCursor { done: true, ..PlanCursor::default() },
         usage,
         summary: summary(),
+        drift: None,
         started_at: Some(Timestamp(ACCEPTED.0 + ONE_SECOND / 2)),
         finished_at: Some(Timestamp(ACCEPTED.0 + 50 * ONE_SECOND)),
         ..job(JobState::Completed)
@@ -237,6 +238,7 @@ fn job(state: JobState) -> Job {
             pipeline: PipelineSpec::default(),
             execution: ExecutionSpec { deadline_seconds: Some(6 * 3600), ..ExecutionSpec::default() },
             error_policy: ErrorPolicy { max_failed_records: Some(1000), max_failed_ratio: None },
+            drift: None,
             webhook: Some(WebhookSpec {
                 url: WebhookUrl::parse("https://hooks.example.com/nightshift").expect("a well-formed address"),
                 secret: WebhookSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").expect("a well-formed secret"),
@@ -252,6 +254,7 @@ fn job(state: JobState) -> Job {
         plan: PlanCursor::default(),
         usage: Usage::default(),
         summary: Summary::default(),
+        drift: None,
         created_at: ACCEPTED,
         started_at: None,
         finished_at: None,

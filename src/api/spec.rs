@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::definition::{COMPRESSIONS, FORMATS, IF_EXISTS, LAYOUTS, OUTPUT_COMPRESSIONS, OUTPUT_FORMATS};
 use crate::domain::{
     EventKind, WebhookSecret, WebhookSpec,
-    spec::{CsvOptions, ErrorPolicy, ExecutionSpec, IncludeInput, InputKind, InputSpec, OutputSpec},
+    spec::{CsvOptions, DriftSpec, ErrorPolicy, ExecutionSpec, IncludeInput, InputKind, InputSpec, OutputSpec},
     time,
 };
 
@@ -39,6 +39,8 @@ pub(super) struct JobDefinition {
     execution: Option<ExecutionDefinition>,
     /// How many records may fail.
     error_policy: Option<ErrorPolicyDefinition>,
+    /// Whether and how to compare it with an earlier job.
+    drift: Option<DriftDefinition>,
     /// Whom to tell.
     webhook: Option<WebhookDefinition>,
 }
@@ -371,6 +373,20 @@ pub(super) struct ErrorPolicyDefinition {
     max_failed_ratio: Option<f64>,
 }
 
+/// Comparing a job with an earlier one: predictions, and input columns of numbers, truth values and short texts. Some of the records of each
+/// batch are looked at.
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DriftDefinition {
+    /// The job to compare with, which had `drift` as well; when absent the latest completed one of the same schedule.
+    #[schema(example = "job_019ac2f7b0f47e0f8a1b2c3d4e5f6071")]
+    against: Option<String>,
+    /// From this population stability index on, of the predictions or of any column, `job.drift` is told. 0.1 is little as a rule, 0.25 is
+    /// much.
+    #[schema(example = 0.25)]
+    threshold: Option<f64>,
+}
+
 /// Whom to tell, by Standard Webhooks.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -381,7 +397,7 @@ pub(super) struct WebhookDefinition {
     /// `whsec_` and the base64 of 24 to 64 random bytes: signs what is sent. Answers never show it: they have `whsec_***` here.
     #[schema(example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
     secret: String,
-    /// What it wants to hear: `job.started`, `job.completed`, `job.failed`, `job.cancelled`, `job.expired`. How the job ends, when absent.
+    /// What it wants to hear: `job.started`, `job.completed`, `job.failed`, `job.cancelled`, `job.expired`, `job.drift`. How the job ends, when absent.
     #[schema(example = json!(["job.completed", "job.failed"]))]
     events: Option<Vec<String>>,
 }
@@ -445,6 +461,12 @@ impl From<&ExecutionSpec> for ExecutionDefinition {
             deadline: spec.deadline_seconds.map(time::write_span),
             providers: Some(spec.providers.clone()),
         }
+    }
+}
+
+impl From<&DriftSpec> for DriftDefinition {
+    fn from(spec: &DriftSpec) -> Self {
+        Self { against: spec.against.as_ref().map(ToString::to_string), threshold: spec.threshold }
     }
 }
 

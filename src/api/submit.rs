@@ -121,6 +121,7 @@ pub(super) async fn resolve(state: &ApiState, definition: &Value) -> Result<(Job
     faults.extend(check_store(state, "/output", &spec.output.uri));
     let review = spec.output.review.as_ref().map(|review| &review.uri);
     faults.extend(review.and_then(|uri| check_store(state, "/output/review", uri)));
+    faults.extend(check_earlier(state, &spec).await?);
     faults.extend(spec.webhook.as_ref().and_then(|webhook| check_receiver(state, &webhook.url)));
     match resolved.filter(|_| faults.is_empty()) {
         Some(resolved) => Ok((spec, resolved)),
@@ -136,6 +137,19 @@ fn check_store(state: &ApiState, pointer: &str, uri: &Uri) -> Option<Fault> {
         _ => "look at the service's settings for this store",
     };
     Some(Fault::new(pointer, error.code(), error.to_string()).hint(hint))
+}
+
+/// The job to compare with has to be there now; it may be gone by the end.
+async fn check_earlier(state: &ApiState, spec: &JobSpec) -> Result<Option<Fault>, ApiProblem> {
+    let Some(against) = spec.drift.as_ref().and_then(|drift| drift.against.as_ref()) else { return Ok(None) };
+    let hint = "give the id of a job that GET /v1/jobs lists, whose definition had drift as well";
+    Ok(match state.store.job(against).await? {
+        None => Some(Fault::new("/drift/against", "unknown_job", format!("there is no {against}")).hint(hint)),
+        Some(earlier) if earlier.spec.drift.is_none() => {
+            Some(Fault::new("/drift/against", "not_counted", format!("{against} has not counted what its columns are like")).hint(hint))
+        }
+        Some(_) => None,
+    })
 }
 
 /// A courtesy: a literal address that no attempt would be allowed to call. What names resolve to is looked at with each attempt.

@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::domain::summary::{ImagesReport, LengthsReport, Report, Scores, ValuesReport};
+use crate::domain::{
+    Compared, Summary,
+    drift::ColumnDrift,
+    summary::{ImagesReport, LengthsReport, Report, Scores, ValuesReport},
+};
 
 /// What predictions are like, over the committed parts. What does not apply to the task is null or empty.
 #[derive(Debug, Serialize, ToSchema)]
@@ -32,6 +36,8 @@ pub(super) struct SummaryBody {
     /// Records that met each flag of the pipeline.
     #[schema(example = json!({"needs_review": 1207}))]
     flags: BTreeMap<String, u64>,
+    /// How far the job is from an earlier one, once it has ended; null where it was not compared.
+    drift: Option<DriftBody>,
 }
 
 /// How often a label was given.
@@ -116,9 +122,79 @@ struct SizeBody {
     count: u64,
 }
 
+/// How far a job is from an earlier one, in population stability indices: 0 is not at all, below 0.1 little as a rule, from 0.25 on much.
+#[derive(Debug, Serialize, ToSchema)]
+struct DriftBody {
+    /// The earlier job.
+    #[schema(example = "job_019ac2f7b0f47e0f8a1b2c3d4e5f6071")]
+    against: String,
+    /// From which index on `job.drift` is told.
+    threshold: Option<f64>,
+    /// Whether anything is as far as that.
+    exceeded: bool,
+    /// Of the predictions: the largest of their labels' and of their columns of numbers, truth values and short texts.
+    #[schema(example = 0.031)]
+    predictions: Option<f64>,
+    /// Input columns, those that moved most first, at most 50.
+    inputs: Vec<ColumnDriftBody>,
+    /// Input columns that were compared, at most 100.
+    columns: u64,
+    /// Columns that only one of the jobs has.
+    unmatched: Vec<String>,
+}
+
+/// How far a column is from what it was.
+#[derive(Debug, Serialize, ToSchema)]
+struct ColumnDriftBody {
+    /// Its name.
+    #[schema(example = "amount")]
+    column: String,
+    /// How far.
+    #[schema(example = 0.12)]
+    psi: f64,
+    /// The share of its values that were missing.
+    null_rate_before: f64,
+    /// The share of its values that are missing.
+    null_rate: f64,
+    /// What 5, 25, 50, 75 and 95 of 100 of its numbers were below, within an eighth as a rule; empty of texts.
+    quantiles_before: Vec<f64>,
+    /// What 5, 25, 50, 75 and 95 of 100 of its numbers are below.
+    quantiles: Vec<f64>,
+}
+
+impl SummaryBody {
+    pub(super) fn new(summary: &Summary, compared: Option<&Compared>) -> Self {
+        Self { drift: compared.map(DriftBody::from), ..summary.report().into() }
+    }
+}
+
+impl From<&Compared> for DriftBody {
+    fn from(compared: &Compared) -> Self {
+        let drift = &compared.drift;
+        let column = |column: &ColumnDrift| ColumnDriftBody {
+            column: column.column.clone(),
+            psi: column.psi,
+            null_rate_before: column.null_rate_before,
+            null_rate: column.null_rate,
+            quantiles_before: column.quantiles_before.clone(),
+            quantiles: column.quantiles.clone(),
+        };
+        Self {
+            against: compared.against.to_string(),
+            threshold: compared.threshold,
+            exceeded: compared.exceeds(),
+            predictions: drift.predictions,
+            inputs: drift.inputs.iter().map(column).collect(),
+            columns: drift.columns,
+            unmatched: drift.unmatched.clone(),
+        }
+    }
+}
+
 impl From<Report> for SummaryBody {
     fn from(report: Report) -> Self {
         Self {
+            drift: None,
             labels: report.labels.into_iter().map(|l| LabelBody { label: l.label, count: l.count }).collect(),
             other_labels: report.other_labels,
             scores: report.scores.map(|Scores { bins, outside }| ScoresBody { bins, outside }),

@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 
 use super::{
     definition, openapi, pipeline, read,
-    spec::{ErrorPolicyDefinition, ExecutionDefinition, InputDefinition, OutputDefinition},
+    spec::{DriftDefinition, ErrorPolicyDefinition, ExecutionDefinition, InputDefinition, OutputDefinition},
     webhook,
 };
 use crate::domain::{
     EventKind, JobSpec, PipelineSpec, Uri,
     spec::{
-        CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputFormat, InputKind, InputSpec, Layout, OutputFormat,
+        CsvOptions, DriftSpec, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputFormat, InputKind, InputSpec, Layout, OutputFormat,
         OutputSpec, ReviewSpec,
     },
     time,
@@ -292,6 +292,7 @@ fn the_document_names_the_fields_that_are_read() {
     assert_eq!(documented("TextDefinition"), known(&pipeline::TEXT));
     assert_eq!(documented("FlagDefinition"), known(&pipeline::FLAG));
     assert_eq!(documented("ExecutionDefinition"), known(&definition::EXECUTION));
+    assert_eq!(documented("DriftDefinition"), known(&definition::DRIFT));
     assert_eq!(documented("ErrorPolicyDefinition"), known(&definition::ERROR_POLICY));
     assert_eq!(documented("WebhookDefinition"), known(&webhook::WEBHOOK));
 }
@@ -393,22 +394,25 @@ proptest! {
     fn what_a_job_gives_back_is_read_to_the_same_job(
         input in input(), output in output(), execution in execution(),
         max_failed_records in option::of(0..=i64::MAX as u64), failed_per_mille in option::of(0..=1000_u32),
+        threshold in option::of(option::of(1..1000_u32)),
     ) {
         // Shares as people write them: serde_json reads a number of 17 digits to within one unit in the last place only.
         let max_failed_ratio = failed_per_mille.map(|n| f64::from(n) / 1000.0);
         let error_policy = ErrorPolicy { max_failed_records, max_failed_ratio };
+        let drift = threshold.map(|threshold| DriftSpec { against: None, threshold: threshold.map(|n| f64::from(n) / 100.0) });
         let given_back = json!({
             "model": "s3://models/fraud/",
             "input": InputDefinition::from(&input),
             "output": OutputDefinition::from(&output),
             "execution": ExecutionDefinition::from(&execution),
             "error_policy": ErrorPolicyDefinition::from(&error_policy),
+            "drift": drift.as_ref().map(DriftDefinition::from),
         });
         let posted = read::parse(given_back.to_string().as_bytes()).unwrap();
         let spec = definition::read(&posted, &providers()).map_err(|faults| TestCaseError::fail(format!("{faults:?}")))?;
         let wanted = JobSpec {
             name: None, labels: Default::default(), model: Uri::parse("s3://models/fraud/").unwrap(), pipeline: Default::default(),
-            input, output, execution, error_policy, webhook: None,
+            input, output, execution, error_policy, drift, webhook: None,
         };
         prop_assert_eq!(spec, wanted);
     }

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::{
     problem::{ApiProblem, JobProblem},
-    spec::{ErrorPolicyDefinition, ExecutionDefinition, InputDefinition, OutputDefinition, WebhookDefinition},
+    spec::{DriftDefinition, ErrorPolicyDefinition, ExecutionDefinition, InputDefinition, OutputDefinition, WebhookDefinition},
     summary::SummaryBody,
 };
 use crate::domain::{Chunk, Counts, Dim, Job, Progress, Slice, Timestamp, ValueInfo, chunk::Usage, job::PinnedModel};
@@ -39,6 +39,8 @@ pub(super) struct JobBody {
     execution: ExecutionDefinition,
     /// As given.
     error_policy: ErrorPolicyDefinition,
+    /// As given.
+    drift: Option<DriftDefinition>,
     /// As given, but for the secret, which is never shown: `whsec_***` stands in its place.
     webhook: Option<WebhookDefinition>,
     /// How much there is and how much is done.
@@ -171,12 +173,13 @@ impl JobBody {
             pipeline: serde_json::to_value(&job.pipeline).unwrap_or_default(),
             execution: (&job.spec.execution).into(),
             error_policy: (&job.spec.error_policy).into(),
+            drift: job.spec.drift.as_ref().map(Into::into),
             webhook: job.spec.webhook.as_ref().map(Into::into),
             counts: CountsBody::new(counts, job.plan.done),
             progress,
             eta_seconds: eta,
             usage: UsageBody::new(&job.usage, wall, done),
-            summary: job.summary.report().into(),
+            summary: SummaryBody::new(&job.summary, job.drift.as_ref()),
             error: job.error.as_ref().map(ApiProblem::of_job),
             created_at: job.created_at.to_string(),
             started_at: job.started_at.map(|t| t.to_string()),

@@ -83,6 +83,7 @@ fn new_job(output: &str) -> NewJob {
         pipeline: PipelineSpec::default(),
         execution: ExecutionSpec::default(),
         error_policy: ErrorPolicy::default(),
+        drift: None,
         webhook: None,
     };
     let pipeline = Pipeline::new(Task::Raw, Signature { inputs: vec![float("x")], outputs: vec![float("y")] });

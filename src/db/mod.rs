@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use crate::domain::{
-    Attempt, Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, DeliveryState, Event, Isolation, Job, JobId, JobSpec, JobState,
-    ObjectSlice, Pipeline, Problem, Progress, StateChange, Timestamp, TraceParent, Uri, WebhookSecret, WebhookSpec, WebhookUrl,
+    Attempt, Backlog, Chunk, ChunkId, ChunkResult, Compared, Delivery, DeliveryId, DeliveryState, Event, Isolation, Job, JobId, JobSpec,
+    JobState, ObjectSlice, Pipeline, Problem, Progress, StateChange, Timestamp, TraceParent, Uri, WebhookSecret, WebhookSpec, WebhookUrl,
     job::{Conflict, Ending, PinnedModel, PlanCursor},
     spec::OutputSpec,
 };
@@ -451,6 +451,9 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Leases a job that is `finalizing` or `cancelling` and has no chunk `running` under a live lease.
     async fn claim_finalizing(&self, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>>;
+
+    /// Keeps how far a job is from an earlier one, for [`Store::finish_job`] to tell; `None` when there is nothing to compare with.
+    async fn keep_drift(&self, lease: &JobLease, compared: Option<&Compared>) -> Result<Written>;
 
     /// Applies `Ended`: final state, `finished_at`; the output prefix is free again. `error` is kept on the job unless it has one.
     async fn finish_job(&self, lease: &JobLease, ending: Ending, error: Option<&Problem>) -> Result<Written>;

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// A job at the moment of an event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobSnapshot {
     /// Which job.
     pub id: JobId,
@@ -25,12 +25,28 @@ pub struct JobSnapshot {
     pub counts: Counts,
     /// Why it failed: code and title, without the detail, which may quote data.
     pub error: Option<(String, String)>,
+    /// How far it is from an earlier job, where that is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftNote>,
     /// When it was accepted.
     pub created_at: Timestamp,
     /// When its first chunk was claimed.
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+}
+
+/// How far a job is from an earlier one, in few words.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DriftNote {
+    /// The earlier one.
+    pub against: JobId,
+    /// The index of the predictions.
+    pub predictions: Option<f64>,
+    /// The column that moved most, and its index.
+    pub column: Option<(String, f64)>,
+    /// From which index on it is told.
+    pub threshold: Option<f64>,
 }
 
 impl JobSnapshot {
@@ -43,6 +59,12 @@ impl JobSnapshot {
             state: job.state,
             counts: job.counts,
             error: job.error.as_ref().map(|problem| (problem.code.clone(), problem.title.clone())),
+            drift: job.drift.as_ref().map(|compared| DriftNote {
+                against: compared.against.clone(),
+                predictions: compared.drift.predictions,
+                column: compared.drift.inputs.first().map(|column| (column.column.clone(), column.psi)),
+                threshold: compared.threshold,
+            }),
             created_at: job.created_at,
             started_at: job.started_at,
             finished_at: job.finished_at,
@@ -51,7 +73,7 @@ impl JobSnapshot {
 }
 
 /// What happened to a job, as kept with the change itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     /// Events are numbered in the order in which they happened.
     pub seq: i64,

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    chunk::Usage, fault::Problem, pipeline::Pipeline, spec::JobSpec, summary::Summary, time::Timestamp, trace::TraceParent, uri::Uri,
+    chunk::Usage, drift::Compared, fault::Problem, pipeline::Pipeline, spec::JobSpec, summary::Summary, time::Timestamp,
+    trace::TraceParent, uri::Uri,
 };
 
 /// `job_` and a UUIDv7: ids sort by time of creation.
@@ -354,6 +355,8 @@ pub struct Job {
     pub usage: Usage,
     /// What its predictions are like, over committed chunks.
     pub summary: Summary,
+    /// How far it is from an earlier job, once it was compared.
+    pub drift: Option<Compared>,
     /// When it was accepted.
     pub created_at: Timestamp,
     /// When its first chunk was claimed.

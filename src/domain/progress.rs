@@ -9,7 +9,7 @@ use super::{
 };
 
 /// A state that a job came to, as kept with the change itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StateChange {
     /// Changes of all jobs are numbered in the order in which they became visible.
     pub seq: i64,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{pipeline::PipelineSpec, uri::Uri, webhook::WebhookSpec};
+use super::{job::JobId, pipeline::PipelineSpec, uri::Uri, webhook::WebhookSpec};
 
 /// Input formats. One word for one thing: the same names in requests, manifests and messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
@@ -245,6 +245,15 @@ pub struct ErrorPolicy {
     pub max_failed_ratio: Option<f64>,
 }
 
+/// How to compare a job with an earlier one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct DriftSpec {
+    /// The job to compare with; `None` takes the latest completed one of the same schedule, if there is a schedule.
+    pub against: Option<JobId>,
+    /// From this population stability index on, of the predictions or of any column, an event tells of it.
+    pub threshold: Option<f64>,
+}
+
 /// A job definition in full; nothing is left to default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobSpec {
@@ -264,6 +273,9 @@ pub struct JobSpec {
     pub execution: ExecutionSpec,
     /// How many records may fail.
     pub error_policy: ErrorPolicy,
+    /// Whether and how to compare it with an earlier job.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub drift: Option<DriftSpec>,
     /// Whom to tell; jobs of older versions have none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub webhook: Option<WebhookSpec>,

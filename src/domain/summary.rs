@@ -7,12 +7,16 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::sketch::Sketch;
+
 /// Labels that are counted one by one.
 pub const MOST_LABELS: usize = 1000;
 /// Labels that a report lists.
 pub const LISTED_LABELS: usize = 50;
 /// Picture sizes that a report lists.
 pub const LISTED_SIZES: usize = 5;
+/// Input columns whose values are counted, by name.
+pub const MOST_COLUMNS: usize = 100;
 /// Bins of a histogram of scores, from 0 to 1.
 pub const SCORE_BINS: usize = 20;
 
@@ -44,6 +48,12 @@ pub struct Summary {
     /// Records that met each flag, those that none met too.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub flags: BTreeMap<String, u64>,
+    /// Prediction columns, where somebody is going to compare them; of [`MOST_COLUMNS`] at most.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub predicted: BTreeMap<String, Sketch>,
+    /// Input columns, where somebody is going to compare them; of [`MOST_COLUMNS`] at most.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, Sketch>,
 }
 
 /// How often labels were given.
@@ -137,6 +147,18 @@ impl Summary {
         for (flag, count) in &other.flags {
             *self.flags.entry(flag.clone()).or_default() += count;
         }
+        merge_columns(&mut self.predicted, &other.predicted);
+        merge_columns(&mut self.inputs, &other.inputs);
+    }
+}
+
+fn merge_columns(own: &mut BTreeMap<String, Sketch>, other: &BTreeMap<String, Sketch>) {
+    for (column, sketch) in other {
+        own.entry(column.clone()).or_default().merge(sketch);
+    }
+    // Those first by name: whatever the order, the same ones stay.
+    while own.len() > MOST_COLUMNS {
+        own.pop_last();
     }
 }
 
@@ -168,7 +190,7 @@ impl Labels {
 }
 
 /// FNV-1a, 64 bits: the same on every machine and in every version.
-fn hash(text: &str) -> u64 {
+pub(super) fn hash(text: &str) -> u64 {
     text.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
 }
 

@@ -26,11 +26,13 @@ pub enum EventKind {
     Cancelled,
     /// It ended by its deadline.
     Expired,
+    /// It is farther from an earlier job than its threshold.
+    Drift,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [EventKind; 5] = [Self::Started, Self::Completed, Self::Failed, Self::Cancelled, Self::Expired];
+    pub const ALL: [EventKind; 6] = [Self::Started, Self::Completed, Self::Failed, Self::Cancelled, Self::Expired, Self::Drift];
     /// How a job can end: what is told when nothing else is asked for.
     pub const ENDS: [EventKind; 4] = [Self::Completed, Self::Failed, Self::Cancelled, Self::Expired];
 
@@ -42,6 +44,7 @@ impl EventKind {
             Self::Failed => "job.failed",
             Self::Cancelled => "job.cancelled",
             Self::Expired => "job.expired",
+            Self::Drift => "job.drift",
         }
     }
 

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     db::{self, JobLease, Store, Written},
     domain::{
-        ChunkState, Job, JobState, PartNames, Problem, Summary, Uri,
+        ChunkState, Compared, Drift, Job, JobState, PartNames, Problem, Summary, Uri,
         job::Ending,
         names::{self, MANIFEST, SUCCESS},
         spec::IfExists,
@@ -134,6 +134,10 @@ impl Finalizer {
             (_, None) => Ending::Failed,
         };
         let written = self.write(&self.stores.budgeted(), lease, job, ending).await;
+        let written = match written {
+            Ok(()) if ending == Ending::Completed => self.compare(lease, job).await,
+            other => other,
+        };
         let finished = match written {
             Ok(()) => self.finish(lease, ending, None).await.map(|()| ending),
             // The output cannot be written to, and no retry will change that: the job ends all the same, and says so.
@@ -158,6 +162,28 @@ impl Finalizer {
                     tracing::debug!(error = &error as &dyn std::error::Error, "cannot release {}", job.id);
                 }
             }
+        }
+    }
+
+    /// Says how far a completed job is from an earlier one, where that was asked for. An earlier job that is gone is no reason to end
+    /// otherwise.
+    async fn compare(&self, lease: &JobLease, job: &Job) -> Result<(), Error> {
+        let Some(drift) = &job.spec.drift else { return Ok(()) };
+        let earlier = match &drift.against {
+            Some(against) => self.store.job(against).await?,
+            None => None,
+        };
+        let compared = earlier.and_then(|earlier| {
+            let drift_of = Drift::between(&earlier.summary, &job.summary)?;
+            Some(Compared { against: earlier.id, threshold: drift.threshold, drift: drift_of })
+        });
+        if let Some(compared) = &compared {
+            let largest = compared.drift.largest();
+            tracing::info!(job.id = %job.id, against = %compared.against, largest, "{} was compared with {}", job.id, compared.against);
+        }
+        match self.store.keep_drift(lease, compared.as_ref()).await? {
+            Written::Done => Ok(()),
+            Written::Fenced => Err(Error::Fenced),
         }
     }
 

@@ -335,6 +335,7 @@ mod tests {
             plan: PlanCursor { objects: 2, bytes: 30, digest: "d2".into(), done: true, ..PlanCursor::default() },
             usage: Usage { provider: "cpu".into(), runtime: "1.31.1".into(), wall_seconds: 0.25, ..Usage::default() },
             summary: Summary::default(),
+            drift: None,
             created_at: Timestamp(1_764_000_000_000_000),
             started_at: Some(Timestamp(1_764_000_001_000_000)),
             finished_at: None,

@@ -22,6 +22,8 @@ struct Data<'e> {
     state: &'static str,
     counts: Counts,
     error: Option<Error<'e>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drift: Option<Drift<'e>>,
     created_at: String,
     started_at: Option<String>,
     finished_at: Option<String>,
@@ -48,6 +50,15 @@ struct Error<'e> {
     #[serde(rename = "type")]
     kind: String,
     title: &'e str,
+}
+
+#[derive(Serialize)]
+struct Drift<'e> {
+    against: &'e str,
+    threshold: Option<f64>,
+    predictions: Option<f64>,
+    column: Option<&'e str>,
+    column_psi: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -83,6 +94,13 @@ pub(super) fn body(event: &Event, public_url: &str) -> serde_json::Result<String
             },
             // The words in which the API tells of problems.
             error: job.error.as_ref().map(|(code, title)| Error { kind: format!("urn:nightshift:problem:{code}"), title }),
+            drift: job.drift.as_ref().map(|drift| Drift {
+                against: drift.against.as_str(),
+                threshold: drift.threshold,
+                predictions: drift.predictions,
+                column: drift.column.as_ref().map(|(column, _)| column.as_str()),
+                column_psi: drift.column.as_ref().map(|(_, psi)| *psi),
+            }),
             created_at: job.created_at.to_string(),
             started_at: job.started_at.map(|t| t.to_string()),
             finished_at: job.finished_at.map(|t| t.to_string()),

@@ -36,6 +36,7 @@ mod process;
 mod reader;
 mod review;
 mod sample;
+mod sketch;
 mod stages;
 mod summarize;
 mod tune;

@@ -60,6 +60,9 @@ pub struct ChunkTask {
     /// What a picture may cost.
     #[serde(default)]
     pub image_limits: ImageLimits,
+    /// Whether to count what the input columns are like.
+    #[serde(default)]
+    pub sketches: bool,
     /// What to leave out and what to feed alone. With it, the attempt does one thing at a time and says each before it begins.
     #[serde(default)]
     pub isolation: Option<Isolation>,
@@ -97,6 +100,7 @@ impl ChunkTask {
             batch_size: execution.batch_size,
             providers: if execution.providers.is_empty() { providers.to_vec() } else { execution.providers.clone() },
             image_limits,
+            sketches: spec.drift.is_some(),
             isolation: None,
         }
     }

@@ -10,7 +10,7 @@ use arrow::{
     datatypes::{DataType, Field, Float64Type},
 };
 
-use super::featurize::Notes;
+use super::{batch::Batch, featurize::Notes, sketch::sketch};
 use crate::domain::{
     Pipeline, Summary, Task,
     summary::{Images, Lengths, Values},
@@ -54,6 +54,13 @@ pub(super) fn summarize(pipeline: &Pipeline, predictions: &[(Arc<Field>, ArrayRe
     summary.tokens = Lengths::of(rows.iter().filter_map(|row| notes.tokens.get(*row as usize)).map(|tokens| u64::from(*tokens)));
     add_flags(&mut summary, pipeline, column("flags"));
     summary
+}
+
+/// Adds what only those need who compare runs: what the columns are like, those that went in and those that came out.
+pub(super) fn add_sketches(summary: &mut Summary, batch: &Batch, predictions: &[(Arc<Field>, ArrayRef)]) {
+    let schema = batch.columns.schema();
+    summary.inputs = sketch(schema.fields().iter().zip(batch.columns.columns()));
+    summary.predicted = sketch(predictions.iter().map(|(field, array)| (field, array)));
 }
 
 fn add_labels(summary: &mut Summary, labels: &ArrayRef, scores: &ArrayRef, at: impl Iterator<Item = usize>) {

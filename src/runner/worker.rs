@@ -22,7 +22,7 @@ use super::{
     interpret::{interpret, prediction_fields},
     models::lock,
     stages::{At, Mark},
-    summarize::summarize,
+    summarize::{add_sketches, summarize},
     tune::Tuner,
 };
 use crate::{
@@ -166,7 +166,13 @@ fn rows_of(
         Batch { provenance: batch.provenance.take(&rows), columns }
     };
     match encode::assemble(&kept, &attempt.task.include_input, &predictions, &attempt.task.prediction_prefix) {
-        Ok(assembled) => Ok(Some((assembled, summarize(pipeline, &predictions, notes, &rows)))),
+        Ok(assembled) => {
+            let mut summary = summarize(pipeline, &predictions, notes, &rows);
+            if attempt.task.sketches {
+                add_sketches(&mut summary, batch, &predictions);
+            }
+            Ok(Some((assembled, summary)))
+        }
         Err(error) => {
             let (code, detail) = match error {
                 EncodeError::MissingColumn(detail) => ("missing_column", detail),

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     db::{Changed, Created, Error, JobFilter, JobLease, NewJob, Result, Written},
     domain::{
-        EventKind, Job, JobEvent, JobId, JobState, ObjectSlice, Problem, Timestamp, Uri,
+        Compared, EventKind, Job, JobEvent, JobId, JobState, ObjectSlice, Problem, Timestamp, Uri,
         chunk::Usage,
         delivery::JobSnapshot,
         job::{Conflict, Ending, PlanCursor},
@@ -455,6 +455,15 @@ pub(super) async fn claim_finalizing(tx: &mut Tx<'_>, worker: &str, ttl: Duratio
     Ok(Some((lease, job)))
 }
 
+pub(super) async fn keep_drift(tx: &mut Tx<'_>, lease: &JobLease, compared: Option<&Compared>) -> Result<Written> {
+    hold(tx, &lease.job).await?;
+    if !holds(tx, lease).await? {
+        return Ok(Written::Fenced);
+    }
+    sql("UPDATE job SET drift = ? WHERE id = ?").bind(compared.map(document)).bind(lease.job.as_str()).execute(&mut tx.db).await?;
+    Ok(Written::Done)
+}
+
 pub(super) async fn finish(tx: &mut Tx<'_>, lease: &JobLease, ending: Ending, error: Option<&Problem>) -> Result<Written> {
     hold(tx, &lease.job).await?;
     if !holds(tx, lease).await? {
@@ -468,7 +477,13 @@ pub(super) async fn finish(tx: &mut Tx<'_>, lease: &JobLease, ending: Ending, er
         .execute(&mut tx.db)
         .await?;
     match apply(tx, &mut job, JobEvent::Ended(ending)).await {
-        Ok(moved) => moved.map(|()| Written::Done),
+        Ok(moved) => {
+            moved?;
+            if ending == Ending::Completed && job.drift.as_ref().is_some_and(Compared::exceeds) {
+                webhooks::announce(tx, &lease.job, EventKind::Drift).await?;
+            }
+            Ok(Written::Done)
+        }
         Err(conflict) => Err(Error::Damaged { table: "job", id: lease.job.to_string(), what: conflict.to_string() }),
     }
 }

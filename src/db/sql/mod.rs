@@ -43,8 +43,8 @@ use super::{
     Followed, IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Retried, Store, Written,
 };
 use crate::domain::{
-    Backlog, Chunk, ChunkId, ChunkResult, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Problem, Progress, StateChange,
-    Uri,
+    Backlog, Chunk, ChunkId, ChunkResult, Compared, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Problem, Progress,
+    StateChange, Uri,
     delivery::JobSnapshot,
     job::{Ending, PlanCursor},
     spec::OutputSpec,
@@ -292,6 +292,11 @@ impl Store for SqlStore {
         }
         let worker = worker.to_owned();
         self.write(move |tx| Box::pin(async move { jobs::claim_finalizing(tx, &worker, ttl).await })).await
+    }
+
+    async fn keep_drift(&self, lease: &JobLease, compared: Option<&Compared>) -> Result<Written> {
+        let (lease, compared) = (lease.clone(), compared.cloned());
+        self.write(move |tx| Box::pin(async move { jobs::keep_drift(tx, &lease, compared.as_ref()).await })).await
     }
 
     async fn finish_job(&self, lease: &JobLease, ending: Ending, error: Option<&Problem>) -> Result<Written> {

@@ -15,7 +15,7 @@ use crate::{
 /// Columns of [`job`], in one place. A paused job keeps in its row the state that it had before.
 pub(super) const JOB: &str = "id, spec, model, pipeline, CASE WHEN paused_at IS NULL THEN state ELSE 'paused' END AS state, ending, error, \
                               plan, objects, bytes, chunks, chunks_done, succeeded, failed, usage, summary, created_at, started_at, \
-                              finished_at, paused_at, idle, retries, trace";
+                              finished_at, paused_at, idle, retries, trace, drift";
 /// Columns of [`chunk`], in one place.
 pub(super) const CHUNK: &str = "job_id, seq, state, claims, failures, crashes, not_before, lease_epoch, worker, started_at, \
                                 finished_at, error, result, inputs, isolation";
@@ -104,6 +104,7 @@ pub(super) fn job(row: &Row) -> Result<Job> {
         plan: r.json("plan")?,
         usage: r.json("usage")?,
         summary: r.json("summary")?,
+        drift: r.json_or_none("drift")?,
         created_at: Timestamp(r.get("created_at")?),
         started_at: r.time("started_at")?,
         finished_at: r.time("finished_at")?,
