@@ -47,7 +47,7 @@ pub(super) enum Trouble {
 #[derive(Debug)]
 pub(super) enum Opened {
     /// It is open.
-    Stream(Events),
+    Stream(Box<Events>),
     /// There is no such thing: no such job, or a service of an older version.
     Nothing,
     /// There is nothing left to tell, no room for a stream, or no answer.
@@ -127,7 +127,7 @@ impl Client {
             http = http.header("Last-Event-ID", id);
         }
         Ok(match http.header("Accept", "text/event-stream").send().await {
-            Ok(answer) if answer.status() == StatusCode::OK => Opened::Stream(Events::of(answer)),
+            Ok(answer) if answer.status() == StatusCode::OK => Opened::Stream(Box::new(Events::of(answer))),
             Ok(answer) if answer.status() == StatusCode::NOT_FOUND => Opened::Nothing,
             _ => Opened::NotNow,
         })
