@@ -16,6 +16,7 @@ use crate::{
     notify::{self, Deliverer, Guard, Notifier, Timeouts},
     objects::{self, Stores},
     plan::{self, Planner},
+    schedule::Scheduler,
     telemetry::{LogFormat, Metrics},
 };
 
@@ -59,6 +60,7 @@ pub struct Handles {
 /// The rooms that run no chunks.
 #[derive(Debug)]
 struct Control {
+    scheduler: Scheduler,
     planner: Planner,
     finalizer: Finalizer,
     notifier: Notifier,
@@ -155,6 +157,7 @@ impl App {
             data_dir: settings.data_dir.clone(),
         };
         let control = (role == Role::Serve).then(|| Control {
+            scheduler: Scheduler { store: store.clone(), accept: Arc::new(api.clone()), wake: wake.clone(), poll: POLL },
             planner: Planner {
                 store: store.clone(),
                 stores: stores.clone(),
@@ -223,8 +226,9 @@ impl App {
     /// When the API cannot go on.
     pub async fn run(self, stop: CancellationToken) -> Result<(), String> {
         let mut rooms = JoinSet::new();
-        if let Some(Control { planner, finalizer, notifier, janitor }) = self.control {
+        if let Some(Control { scheduler, planner, finalizer, notifier, janitor }) = self.control {
             tracing::info!(address = %self.address, "serving the API at http://{0}, its docs at http://{0}/docs", self.address);
+            rooms.spawn(scheduler.run(stop.clone()));
             rooms.spawn(planner.run(stop.clone()));
             rooms.spawn(finalizer.run(stop.clone()));
             rooms.spawn(notifier.run(stop.clone()));

@@ -1,6 +1,6 @@
 //! Nightshift: self-hosted batch inference in one binary.
 //!
-//! A job walks through the rooms in this order: `api` accepts → `db` keeps → `plan` cuts → `execute` leases → `runner`
+//! A job walks through the rooms in this order: `api` or `schedule` accepts → `db` keeps → `plan` cuts → `execute` leases → `runner`
 //! computes → `execute` commits and finalises → `notify` tells. A room imports only what stands below it in this list, or `domain`.
 
 /// The HTTP edge: routes, request and response types, problem details, docs.
@@ -27,6 +27,8 @@ pub mod objects;
 pub mod plan;
 /// The data plane, in a process of its own: source → decode → featurize → infer → interpret → encode.
 pub mod runner;
+/// Schedules that are due → fires → jobs, each once.
+pub mod schedule;
 /// Logs, metrics, traces; any room may use it.
 pub mod telemetry;
 /// Rereads a finished job's output and proves its manifest; needs no service.

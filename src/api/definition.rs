@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{
     meant, pipeline,
     read::{Faults, Field, Object, did_you_mean},
-    webhook,
+    waits, webhook,
 };
 use crate::domain::{
     Fault, JobId, JobSpec, Pipeline, Uri,
@@ -16,8 +16,8 @@ use crate::domain::{
     },
 };
 
-pub(super) const JOB: [&str; 10] =
-    ["name", "labels", "model", "input", "output", "pipeline", "execution", "error_policy", "drift", "webhook"];
+pub(super) const JOB: [&str; 12] =
+    ["name", "labels", "model", "input", "output", "pipeline", "execution", "error_policy", "drift", "webhook", "wait_for", "depends_on"];
 pub(super) const MODEL: [&str; 3] = ["uri", "name", "version"];
 pub(super) const INPUT: [&str; 7] = ["uri", "format", "compression", "include", "exclude", "manifest", "csv"];
 pub(super) const CSV: [&str; 2] = ["delimiter", "header"];
@@ -101,6 +101,8 @@ fn job(root: &Field<'_>, providers: &[String], faults: &mut Faults) -> Option<Jo
     };
     let drift = drift(&job.field("drift"), faults);
     let webhook = webhook::read(&job.field("webhook"), faults);
+    let wait_for = waits::wait_for(&job.field("wait_for"), faults);
+    let depends_on = waits::depends_on(&job.field("depends_on"), faults);
     if let (Some(input), Some(output)) = (&input, &output) {
         check_overlap(&job.field("output"), &input.uri, &output.uri, faults);
         if input.kind == InputKind::Manifest && output.layout == Layout::Mirror {
@@ -112,7 +114,8 @@ fn job(root: &Field<'_>, providers: &[String], faults: &mut Faults) -> Option<Jo
             check_review(&job.field("output").child("review"), &input.uri, output, &review.uri, faults);
         }
     }
-    Some(JobSpec { name, labels, model: model?, input: input?, output: output?, pipeline, execution, error_policy, drift, webhook })
+    let (model, input, output) = (model?, input?, output?);
+    Some(JobSpec { name, labels, model, input, output, pipeline, execution, error_policy, drift, webhook, wait_for, depends_on })
 }
 
 fn drift(field: &Field<'_>, faults: &mut Faults) -> Option<DriftSpec> {

@@ -13,9 +13,10 @@ use super::{
     problem::{ApiProblem, JobProblem},
     submit,
     types::{ModelBody, dtype_and_shape},
+    waits::WaitingBody,
 };
 use crate::{
-    domain::{Fault, ObjectSlice, Problem, spec::OutputSpec},
+    domain::{Fault, JobSpec, JobState, ObjectSlice, Problem, spec::OutputSpec},
     objects,
     plan::{self, Estimate, Preview},
     runner::protocol::Sample,
@@ -60,6 +61,9 @@ pub(super) struct DryRun {
     provider: Option<String>,
     /// Version of ONNX Runtime; absent when nothing ran.
     runtime: Option<String>,
+    /// What the job would wait for before it began; absent when it would begin at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting_for: Option<WaitingBody>,
 }
 
 /// A column of the data.
@@ -158,7 +162,25 @@ pub(super) async fn dry_run(state: &ApiState, definition: &Value, records: u64) 
         batch_size: sample.as_ref().map(|s| s.batch_size),
         provider: sample.as_ref().map(|s| s.provider.clone()),
         runtime: sample.map(|s| s.runtime),
+        waiting_for: waiting_for(state, &spec).await?,
     }))
+}
+
+/// What is not there, or not over, at the moment.
+async fn waiting_for(state: &ApiState, spec: &JobSpec) -> Result<Option<WaitingBody>, ApiProblem> {
+    let mut parents = Vec::new();
+    for parent in &spec.depends_on {
+        let done = state.store.job(parent).await?.is_some_and(|job| job.state == JobState::Completed);
+        parents.extend((!done).then(|| parent.clone()));
+    }
+    let uri = match &spec.wait_for {
+        None => None,
+        Some(wait) => match state.stores.open(&wait.uri)?.head(wait.uri.path()).await {
+            Ok(_) => None,
+            Err(_not_there) => Some(wait.uri.clone()),
+        },
+    };
+    Ok(WaitingBody::would(parents, uri))
 }
 
 type Shown = (Vec<ColumnBody>, Vec<Box<RawValue>>, Vec<Value>);

@@ -14,13 +14,16 @@ use tower::ServiceExt;
 use super::{ApiState, Feed, FeedOptions, Load, load, router};
 use crate::{
     db::{
-        AttemptResult, Changed, ChunkLease, ClaimedChunk, ClaimedDelivery, Created, DeliveryFilter, DeliveryLease, DeliveryRecord, Error,
-        Followed, IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Retried, Store, Written,
+        AttemptResult, Changed, ChunkLease, ClaimedChunk, ClaimedDelivery, ClaimedRun, Created, DeliveryFilter, DeliveryLease,
+        DeliveryRecord, Error, Followed, IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, NewSchedule, PendingEvent, Result,
+        Retried, RunLease, ScheduleChange, ScheduleFilter, Store, Unmade, Written,
     },
     domain::{
         Backlog, Chunk, ChunkId, ChunkResult, Compared, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Problem, Progress,
-        StateChange, Uri,
+        Run, Schedule, ScheduleId, StateChange, Timestamp, Uri,
+        covered::{Block, Entry},
         job::{Ending, PlanCursor},
+        schedule::Due,
         spec::OutputSpec,
     },
     execute::{RunnerOptions, RunnerStatus, Sampler},
@@ -80,6 +83,27 @@ impl Store for Down {
     async fn replay_delivery(&self, _: &DeliveryId) -> Result<Option<Delivery>> { down() }
     async fn deliveries(&self, _: &DeliveryFilter) -> Result<Vec<Delivery>> { down() }
     async fn delivery(&self, _: &DeliveryId) -> Result<Option<DeliveryRecord>> { down() }
+    async fn now(&self) -> Result<Timestamp> { down() }
+    async fn create_schedule(&self, _: NewSchedule) -> Result<Schedule> { down() }
+    async fn schedule(&self, _: &ScheduleId) -> Result<Option<Schedule>> { down() }
+    async fn schedules(&self, _: &ScheduleFilter) -> Result<Vec<Schedule>> { down() }
+    async fn change_schedule(&self, _: &ScheduleId, _: u64, _: ScheduleChange) -> Result<Option<Schedule>> { down() }
+    async fn delete_schedule(&self, _: &ScheduleId) -> Result<bool> { down() }
+    async fn due_schedules(&self, _: u32) -> Result<(Timestamp, Vec<Schedule>)> { down() }
+    async fn open_runs(&self, _: &Schedule, _: &Due) -> Result<Written> { down() }
+    async fn run_now(&self, _: &ScheduleId) -> Result<Option<Run>> { down() }
+    async fn runs(&self, _: &ScheduleId, _: Option<Timestamp>, _: u32) -> Result<Vec<Run>> { down() }
+    async fn claim_run(&self, _: Duration) -> Result<Option<ClaimedRun>> { down() }
+    async fn settle_run(&self, _: &RunLease, _: &Unmade) -> Result<Written> { down() }
+    async fn delay_run(&self, _: &RunLease, _: Option<&Problem>, _: Duration) -> Result<Written> { down() }
+    async fn covered_block(&self, _: &ScheduleId, _: &str) -> Result<Block> { down() }
+    async fn cover(&self, _: &ScheduleId, _: Vec<Entry>) -> Result<()> { down() }
+    async fn job_to_cover(&self, _: &ScheduleId) -> Result<Option<JobId>> { down() }
+    async fn job_is_covered(&self, _: &JobId) -> Result<()> { down() }
+    async fn claim_waiting(&self, _: &str, _: Duration) -> Result<Option<(JobLease, Job)>> { down() }
+    async fn wait_again(&self, _: &JobLease) -> Result<Written> { down() }
+    async fn wait_is_over(&self, _: &JobLease) -> Result<Written> { down() }
+    async fn settle_dependencies(&self) -> Result<u64> { down() }
     async fn purge(&self, _: Duration, _: u32) -> Result<u64> { down() }
     fn wake(&self, _: Arc<Notify>) {}
     async fn changes(&self, _: Option<&JobId>, _: i64, _: u32) -> Result<Vec<StateChange>> { down() }

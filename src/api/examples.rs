@@ -10,7 +10,7 @@ use crate::domain::{
     ValueInfo, ValueType, WebhookSecret, WebhookSpec, WebhookUrl,
     chunk::Usage,
     delivery::JobSnapshot,
-    job::{Breaks, PinnedModel, PlanCursor},
+    job::{Breaks, PinnedModel, PlanCursor, Waits},
     pipeline::ClassifierOutputs,
     spec::{
         CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputKind, InputSpec, Layout,
@@ -244,6 +244,8 @@ fn job(state: JobState) -> Job {
                 secret: WebhookSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").expect("a well-formed secret"),
                 events: vec![EventKind::Completed, EventKind::Failed],
             }),
+            wait_for: None,
+            depends_on: Vec::new(),
         },
         model: PinnedModel { uri: model, digest: "5eed".repeat(16), file: "model.onnx".to_owned(), bytes: 1_482_113 },
         pipeline: pipeline(),
@@ -260,6 +262,8 @@ fn job(state: JobState) -> Job {
         finished_at: None,
         breaks: Breaks::default(),
         trace: None,
+        fire: None,
+        waits: Waits::default(),
     }
 }
 

@@ -9,6 +9,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     db::JobFilter,
-    domain::{Job, JobId, JobState, Timestamp, TraceParent, time},
+    domain::{Job, JobId, JobState, ScheduleId, Timestamp, TraceParent, time},
 };
 
 /// Longest wait of one request.
@@ -94,17 +95,7 @@ pub(super) async fn submit(
     let records = query
         .parsed("records", &format!("give a whole number from 1 to {most}"), |text| text.parse().ok().filter(|n| (1..=most).contains(n)))?;
     let dry = dry_run::requested(dry, records)?;
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("application/json");
-    let is_json = kind.split(';').next().is_some_and(|k| k.trim() == "application/json" || k.trim().ends_with("+json"));
-    // What curl sends when nobody says otherwise.
-    if !is_json && !kind.starts_with("application/x-www-form-urlencoded") {
-        return Err(ApiProblem::unsupported_media_type(format!("the body is {kind}; send application/json")));
-    }
-    let sent = sent.map_err(|e| match e.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiProblem::too_large("a job definition has at most 1 MiB"),
-        _ => ApiProblem::malformed(e.to_string()),
-    })?;
-    let definition = body::parse(&sent)?;
+    let definition = self::definition(&headers, sent)?;
     if let Some(records) = dry {
         return Ok(dry_run::dry_run(&state, &definition, records).await?.into_response());
     }
@@ -126,6 +117,21 @@ pub(super) async fn submit(
     Ok(answer)
 }
 
+/// A definition as it was sent.
+pub(super) fn definition(headers: &HeaderMap, sent: Result<Bytes, BytesRejection>) -> Result<Value, ApiProblem> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("application/json");
+    let is_json = kind.split(';').next().is_some_and(|k| k.trim() == "application/json" || k.trim().ends_with("+json"));
+    // What curl sends when nobody says otherwise.
+    if !is_json && !kind.starts_with("application/x-www-form-urlencoded") {
+        return Err(ApiProblem::unsupported_media_type(format!("the body is {kind}; send application/json")));
+    }
+    let sent = sent.map_err(|e| match e.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiProblem::too_large("a definition has at most 1 MiB"),
+        _ => ApiProblem::malformed(e.to_string()),
+    })?;
+    body::parse(&sent)
+}
+
 /// List jobs
 ///
 /// Newest first.
@@ -134,6 +140,7 @@ pub(super) async fn submit(
     params(
         ("state" = Option<String>, Query, description = "Only jobs in this state", example = "in_progress"),
         ("label.{key}" = Option<String>, Query, description = "Only jobs with this label; may be given for several keys", example = "risk"),
+        ("schedule" = Option<String>, Query, description = "Only jobs that this schedule made", example = "sch_019ac2f7b0f47e0f8a1b2c3d4e5f6073"),
         ("created_after" = Option<String>, Query, description = "Only jobs accepted later than this (RFC 3339)", example = "2026-11-23T00:00:00Z"),
         ("created_before" = Option<String>, Query, description = "Only jobs accepted earlier than this (RFC 3339)", example = "2026-11-24T00:00:00Z"),
         ("limit" = Option<u32>, Query, description = "Jobs in a page: 1 to 200, 50 when absent", example = 50),
@@ -146,12 +153,13 @@ pub(super) async fn submit(
 )]
 pub(super) async fn list(State(state): State<ApiState>, query: Query) -> Result<Json<JobPage>, ApiProblem> {
     const TIME: &str = "give a time as RFC 3339 writes it, such as 2026-11-23T02:00:00Z; in a URL, + is written %2B";
-    query.only(&["state", "limit", "cursor", "label.", "created_after", "created_before"])?;
+    query.only(&["state", "limit", "cursor", "label.", "schedule", "created_after", "created_before"])?;
     let limit = query.limit(50, 200)?;
     let states = JobState::ALL.map(JobState::name).join(", ");
     let filter = JobFilter {
         state: query.parsed("state", &format!("one of {states}"), JobState::parse)?,
         labels: query.with_prefix("label.").collect(),
+        schedule: query.parsed("schedule", "give the id of a schedule", ScheduleId::parse)?,
         created_after: query.parsed("created_after", TIME, Timestamp::parse)?,
         created_before: query.parsed("created_before", TIME, Timestamp::parse)?,
         before: query.parsed("cursor", "give next_cursor of the page before", JobId::parse)?,
@@ -265,7 +273,7 @@ pub(super) fn missing(id: &str) -> ApiProblem {
 fn etag(job: &Job) -> String {
     let mut digest = Sha256::new();
     digest.update(format!("{:?} {:?} {:?} {:?} {:?} ", job.state, job.counts, job.started_at, job.finished_at, job.plan.done));
-    digest.update(format!("{:?} {:?} {:?}", job.ending, job.error, job.breaks));
+    digest.update(format!("{:?} {:?} {:?} {:?}", job.ending, job.error, job.breaks, job.waits));
     let hex: String = digest.finalize().iter().take(12).map(|b| format!("{b:02x}")).collect();
     format!("W/\"{hex}\"")
 }

@@ -14,6 +14,7 @@ mod errors;
 mod events;
 mod examples;
 mod feed;
+mod fires;
 mod health;
 mod idempotency;
 mod jobs;
@@ -27,6 +28,10 @@ mod query;
 mod read;
 mod request;
 mod results;
+mod schedule_body;
+mod schedule_definition;
+mod schedule_examples;
+mod schedules;
 mod spec;
 mod steer;
 mod submit;
@@ -34,6 +39,7 @@ mod summary;
 #[cfg(test)]
 mod tests;
 mod types;
+mod waits;
 mod webhook;
 
 use std::{path::PathBuf, sync::Arc};

@@ -7,7 +7,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ApiState, definition, deliveries, errors, events, health, jobs, metrics, pipeline, results, steer};
+use super::{ApiState, definition, deliveries, errors, events, health, jobs, metrics, pipeline, results, schedule_body, schedules, steer};
 use crate::domain::{ChunkState, DeliveryState, EventKind, JobState, Task, pipeline::detection::Head};
 
 #[derive(OpenApi)]
@@ -21,6 +21,7 @@ use crate::domain::{ChunkState, DeliveryState, EventKind, JobState, Task, pipeli
     tags(
         (name = "jobs", description = "Submit jobs and follow them"),
         (name = "results", description = "Predictions and error rows"),
+        (name = "schedules", description = "Jobs that are made again and again"),
         (name = "webhooks", description = "What was told to whom"),
         (name = "health", description = "For supervisors and load balancers"),
     )
@@ -42,6 +43,12 @@ pub(super) fn router() -> OpenApiRouter<ApiState> {
         .routes(routes!(results::list))
         .routes(routes!(results::download))
         .routes(routes!(errors::list))
+        .routes(routes!(schedules::list, schedules::create))
+        .routes(routes!(schedules::get, schedules::change, schedules::delete))
+        .routes(routes!(schedules::pause))
+        .routes(routes!(schedules::resume))
+        .routes(routes!(schedules::run))
+        .routes(routes!(schedules::runs))
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::get))
         .routes(routes!(deliveries::replay))
@@ -80,7 +87,7 @@ pub fn document() -> OpenApiDocument {
         ("DeliveryBody", "event", EventKind::ALL.map(EventKind::name).to_vec()),
         ("SliceBody", "slice", vec!["whole", "bytes", "rows"]),
     ];
-    for (schema, field, words) in words {
+    for (schema, field, words) in words.into_iter().chain(schedule_body::words()) {
         choose(&mut document, schema, field, &words);
     }
     document

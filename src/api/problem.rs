@@ -58,6 +58,15 @@ pub(super) struct FaultBody {
     hint: Option<String>,
 }
 
+impl FaultBody {
+    /// Place, detail and hint in words.
+    pub(super) fn sentence(&self) -> String {
+        let place = if self.pointer.is_empty() { "the job" } else { &self.pointer };
+        let hint = self.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        format!("{place}: {}{hint}", self.detail)
+    }
+}
+
 impl From<Fault> for FaultBody {
     fn from(fault: Fault) -> Self {
         Self { pointer: fault.pointer, code: fault.code, detail: fault.detail, hint: fault.hint }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::definition::{COMPRESSIONS, FORMATS, IF_EXISTS, LAYOUTS, OUTPUT_COMPRESSIONS, OUTPUT_FORMATS};
+use super::waits::WaitDefinition;
 use crate::domain::{
     EventKind, WebhookSecret, WebhookSpec,
     spec::{CsvOptions, DriftSpec, ErrorPolicy, ExecutionSpec, IncludeInput, InputKind, InputSpec, OutputSpec},
@@ -43,6 +44,12 @@ pub(super) struct JobDefinition {
     drift: Option<DriftDefinition>,
     /// Whom to tell.
     webhook: Option<WebhookDefinition>,
+    /// An object that must be there before the job begins: it is `queued` until then.
+    wait_for: Option<WaitDefinition>,
+    /// Ids of jobs that must have completed before this one begins; when one of them does not, this one is cancelled, with the error
+    /// `dependency_failed`. Locations, globs, name and labels may have `{{ parent.output }}`, of the one job here, or `{{ parents.<job id>.output }}`.
+    #[schema(example = json!(["job_019ac2f7b0f47e0f8a1b2c3d4e5f6071"]))]
+    depends_on: Option<Vec<String>>,
 }
 
 /// A location, or an object that names it.

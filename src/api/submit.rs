@@ -5,13 +5,13 @@ use serde_json::Value;
 use tracing::{Instrument, field::Empty};
 
 use super::{
-    ApiState, definition,
+    ApiState, definition, fires,
     problem::{ApiProblem, of_model},
 };
 use crate::{
     db::{Created, IdempotencyKey, NewJob},
     domain::{
-        Fault, Job, JobId, JobSpec, PartNames, TraceParent, Uri, WebhookUrl,
+        Fault, Fire, Job, JobId, JobSpec, PartNames, TraceParent, Uri, WebhookUrl,
         names::{MANIFEST, SUCCESS},
         spec::{IfExists, Layout, OutputSpec},
     },
@@ -83,6 +83,7 @@ fn answered(state: &ApiState, created: Created, key: Option<&IdempotencyKey>) ->
             tracing::info!(job.id = %job.id, "a request that was repeated is answered with {}", job.id);
             Ok(Submitted::Replay(job))
         }
+        Created::Settled => Err(ApiProblem::conflict("fire_settled", "The fire was settled", "it came to something else meanwhile")),
         Created::KeyReused { by } => Err(ApiProblem::key_reused(key.map_or("", |k| &k.key), &by)),
         Created::OutputClaimed { by, uri } => Err(ApiProblem::output_claimed(&by, &uri)),
     }
@@ -96,13 +97,26 @@ async fn accept(
 ) -> Result<Submitted, ApiProblem> {
     let (spec, resolved) = resolve(state, definition).await?;
     check_outputs(state, &spec.output).await?;
-    let new = NewJob { id: JobId::generate(), spec, model: resolved.model, pipeline: resolved.pipeline, key: key.clone(), trace };
+    let new =
+        NewJob { id: JobId::generate(), spec, model: resolved.model, pipeline: resolved.pipeline, key: key.clone(), trace, fire: None };
     answered(state, state.store.create_job(new).await?, key.as_ref())
+}
+
+/// Makes the job of a fire, or finds the one that it made.
+pub(super) async fn fire(state: &ApiState, definition: &Value, fire: Fire) -> Result<JobId, ApiProblem> {
+    let (spec, resolved) = resolve(state, definition).await?;
+    check_outputs(state, &spec.output).await?;
+    let trace = traces::parent_of(&tracing::Span::current());
+    let (model, pipeline) = (resolved.model, resolved.pipeline);
+    let new = NewJob { id: JobId::generate(), spec, model, pipeline, key: None, trace, fire: Some(fire) };
+    match answered(state, state.store.create_job(new).await?, None)? {
+        Submitted::New(job) | Submitted::Replay(job) => Ok(job.id),
+    }
 }
 
 /// Reads a definition and resolves its model, with every fault of both at once.
 pub(super) async fn resolve(state: &ApiState, definition: &Value) -> Result<(JobSpec, Resolved), ApiProblem> {
-    let spec = definition::read(definition, &state.allowed_providers).map_err(ApiProblem::faults)?;
+    let spec = fires::read(state, definition).await?;
     let mut faults = Vec::new();
     let turn = state.load.resolving().await;
     let resolved = match state.models.resolve(&spec.model, &spec.pipeline).await {
@@ -117,16 +131,24 @@ pub(super) async fn resolve(state: &ApiState, definition: &Value) -> Result<(Job
         }
     };
     drop(turn);
-    faults.extend(check_store(state, "/input", &spec.input.uri));
-    faults.extend(check_store(state, "/output", &spec.output.uri));
-    let review = spec.output.review.as_ref().map(|review| &review.uri);
-    faults.extend(review.and_then(|uri| check_store(state, "/output/review", uri)));
+    faults.extend(check_places(state, &spec));
     faults.extend(check_earlier(state, &spec).await?);
-    faults.extend(spec.webhook.as_ref().and_then(|webhook| check_receiver(state, &webhook.url)));
     match resolved.filter(|_| faults.is_empty()) {
         Some(resolved) => Ok((spec, resolved)),
         None => Err(ApiProblem::faults(faults)),
     }
+}
+
+/// What can be said of a job's locations without a request to any of them.
+pub(super) fn check_places(state: &ApiState, spec: &JobSpec) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    faults.extend(check_store(state, "/input", &spec.input.uri));
+    faults.extend(check_store(state, "/output", &spec.output.uri));
+    let review = spec.output.review.as_ref().map(|review| &review.uri);
+    faults.extend(review.and_then(|uri| check_store(state, "/output/review", uri)));
+    faults.extend(spec.wait_for.as_ref().and_then(|wait| check_store(state, "/wait_for/uri", &wait.uri)));
+    faults.extend(spec.webhook.as_ref().and_then(|webhook| check_receiver(state, &webhook.url)));
+    faults
 }
 
 /// What can be said of a location without a request to its store: a folder outside the roots, settings that make no client.

@@ -4,9 +4,9 @@ use proptest::{option, prelude::*, sample::select};
 use serde_json::{Value, json};
 
 use super::{
-    definition, openapi, pipeline, read,
+    definition, openapi, pipeline, read, schedule_definition,
     spec::{DriftDefinition, ErrorPolicyDefinition, ExecutionDefinition, InputDefinition, OutputDefinition},
-    webhook,
+    waits, webhook,
 };
 use crate::domain::{
     EventKind, JobSpec, PipelineSpec, Uri,
@@ -176,6 +176,19 @@ fn typical_mistakes_each_get_a_pointer_a_code_and_a_hint() {
             "unknown_field",
             "\"events\"",
         ),
+        (with("/wait_for", json!("s3://lake/_SUCCESS")), "/wait_for", "wrong_type", "{"),
+        (with("/wait_for", json!({"timeout": "4h"})), "/wait_for/uri", "missing", "_SUCCESS"),
+        (with("/wait_for", json!({"uri": "s3://lake/tx/"})), "/wait_for/uri", "invalid_uri", "_SUCCESS"),
+        (with("/wait_for", json!({"uri": "s3://lake/x", "timeout": 4})), "/wait_for/timeout", "wrong_type", "\"6h\""),
+        (with("/wait_for", json!({"url": "s3://lake/x"})), "/wait_for/url", "unknown_field", "\"uri\""),
+        (with("/depends_on", json!("job_1")), "/depends_on", "wrong_type", "["),
+        (with("/depends_on", json!([1])), "/depends_on/0", "wrong_type", "quotes"),
+        (
+            with("/depends_on", json!(["job_019ac2f7b0f47e0f8a1b2c3d4e5f6071", "job_019ac2f7b0f47e0f8a1b2c3d4e5f6071"])),
+            "/depends_on/1",
+            "repeated",
+            "once",
+        ),
         (with("/labels", json!({"team": 1})), "/labels/team", "wrong_type", "quotes"),
         (with("/labels", json!({"team": null})), "/labels/team", "wrong_type", "quotes"),
         (with("/labels", json!({"a/b": "x".repeat(257)})), "/labels/a~1b", "too_long", "shorten"),
@@ -295,6 +308,8 @@ fn the_document_names_the_fields_that_are_read() {
     assert_eq!(documented("DriftDefinition"), known(&definition::DRIFT));
     assert_eq!(documented("ErrorPolicyDefinition"), known(&definition::ERROR_POLICY));
     assert_eq!(documented("WebhookDefinition"), known(&webhook::WEBHOOK));
+    assert_eq!(documented("WaitDefinition"), known(&waits::WAIT_FOR));
+    assert_eq!(documented("ScheduleDefinition"), known(&schedule_definition::SCHEDULE));
 }
 
 #[test]
@@ -412,7 +427,7 @@ proptest! {
         let spec = definition::read(&posted, &providers()).map_err(|faults| TestCaseError::fail(format!("{faults:?}")))?;
         let wanted = JobSpec {
             name: None, labels: Default::default(), model: Uri::parse("s3://models/fraud/").unwrap(), pipeline: Default::default(),
-            input, output, execution, error_policy, drift, webhook: None,
+            input, output, execution, error_policy, drift, webhook: None, wait_for: None, depends_on: Vec::new(),
         };
         prop_assert_eq!(spec, wanted);
     }

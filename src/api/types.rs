@@ -10,8 +10,9 @@ use super::{
     problem::{ApiProblem, JobProblem},
     spec::{DriftDefinition, ErrorPolicyDefinition, ExecutionDefinition, InputDefinition, OutputDefinition, WebhookDefinition},
     summary::SummaryBody,
+    waits::{WaitDefinition, WaitingBody},
 };
-use crate::domain::{Chunk, Counts, Dim, Job, Progress, Slice, Timestamp, ValueInfo, chunk::Usage, job::PinnedModel};
+use crate::domain::{Chunk, Counts, Dim, Fire, Job, Progress, Slice, Timestamp, ValueInfo, chunk::Usage, job::PinnedModel};
 
 /// A job.
 #[derive(Debug, Serialize, ToSchema)]
@@ -43,6 +44,16 @@ pub(super) struct JobBody {
     drift: Option<DriftDefinition>,
     /// As given, but for the secret, which is never shown: `whsec_***` stands in its place.
     webhook: Option<WebhookDefinition>,
+    /// As given, with its defaults.
+    wait_for: Option<WaitDefinition>,
+    /// As given.
+    depends_on: Vec<String>,
+    /// Why it is still queued; null when nothing keeps it from beginning.
+    waiting_for: Option<WaitingBody>,
+    /// The schedule that made it.
+    schedule: Option<JobScheduleBody>,
+    /// What there is to say of a job that read nothing.
+    note: Option<String>,
     /// How much there is and how much is done.
     counts: CountsBody,
     /// Share of the chunks that are done, 0 to 1.
@@ -54,7 +65,7 @@ pub(super) struct JobBody {
     usage: UsageBody,
     /// What the predictions so far are like.
     summary: SummaryBody,
-    /// Why the job failed.
+    /// Why the job failed, or was cancelled by the service.
     error: Option<JobProblem>,
     /// RFC 3339, UTC.
     #[schema(example = "2026-11-23T02:00:00.123456Z")]
@@ -67,6 +78,23 @@ pub(super) struct JobBody {
     finished_at: Option<String>,
     /// How often what came to nothing was run again on request.
     retries: u32,
+}
+
+/// The schedule that made a job, and the fire.
+#[derive(Debug, Serialize, ToSchema)]
+struct JobScheduleBody {
+    /// The schedule.
+    id: String,
+    /// When the fire was due; RFC 3339, UTC.
+    fire_time: String,
+    /// Whether the job reads only what earlier ones of the schedule have not read.
+    only_new: bool,
+}
+
+impl JobScheduleBody {
+    fn new(fire: &Fire) -> Self {
+        Self { id: fire.schedule.to_string(), fire_time: fire.time.to_string(), only_new: fire.only_new }
+    }
 }
 
 /// A pinned model.
@@ -175,6 +203,11 @@ impl JobBody {
             error_policy: (&job.spec.error_policy).into(),
             drift: job.spec.drift.as_ref().map(Into::into),
             webhook: job.spec.webhook.as_ref().map(Into::into),
+            wait_for: job.spec.wait_for.as_ref().map(Into::into),
+            depends_on: job.spec.depends_on.iter().map(ToString::to_string).collect(),
+            waiting_for: WaitingBody::of(job),
+            schedule: job.fire.as_ref().map(JobScheduleBody::new),
+            note: job.note(),
             counts: CountsBody::new(counts, job.plan.done),
             progress,
             eta_seconds: eta,

@@ -25,6 +25,7 @@ macro_rules! on_both_databases {
 mod changes;
 mod nodes;
 mod requests;
+mod schedules;
 mod webhooks;
 
 use std::{
@@ -52,7 +53,7 @@ fn uri(text: &str) -> Uri {
     Uri::parse(text).unwrap()
 }
 
-fn new_job(output: &str) -> NewJob {
+pub(crate) fn new_job(output: &str) -> NewJob {
     let float = |name: &str| ValueInfo {
         name: name.to_owned(),
         value: ValueType::Tensor { dtype: Dtype::Fp32, shape: Some(vec![Dim::Dynamic(None), Dim::Fixed(1)]) },
@@ -85,10 +86,12 @@ fn new_job(output: &str) -> NewJob {
         error_policy: ErrorPolicy::default(),
         drift: None,
         webhook: None,
+        wait_for: None,
+        depends_on: Vec::new(),
     };
     let pipeline = Pipeline::new(Task::Raw, Signature { inputs: vec![float("x")], outputs: vec![float("y")] });
     let model = PinnedModel { uri: uri("s3://m/x/"), digest: "d".to_owned(), file: "model.onnx".to_owned(), bytes: 1 };
-    NewJob { id: JobId::generate(), spec, model, pipeline, key: None, trace: None }
+    NewJob { id: JobId::generate(), spec, model, pipeline, key: None, trace: None, fire: None }
 }
 
 fn slice(key: &str) -> Vec<ObjectSlice> {
@@ -121,21 +124,21 @@ fn problem() -> Problem {
 }
 
 /// A store whose clock can be turned.
-struct Bench {
-    store: SqlStore,
+pub(crate) struct Bench {
+    pub(crate) store: SqlStore,
     /// Opens the same database again, as another node does.
     database: Database,
     _folder: Option<tempfile::TempDir>,
 }
 
 impl Bench {
-    async fn sqlite() -> Self {
+    pub(crate) async fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::Sqlite(folder.path().join("t.db"));
         Self { store: SqlStore::open(&database).await.unwrap(), database, _folder: Some(folder) }
     }
 
-    async fn postgres() -> Self {
+    pub(crate) async fn postgres() -> Self {
         let database = Self::schema().await;
         Self { store: SqlStore::open(&database).await.unwrap(), database, _folder: None }
     }

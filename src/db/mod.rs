@@ -7,7 +7,8 @@
 //! The idea a reader could not guess: a lease is a pair (row, epoch). Claiming a row raises its epoch; every write under
 //! a lease says `WHERE lease_epoch = $mine`, so a worker that lost its lease, however late it wakes up, changes nothing.
 
-mod conformance;
+pub(crate) mod conformance;
+mod schedules;
 mod sql;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -16,12 +17,16 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use crate::domain::{
-    Attempt, Backlog, Chunk, ChunkId, ChunkResult, Compared, Delivery, DeliveryId, DeliveryState, Event, Isolation, Job, JobId, JobSpec,
-    JobState, ObjectSlice, Pipeline, Problem, Progress, StateChange, Timestamp, TraceParent, Uri, WebhookSecret, WebhookSpec, WebhookUrl,
+    Attempt, Backlog, Chunk, ChunkId, ChunkResult, Compared, Delivery, DeliveryId, DeliveryState, Event, Fire, Isolation, Job, JobId,
+    JobSpec, JobState, ObjectSlice, Pipeline, Problem, Progress, Run, Schedule, ScheduleId, StateChange, Timestamp, TraceParent, Uri,
+    WebhookSecret, WebhookSpec, WebhookUrl,
+    covered::{Block, Entry},
     job::{Conflict, Ending, PinnedModel, PlanCursor},
+    schedule::Due,
     spec::OutputSpec,
 };
 
+pub use schedules::{ClaimedRun, NewSchedule, NextFire, RunLease, ScheduleChange, ScheduleFilter, Unmade};
 pub use sql::{Inspection, SqlStore, inspect};
 
 /// Where the state is kept.
@@ -114,6 +119,8 @@ pub struct NewJob {
     pub key: Option<IdempotencyKey>,
     /// The trace it belongs to.
     pub trace: Option<TraceParent>,
+    /// The fire of a schedule that it is made for.
+    pub fire: Option<Fire>,
 }
 
 /// What makes a repeated request recognisable.
@@ -140,6 +147,8 @@ pub enum Created {
         /// The job that it made.
         by: JobId,
     },
+    /// The fire that it is made for has been settled without a job, or its schedule is gone.
+    Settled,
     /// An unfinished job writes to this prefix, to one above it or to one below it.
     OutputClaimed {
         /// That job.
@@ -187,6 +196,8 @@ pub struct JobFilter {
     pub state: Option<JobState>,
     /// Only those that carry all of these labels.
     pub labels: BTreeMap<String, String>,
+    /// Only those that this schedule made.
+    pub schedule: Option<ScheduleId>,
     /// Only those accepted later than this.
     pub created_after: Option<Timestamp>,
     /// Only those accepted earlier than this.
@@ -350,7 +361,7 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     // ---- Jobs --------------------------------------------------------------------------------------------------
 
     /// Accepts a job in state `queued`, claims its output prefix and keeps its key. A second call with the same id returns the job; a
-    /// key that is known makes no job.
+    /// key that is known makes no job, nor does a fire that has made one.
     async fn create_job(&self, new: NewJob) -> Result<Created>;
 
     /// What [`Store::create_job`] would say of this key: [`Created::Replay`] or [`Created::KeyReused`]; `None` when it is new.
@@ -505,6 +516,78 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// How far jobs are; what is not there is left out. Reads no documents: cheap enough to be asked every second.
     async fn progress(&self, of: &Followed) -> Result<Vec<Progress>>;
+
+    // ---- Schedules ---------------------------------------------------------------------------------------------
+
+    /// The present, by the database's clock.
+    async fn now(&self) -> Result<Timestamp>;
+
+    /// Keeps a schedule.
+    async fn create_schedule(&self, new: NewSchedule) -> Result<Schedule>;
+
+    /// One schedule.
+    async fn schedule(&self, id: &ScheduleId) -> Result<Option<Schedule>>;
+
+    /// Schedules, newest first.
+    async fn schedules(&self, filter: &ScheduleFilter) -> Result<Vec<Schedule>>;
+
+    /// Changes a schedule; `None` when it is gone, or was changed since this revision.
+    async fn change_schedule(&self, id: &ScheduleId, revision: u64, change: ScheduleChange) -> Result<Option<Schedule>>;
+
+    /// Removes a schedule with its fires and what it covered; its jobs stay. Whether there was one.
+    async fn delete_schedule(&self, id: &ScheduleId) -> Result<bool>;
+
+    /// Schedules that are not paused and whose next fire has come, and the present.
+    async fn due_schedules(&self, limit: u32) -> Result<(Timestamp, Vec<Schedule>)>;
+
+    /// Writes the fires that are due of a schedule as it was read, and moves its next fire on, in one transaction: fenced when another
+    /// node did so, or when the schedule was changed.
+    async fn open_runs(&self, schedule: &Schedule, due: &Due) -> Result<Written>;
+
+    /// Writes a fire at this moment; `None` when there is no such schedule.
+    async fn run_now(&self, id: &ScheduleId) -> Result<Option<Run>>;
+
+    /// Fires of a schedule, latest first; those before a time.
+    async fn runs(&self, id: &ScheduleId, before: Option<Timestamp>, limit: u32) -> Result<Vec<Run>>;
+
+    /// Leases a fire whose job is to be made: of each schedule one at a time, in their order. While a job of the schedule is not over,
+    /// its [`Overlap`](crate::domain::schedule::Overlap) decides: the fire is skipped, it waits, or that job is cancelled and it waits for its end.
+    async fn claim_run(&self, ttl: Duration) -> Result<Option<ClaimedRun>>;
+
+    /// Records that a fire makes no job.
+    async fn settle_run(&self, lease: &RunLease, unmade: &Unmade) -> Result<Written>;
+
+    /// Gives a fire back, to be tried again after a delay; with a problem it counts as an attempt.
+    async fn delay_run(&self, lease: &RunLease, problem: Option<&Problem>, delay: Duration) -> Result<Written>;
+
+    // ---- Only what is new --------------------------------------------------------------------------------------
+
+    /// The block of a schedule's record in which an object of this name would be.
+    async fn covered_block(&self, schedule: &ScheduleId, name: &str) -> Result<Block>;
+
+    /// Adds objects, in the order of their names, to a schedule's record; doing so again changes nothing.
+    async fn cover(&self, schedule: &ScheduleId, entries: Vec<Entry>) -> Result<()>;
+
+    /// A completed job of the schedule whose objects are not in its record yet; the oldest. Such a job is not purged.
+    async fn job_to_cover(&self, schedule: &ScheduleId) -> Result<Option<JobId>>;
+
+    /// All objects of the job are in its schedule's record.
+    async fn job_is_covered(&self, job: &JobId) -> Result<()>;
+
+    // ---- Waiting -----------------------------------------------------------------------------------------------
+
+    /// Leases a job that waits for an object which is to be looked for now. It stays `queued`.
+    async fn claim_waiting(&self, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>>;
+
+    /// The object was not there: gives the lease back until the next look, or breaks the job when its time is over.
+    async fn wait_again(&self, lease: &JobLease) -> Result<Written>;
+
+    /// The object is there: gives the lease back, and lets the job be planned.
+    async fn wait_is_over(&self, lease: &JobLease) -> Result<Written>;
+
+    /// Lets jobs be planned whose parents have all completed, and cancels those of which a parent came to something else, or is gone.
+    /// How many it changed.
+    async fn settle_dependencies(&self) -> Result<u64>;
 
     // ---- Start -------------------------------------------------------------------------------------------------
 

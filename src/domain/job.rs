@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    chunk::Usage, drift::Compared, fault::Problem, pipeline::Pipeline, spec::JobSpec, summary::Summary, time::Timestamp,
+    chunk::Usage, drift::Compared, fault::Problem, pipeline::Pipeline, schedule::Fire, spec::JobSpec, summary::Summary, time::Timestamp,
     trace::TraceParent, uri::Uri,
 };
 
@@ -285,8 +285,15 @@ pub struct PlanCursor {
     /// A large object after `after_key`, some of whose chunks are written already.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub partial: Option<PartialObject>,
+    /// Objects that earlier runs of the schedule covered, and this one passes over.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub covered: u64,
     /// Nothing more to list.
     pub done: bool,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// How far a manifest has been read.
@@ -330,6 +337,15 @@ impl Breaks {
     }
 }
 
+/// What a job waits for before it is planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Waits {
+    /// For jobs of `depends_on`.
+    pub jobs: bool,
+    /// For the object of `wait_for`, until this time.
+    pub object_until: Option<Timestamp>,
+}
+
 /// A job as the store keeps it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
@@ -367,12 +383,25 @@ pub struct Job {
     pub breaks: Breaks,
     /// The trace that the job belongs to: its submission, as the parent of what is done for it.
     pub trace: Option<TraceParent>,
+    /// The fire of a schedule that made it.
+    pub fire: Option<Fire>,
+    /// What it waits for.
+    pub waits: Waits,
 }
 
 impl Job {
     /// What the job would go on with if it were taken up again now.
     pub fn planned(&self) -> Planned {
         if self.counts.chunks == 0 { Planned::Nothing } else { Planned::Chunks }
+    }
+
+    /// What there is to say of a job that read nothing.
+    pub fn note(&self) -> Option<String> {
+        let nothing = self.plan.done && self.counts.objects == 0 && self.plan.covered > 0;
+        nothing.then(|| {
+            let (covered, uri) = (self.plan.covered, &self.spec.input.uri);
+            format!("nothing is new: earlier runs of the schedule covered all {covered} objects of {uri}")
+        })
     }
 
     /// Seconds from the first claim to the end, or to now, without the time in which the job was paused or had ended.

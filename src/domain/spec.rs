@@ -254,6 +254,27 @@ pub struct DriftSpec {
     pub threshold: Option<f64>,
 }
 
+/// An object that must be there before the job begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitSpec {
+    /// Which object.
+    pub uri: Uri,
+    /// Seconds from acceptance, or from the retry, after which the job fails.
+    pub timeout_seconds: u64,
+}
+
+impl WaitSpec {
+    /// The timeout in the unit of [`Timestamp`](super::Timestamp).
+    pub fn timeout_us(&self) -> i64 {
+        i64::try_from(self.timeout_seconds).unwrap_or(i64::MAX / 2_000_000) * 1_000_000
+    }
+
+    /// How long until the next look after one that found nothing: a tenth of the time waited so far, from a second to a minute.
+    pub fn pause_us(&self, waited_us: i64) -> i64 {
+        (waited_us / 10).clamp(1_000_000, 60_000_000)
+    }
+}
+
 /// A job definition in full; nothing is left to default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobSpec {
@@ -279,4 +300,10 @@ pub struct JobSpec {
     /// Whom to tell; jobs of older versions have none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub webhook: Option<WebhookSpec>,
+    /// What must be there before it begins.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub wait_for: Option<WaitSpec>,
+    /// The jobs that must have completed before it begins.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub depends_on: Vec<JobId>,
 }

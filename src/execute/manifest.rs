@@ -341,6 +341,8 @@ mod tests {
             finished_at: None,
             breaks: job::Breaks::default(),
             trace: None,
+            fire: None,
+            waits: crate::domain::job::Waits::default(),
         }
     }
 

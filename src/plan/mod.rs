@@ -7,11 +7,13 @@
 //! chunks it stands for: a planner that dies is followed by one that goes on where the cursor stands.
 
 mod cut;
+mod fresh;
 mod gather;
 mod list;
 mod manifest;
 mod preview;
 mod snapshot;
+mod waits;
 
 use std::{sync::Arc, time::Duration};
 
@@ -84,6 +86,14 @@ impl Planner {
             let rung = planner.wake.notified();
             tokio::pin!(rung);
             rung.as_mut().enable();
+            planner.settle_dependencies().await;
+            if planning.len() < SIDE_BY_SIDE
+                && let Some((lease, job)) = planner.claim_waiting().await
+            {
+                let planner = planner.clone();
+                planning.spawn(async move { planner.look(&lease, &job).await });
+                continue;
+            }
             if planning.len() < SIDE_BY_SIDE
                 && let Some((lease, job)) = planner.claim().await
             {

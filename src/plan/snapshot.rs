@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Error, Planner,
     cut::{Cut, Cutter},
+    fresh::{Covering, Fresh},
     gather::Gatherer,
     list::{self, Found},
     manifest::Manifest,
@@ -38,6 +39,18 @@ pub(super) async fn plan(planner: &Planner, stores: &Stores, lease: &JobLease, j
     let mut gatherer = Gatherer::new(planner.options.chunk_bytes, most_objects, job.spec.execution.chunk_records);
     let mut seen = job.plan.clone();
 
+    let fire = job.fire.as_ref().filter(|fire| fire.only_new);
+    let mut fresh = None;
+    if let Some(fire) = fire {
+        let mut covering = Covering::new(planner, &fire.schedule);
+        while covering.next_step().await? {
+            if stop.is_cancelled() {
+                return Err(Error::Stopping);
+            }
+            appender.keep_lease().await?;
+        }
+        fresh = Some(Fresh::new(planner, &fire.schedule));
+    }
     let mut objects = match input.kind {
         InputKind::Objects => list::objects(&bucket, input, job.plan.after_key.as_deref()).await,
         InputKind::Manifest => {
@@ -61,6 +74,12 @@ pub(super) async fn plan(planner: &Planner, stores: &Stores, lease: &JobLease, j
             return Err(Error::Stopping);
         }
         appender.keep_lease().await?;
+        if let Some(fresh) = &mut fresh
+            && fresh.is_covered(&object).await?
+        {
+            pass_over(&mut seen, &object);
+            continue;
+        }
         match cutter.cut(&object).await? {
             Cut::Whole { slice, records } => {
                 if let Some(chunk) = gatherer.push(slice, records) {
@@ -82,7 +101,8 @@ pub(super) async fn plan(planner: &Planner, stores: &Stores, lease: &JobLease, j
     if let Some(chunk) = gatherer.take() {
         appender.push(chunk, seen.clone()).await?;
     }
-    if seen.objects == 0 {
+    // An input all of which was covered is none to complain of.
+    if seen.objects == 0 && seen.covered == 0 {
         return Err(Error::Job(list::nothing_found(input, &bucket).await));
     }
     seen.done = true;
@@ -101,12 +121,22 @@ fn pin(seen: &mut PlanCursor, found: &Found) {
     for byte in digest.finalize() {
         seen.digest.extend([byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])));
     }
-    match &mut seen.manifest {
-        Some(manifest) => manifest.lines = found.line,
-        None => seen.after_key = Some(object.key.clone()),
-    }
+    move_past(seen, found);
     seen.objects += 1;
     seen.bytes += object.size;
+}
+
+/// Leaves out an object that an earlier run of the schedule covered: it is no part of the snapshot.
+fn pass_over(seen: &mut PlanCursor, found: &Found) {
+    move_past(seen, found);
+    seen.covered += 1;
+}
+
+fn move_past(seen: &mut PlanCursor, found: &Found) {
+    match &mut seen.manifest {
+        Some(manifest) => manifest.lines = found.line,
+        None => seen.after_key = Some(found.meta.key.clone()),
+    }
     seen.partial = None;
 }
 

@@ -377,7 +377,7 @@ impl Inner {
         r.register("chunks", "Chunks of unfinished jobs by state", self.chunks.clone());
         r.register_with_unit(
             "oldest_waiting_age",
-            "For how long the oldest accepted job has been waiting for its first chunk to start; 0 when none waits",
+            "For how long the oldest accepted job has been waiting for its first chunk to start; 0 when none waits. Those that wait for data or for other jobs do not count",
             Unit::Seconds,
             self.oldest_waiting.clone(),
         );

@@ -7,7 +7,7 @@ use super::*;
 
 impl Bench {
     /// Another node on the same database.
-    async fn node(&self) -> SqlStore {
+    pub(crate) async fn node(&self) -> SqlStore {
         SqlStore::open(&self.database).await.unwrap()
     }
 

@@ -28,7 +28,7 @@ pub(super) async fn read(db: &mut Db<'_>, clock_offset_us: i64) -> Result<Backlo
     // Index: job_backlog, which covers it.
     let (pending, running, done, oldest): (i64, i64, i64, Option<i64>) = sql(
         "SELECT CAST(COALESCE(sum(pending), 0) AS BIGINT), CAST(COALESCE(sum(running), 0) AS BIGINT), CAST(COALESCE(sum(chunks_done), 0) AS BIGINT), \
-                min(CASE WHEN started_at IS NULL AND ending IS NULL THEN created_at END) \
+                min(CASE WHEN started_at IS NULL AND ending IS NULL AND blocked = 0 AND look_at IS NULL THEN created_at END) \
          FROM job WHERE finished_at IS NULL",
     )
     .only(db).await?;

@@ -87,6 +87,7 @@ impl Reader {
 pub(super) enum Value {
     Int(Option<i64>),
     Text(Option<String>),
+    Bytes(Vec<u8>),
 }
 
 macro_rules! values {
@@ -112,6 +113,7 @@ values! {
     String => |v| Self::Text(Some(v));
     Option<String> => Self::Text;
     &Option<String> => |v: &Option<String>| Self::Text(v.clone());
+    Vec<u8> => Self::Bytes;
 }
 
 /// A statement and its values.
@@ -134,6 +136,7 @@ macro_rules! bound {
             query = match value {
                 Value::Int(value) => query.bind(value),
                 Value::Text(value) => query.bind(value),
+                Value::Bytes(value) => query.bind(value),
             };
         }
         query

@@ -9,6 +9,9 @@ use super::{
 };
 use crate::db::Result;
 
+/// What a job read is still to be added to what its schedule covered.
+const IS_NEEDED: &str = "(only_new = 1 AND state = 'completed' AND EXISTS (SELECT 1 FROM schedule s WHERE s.id = job.schedule_id))";
+
 /// A job that ended longer ago than `age`, or whose removal has begun.
 pub(super) async fn due(db: &mut Db<'_>, age: Duration, clock_offset_us: i64) -> Result<Option<String>> {
     // Indexes: job_purged, job_finished.
@@ -16,7 +19,7 @@ pub(super) async fn due(db: &mut Db<'_>, age: Duration, clock_offset_us: i64) ->
     if begun.is_some() {
         return Ok(begun);
     }
-    sql(format!("SELECT id FROM job WHERE finished_at <= {} + ? ORDER BY finished_at LIMIT 1", db.clock()))
+    sql(format!("SELECT id FROM job WHERE finished_at <= {} + ? AND NOT {IS_NEEDED} ORDER BY finished_at LIMIT 1", db.clock()))
         .bind(clock_offset_us - micros(age))
         .scalar_or_none(db)
         .await

@@ -8,7 +8,7 @@ use super::{
     driver::{Db, sql},
     keys, micros, rows,
     rows::document,
-    webhooks,
+    schedules, waits, webhooks,
 };
 use crate::{
     db::{Changed, Created, Error, JobFilter, JobLease, NewJob, Result, Written},
@@ -33,6 +33,11 @@ pub(super) async fn create(tx: &mut Tx<'_>, new: &NewJob) -> Result<Created> {
     tx.db.claim_outputs_alone().await?;
     if let Some(job) = find(&mut tx.db, &new.id).await? {
         return Ok(Created::Job(Box::new(job)));
+    }
+    if let Some(fire) = &new.fire
+        && let Some(known) = schedules::made(tx, fire).await?
+    {
+        return Ok(known);
     }
     // Before the output: a job that is repeated has it claimed itself.
     if let Some(key) = &new.key
@@ -76,6 +81,10 @@ pub(super) async fn create(tx: &mut Tx<'_>, new: &NewJob) -> Result<Created> {
     if let Some(key) = &new.key {
         keys::keep(tx, key, &new.id).await?;
     }
+    if let Some(fire) = &new.fire {
+        schedules::started(tx, fire, &new.id).await?;
+    }
+    waits::begin(tx, &new.id, &new.spec).await?;
     tx.ring();
     let job = existing(tx, &new.id).await?;
     tx.changes.push(JobSnapshot::of(&job));
@@ -156,6 +165,10 @@ pub(super) async fn list(db: &mut Db<'_>, filter: &JobFilter) -> Result<Vec<Job>
     if let Some(before) = &filter.before {
         query.push(" AND id < ?").value(before.as_str());
     }
+    if let Some(schedule) = &filter.schedule {
+        // Index: job_of_schedule.
+        query.push(" AND schedule_id = ?").value(schedule.as_str());
+    }
     for (key, value) in &filter.labels {
         // Index: the table's own, by which the jobs of a rare label are found without looking at the others.
         query.push(" AND id IN (SELECT job_id FROM job_label WHERE key = ? AND value = ?)").value(key).value(value);
@@ -204,7 +217,7 @@ pub(super) async fn apply(tx: &mut Tx<'_>, job: &mut Job, event: JobEvent) -> st
 }
 
 /// Decides how a job ends: no chunk of it will be claimed any more, and those that wait are cancelled.
-async fn end(tx: &mut Tx<'_>, job: &mut Job, ending: Ending, error: Option<&Problem>) -> Result<()> {
+pub(super) async fn end(tx: &mut Tx<'_>, job: &mut Job, ending: Ending, error: Option<&Problem>) -> Result<()> {
     sql("UPDATE job SET ending = ?, error = COALESCE(error, ?), pending = 0, lease_epoch = lease_epoch + 1, lease_until = NULL WHERE id = ?")
         .bind(ending.name())
         .bind(error.map(document))
@@ -275,7 +288,7 @@ pub(super) async fn break_job(tx: &mut Tx<'_>, id: &JobId, problem: &Problem) ->
 // ---- Leases ------------------------------------------------------------------------------------------------------------------
 
 /// Takes the lease on a job; the epoch fences off whoever held it before.
-async fn lease(tx: &mut Tx<'_>, id: &str, worker: &str, ttl: Duration) -> Result<JobLease> {
+pub(super) async fn lease(tx: &mut Tx<'_>, id: &str, worker: &str, ttl: Duration) -> Result<JobLease> {
     let epoch: i64 =
         sql("UPDATE job SET lease_epoch = lease_epoch + 1, lease_until = ?, lease_worker = ? WHERE id = ? RETURNING lease_epoch")
             .bind(tx.now + micros(ttl))
@@ -288,7 +301,7 @@ async fn lease(tx: &mut Tx<'_>, id: &str, worker: &str, ttl: Duration) -> Result
 }
 
 /// Whether the lease is still the caller's.
-async fn holds(tx: &mut Tx<'_>, lease: &JobLease) -> Result<bool> {
+pub(super) async fn holds(tx: &mut Tx<'_>, lease: &JobLease) -> Result<bool> {
     sql("SELECT 1 FROM job WHERE id = ? AND lease_epoch = ? AND finished_at IS NULL")
         .bind(lease.job.as_str())
         .bind(lease.epoch)
@@ -319,8 +332,8 @@ async fn set_lease_until(tx: &mut Tx<'_>, lease: &JobLease, until: Option<i64>) 
 pub(super) async fn claim_planning(tx: &mut Tx<'_>, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>> {
     // Index: job_to_plan.
     let found: Option<String> = sql(format!(
-        "SELECT id FROM job WHERE finished_at IS NULL AND plan_done = 0 AND paused_at IS NULL AND ending IS NULL \
-         AND (lease_until IS NULL OR lease_until <= ?) ORDER BY id LIMIT 1{}",
+        "SELECT id FROM job WHERE finished_at IS NULL AND plan_done = 0 AND paused_at IS NULL AND blocked = 0 AND look_at IS NULL \
+         AND ending IS NULL AND (lease_until IS NULL OR lease_until <= ?) ORDER BY id LIMIT 1{}",
         tx.db.skip_locked()
     ))
     .bind(tx.now)
@@ -493,6 +506,6 @@ pub(super) fn release_all<'t>(tx: &'t mut Tx<'_>) -> BoxFuture<'t, Result<()>> {
         sql("UPDATE job SET lease_until = NULL WHERE finished_at IS NULL").execute(&mut tx.db).await?;
         sql("UPDATE chunk SET lease_until = 0 WHERE state = 'running'").execute(&mut tx.db).await?;
         webhooks::release_all(tx).await?;
-        Ok(())
+        schedules::release_all(tx).await
     })
 }

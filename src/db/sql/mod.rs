@@ -7,6 +7,7 @@
 mod backlog;
 mod changes;
 mod chunks;
+mod covered;
 mod driver;
 mod inspect;
 mod janitor;
@@ -15,7 +16,9 @@ mod keys;
 mod pauses;
 mod postgres;
 mod rows;
+mod schedules;
 mod sqlite;
+mod waits;
 mod webhooks;
 
 pub use inspect::{Inspection, inspect};
@@ -39,14 +42,17 @@ use self::{
     sqlite::Sqlite,
 };
 use super::{
-    AttemptResult, Changed, ChunkLease, ClaimedChunk, ClaimedDelivery, Created, Database, DeliveryFilter, DeliveryLease, DeliveryRecord,
-    Followed, IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, PendingEvent, Result, Retried, Store, Written,
+    AttemptResult, Changed, ChunkLease, ClaimedChunk, ClaimedDelivery, ClaimedRun, Created, Database, DeliveryFilter, DeliveryLease,
+    DeliveryRecord, Followed, IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, NewSchedule, PendingEvent, Result, Retried,
+    RunLease, ScheduleChange, ScheduleFilter, Store, Unmade, Written,
 };
 use crate::domain::{
     Backlog, Chunk, ChunkId, ChunkResult, Compared, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Problem, Progress,
-    StateChange, Uri,
+    Run, Schedule, ScheduleId, StateChange, Timestamp, Uri,
+    covered::{Block, Entry},
     delivery::JobSnapshot,
     job::{Ending, PlanCursor},
+    schedule::Due,
     spec::OutputSpec,
 };
 
@@ -205,7 +211,7 @@ impl Store for SqlStore {
     }
 
     async fn claim_planning(&self, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>> {
-        if !self.finds("SELECT 1 FROM job WHERE finished_at IS NULL AND plan_done = 0 AND paused_at IS NULL LIMIT 1").await? {
+        if !self.finds("SELECT 1 FROM job WHERE finished_at IS NULL AND plan_done = 0 AND paused_at IS NULL AND blocked = 0 AND look_at IS NULL LIMIT 1").await? {
             return Ok(None);
         }
         let worker = worker.to_owned();
@@ -355,6 +361,113 @@ impl Store for SqlStore {
 
     async fn progress(&self, of: &Followed) -> Result<Vec<Progress>> {
         changes::progress(&mut self.reader().await?.db(), of).await
+    }
+
+    async fn now(&self) -> Result<Timestamp> {
+        let mut reader = self.reader().await?;
+        let mut db = reader.db();
+        let now: i64 = driver::sql(format!("SELECT {}", db.clock())).scalar(&mut db).await?;
+        Ok(Timestamp(now + self.clock_offset_us()))
+    }
+
+    async fn create_schedule(&self, new: NewSchedule) -> Result<Schedule> {
+        self.write(move |tx| Box::pin(async move { schedules::create(tx, &new).await })).await
+    }
+
+    async fn schedule(&self, id: &ScheduleId) -> Result<Option<Schedule>> {
+        schedules::find(&mut self.reader().await?.db(), id).await
+    }
+
+    async fn schedules(&self, filter: &ScheduleFilter) -> Result<Vec<Schedule>> {
+        schedules::list(&mut self.reader().await?.db(), filter).await
+    }
+
+    async fn change_schedule(&self, id: &ScheduleId, revision: u64, change: ScheduleChange) -> Result<Option<Schedule>> {
+        let id = id.clone();
+        self.write(move |tx| Box::pin(async move { schedules::change(tx, &id, revision, &change).await })).await
+    }
+
+    async fn delete_schedule(&self, id: &ScheduleId) -> Result<bool> {
+        let id = id.clone();
+        self.write(move |tx| Box::pin(async move { schedules::delete(tx, &id).await })).await
+    }
+
+    async fn due_schedules(&self, limit: u32) -> Result<(Timestamp, Vec<Schedule>)> {
+        schedules::due(&mut self.reader().await?.db(), self.clock_offset_us(), limit).await
+    }
+
+    async fn open_runs(&self, schedule: &Schedule, due: &Due) -> Result<Written> {
+        let (schedule, due) = (schedule.clone(), due.clone());
+        self.write(move |tx| Box::pin(async move { schedules::open(tx, &schedule, &due).await })).await
+    }
+
+    async fn run_now(&self, id: &ScheduleId) -> Result<Option<Run>> {
+        let id = id.clone();
+        self.write(move |tx| Box::pin(async move { schedules::run_now(tx, &id).await })).await
+    }
+
+    async fn runs(&self, id: &ScheduleId, before: Option<Timestamp>, limit: u32) -> Result<Vec<Run>> {
+        schedules::runs(&mut self.reader().await?.db(), id, before, limit).await
+    }
+
+    async fn claim_run(&self, ttl: Duration) -> Result<Option<ClaimedRun>> {
+        if !self.finds("SELECT 1 FROM schedule_run WHERE state = 'waiting' LIMIT 1").await? {
+            return Ok(None);
+        }
+        self.write(move |tx| schedules::claim(tx, ttl)).await
+    }
+
+    async fn settle_run(&self, lease: &RunLease, unmade: &Unmade) -> Result<Written> {
+        let (lease, unmade) = (lease.clone(), unmade.clone());
+        self.write(move |tx| Box::pin(async move { schedules::settle(tx, &lease, &unmade).await })).await
+    }
+
+    async fn delay_run(&self, lease: &RunLease, problem: Option<&Problem>, delay: Duration) -> Result<Written> {
+        let (lease, problem) = (lease.clone(), problem.cloned());
+        self.write(move |tx| Box::pin(async move { schedules::delay(tx, &lease, problem.as_ref(), delay).await })).await
+    }
+
+    async fn covered_block(&self, schedule: &ScheduleId, name: &str) -> Result<Block> {
+        covered::block(&mut self.reader().await?.db(), schedule, name).await
+    }
+
+    async fn cover(&self, schedule: &ScheduleId, entries: Vec<Entry>) -> Result<()> {
+        let schedule = schedule.clone();
+        self.write(move |tx| Box::pin(async move { covered::add(tx, &schedule, entries).await })).await
+    }
+
+    async fn job_to_cover(&self, schedule: &ScheduleId) -> Result<Option<JobId>> {
+        covered::missing(&mut self.reader().await?.db(), schedule).await
+    }
+
+    async fn job_is_covered(&self, job: &JobId) -> Result<()> {
+        let job = job.clone();
+        self.write(move |tx| Box::pin(async move { covered::mark(tx, &job).await })).await
+    }
+
+    async fn claim_waiting(&self, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>> {
+        if !self.finds("SELECT 1 FROM job WHERE look_at IS NOT NULL AND finished_at IS NULL LIMIT 1").await? {
+            return Ok(None);
+        }
+        let worker = worker.to_owned();
+        self.write(move |tx| Box::pin(async move { waits::claim(tx, &worker, ttl).await })).await
+    }
+
+    async fn wait_again(&self, lease: &JobLease) -> Result<Written> {
+        let lease = lease.clone();
+        self.write(move |tx| Box::pin(async move { waits::again(tx, &lease).await })).await
+    }
+
+    async fn wait_is_over(&self, lease: &JobLease) -> Result<Written> {
+        let lease = lease.clone();
+        self.write(move |tx| Box::pin(async move { waits::over(tx, &lease).await })).await
+    }
+
+    async fn settle_dependencies(&self) -> Result<u64> {
+        if !self.finds("SELECT 1 FROM job WHERE blocked = 1 AND finished_at IS NULL LIMIT 1").await? {
+            return Ok(0);
+        }
+        self.write(|tx| waits::settle(tx)).await
     }
 
     async fn release_all(&self) -> Result<()> {

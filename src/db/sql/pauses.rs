@@ -5,10 +5,14 @@ use super::{
     driver::sql,
     jobs,
     rows::{self, document},
+    waits,
 };
 use crate::{
     db::{Changed, Error, Result, Retried},
-    domain::{ChunkResult, Job, JobEvent, JobId, JobState, Summary, job::Conflict},
+    domain::{
+        ChunkResult, Job, JobEvent, JobId, JobState, Summary,
+        job::{Conflict, Planned},
+    },
 };
 
 pub(super) async fn pause(tx: &mut Tx<'_>, id: &JobId) -> Result<Changed> {
@@ -79,6 +83,9 @@ pub(super) async fn retry(tx: &mut Tx<'_>, id: &JobId) -> Result<Retried> {
     match jobs::apply(tx, &mut job, JobEvent::RetryRequested(planned)).await {
         Ok(moved) => moved?,
         Err(conflict) => return Err(Error::Damaged { table: "job", id: id.to_string(), what: conflict.to_string() }),
+    }
+    if planned == Planned::Nothing {
+        waits::begin(tx, id, &job.spec).await?;
     }
     jobs::complete_if_done(tx, id).await?;
     jobs::existing(tx, id).await.map(|job| Retried::Job(Box::new(job)))

@@ -6,16 +6,22 @@ use super::driver::{Cell, Row};
 use crate::{
     db::{Error, PendingEvent, Result},
     domain::{
-        Attempt, Chunk, ChunkId, ChunkResult, ChunkState, Counts, Delivery, DeliveryId, DeliveryState, Event, EventKind, Job, JobId,
-        JobSpec, JobState, Problem, Progress, StateChange, Timestamp, TraceParent, WebhookUrl,
-        job::{Breaks, Ending},
+        Attempt, Chunk, ChunkId, ChunkResult, ChunkState, Counts, Delivery, DeliveryId, DeliveryState, Event, EventKind, Fire, Job, JobId,
+        JobSpec, JobState, Problem, Progress, Run, RunState, Schedule, ScheduleId, StateChange, Timestamp, TraceParent, WebhookUrl,
+        job::{Breaks, Ending, Waits},
     },
 };
 
 /// Columns of [`job`], in one place. A paused job keeps in its row the state that it had before.
 pub(super) const JOB: &str = "id, spec, model, pipeline, CASE WHEN paused_at IS NULL THEN state ELSE 'paused' END AS state, ending, error, \
                               plan, objects, bytes, chunks, chunks_done, succeeded, failed, usage, summary, created_at, started_at, \
-                              finished_at, paused_at, idle, retries, trace, drift";
+                              finished_at, paused_at, idle, retries, trace, drift, schedule_id, fire_at, only_new, blocked, wait_until";
+/// Columns of [`schedule`], in one place, of `schedule s`.
+pub(super) const SCHEDULE: &str = "s.id, s.spec, s.next_at, s.paused_at, s.revision, s.created_at, s.updated_at";
+/// Columns of [`run`], in one place, of `schedule_run r`.
+pub(super) const RUN: &str = "r.fire_at, r.manual, r.state, r.job_id, r.problem, r.attempts, r.settled_at";
+/// The same of a row that was just changed: SQLite knows no other name of its table there.
+pub(super) const RUN_RETURNED: &str = "fire_at, manual, state, job_id, problem, attempts, settled_at";
 /// Columns of [`chunk`], in one place.
 pub(super) const CHUNK: &str = "job_id, seq, state, claims, failures, crashes, not_before, lease_epoch, worker, started_at, \
                                 finished_at, error, result, inputs, isolation";
@@ -110,6 +116,44 @@ pub(super) fn job(row: &Row) -> Result<Job> {
         finished_at: r.time("finished_at")?,
         breaks: r.breaks()?,
         trace: trace.map(|t| TraceParent::parse(&t).ok_or_else(|| r.damaged(format!("trace is {t:?}")))).transpose()?,
+        fire: fire(&r)?,
+        waits: Waits { jobs: r.get::<i64>("blocked")? != 0, object_until: r.time("wait_until")? },
+    })
+}
+
+fn fire(r: &Reader<'_>) -> Result<Option<Fire>> {
+    let (schedule, time) = (r.get::<Option<String>>("schedule_id")?, r.time("fire_at")?);
+    let (Some(schedule), Some(time)) = (schedule, time) else { return Ok(None) };
+    let schedule = ScheduleId::parse(&schedule).ok_or_else(|| r.damaged(format!("schedule_id is {schedule:?}")))?;
+    Ok(Some(Fire { schedule, time, only_new: r.get::<i64>("only_new")? != 0 }))
+}
+
+/// A schedule from a row with the columns of [`SCHEDULE`].
+pub(super) fn schedule(row: &Row) -> Result<Schedule> {
+    let r = reader(row, "schedule", "id");
+    Ok(Schedule {
+        id: r.parse("id", ScheduleId::parse)?,
+        spec: r.json("spec")?,
+        next_at: r.time("next_at")?,
+        paused_at: r.time("paused_at")?,
+        revision: r.count("revision")?,
+        created_at: Timestamp(r.get("created_at")?),
+        updated_at: Timestamp(r.get("updated_at")?),
+    })
+}
+
+/// A fire from a row with the columns of [`RUN`].
+pub(super) fn run(row: &Row) -> Result<Run> {
+    let r = reader(row, "schedule_run", "fire_at");
+    let job: Option<String> = r.get("job_id")?;
+    Ok(Run {
+        fire_time: Timestamp(r.get("fire_at")?),
+        manual: r.get::<i64>("manual")? != 0,
+        state: r.parse("state", RunState::parse)?,
+        job: job.map(|id| JobId::parse(&id).ok_or_else(|| r.damaged(format!("job_id is {id:?}")))).transpose()?,
+        problem: r.json_or_none("problem")?,
+        attempts: r.count("attempts")? as u32,
+        settled_at: r.time("settled_at")?,
     })
 }
 

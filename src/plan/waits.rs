@@ -1,0 +1,61 @@
+//! Looks for what jobs wait for: the object of `wait_for`, and the ends of other jobs.
+
+use super::Planner;
+use crate::{
+    db::{self, JobLease, Written},
+    domain::{Job, Problem},
+    objects,
+};
+
+impl Planner {
+    /// Lets go on, or cancels, the jobs whose parents have ended.
+    pub(super) async fn settle_dependencies(&self) {
+        match self.store.settle_dependencies().await {
+            Ok(0) => {}
+            Ok(_) => self.wake.notify_waiters(),
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for jobs whose parents have ended"),
+        }
+    }
+
+    pub(super) async fn claim_waiting(&self) -> Option<(JobLease, Job)> {
+        self.store.claim_waiting(&self.worker, self.options.lease_ttl).await.unwrap_or_else(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for jobs that wait for an object");
+            None
+        })
+    }
+
+    /// Looks once.
+    pub(super) async fn look(&self, lease: &JobLease, job: &Job) {
+        let Some(wait) = &job.spec.wait_for else { return };
+        let found = match self.stores.open(&wait.uri) {
+            Ok(bucket) => bucket.head(wait.uri.path()).await,
+            Err(error) => Err(error),
+        };
+        let id = &job.id;
+        match found {
+            Ok(_) => {
+                tracing::info!(job.id = %id, "{} is there, and {id} begins", wait.uri);
+                looked(id, self.store.wait_is_over(lease).await);
+                self.wake.notify_waiters();
+            }
+            Err(objects::Error::NotFound { .. }) => looked(id, self.store.wait_again(lease).await),
+            Err(error) if error.retryable() => {
+                tracing::debug!(job.id = %id, %error, "cannot see whether {} is there", wait.uri);
+                looked(id, self.store.wait_again(lease).await);
+            }
+            Err(error) => {
+                self.fail(job, &Problem::new(error.code(), "What the job waits for cannot be looked for", error.to_string())).await
+            }
+        }
+    }
+}
+
+/// Who was late has nothing to say; what was not written is looked at again when the lease has run out.
+fn looked(id: &crate::domain::JobId, written: db::Result<Written>) {
+    match written {
+        Ok(Written::Done | Written::Fenced) => {}
+        Err(error) => {
+            tracing::warn!(job.id = %id, error = &error as &dyn std::error::Error, "what {id} waits for is looked at again later")
+        }
+    }
+}
