@@ -27,6 +27,8 @@ const NOT_RUN: [(&str, &str); 3] = [
 ];
 /// The id that examples use.
 const EXAMPLE_ID: &str = "job_019ac2f7b0f47e0f8a1b2c3d4e5f6071";
+/// And that of schedules.
+const EXAMPLE_SCHEDULE: &str = "sch_019ac2f7b0f47e0f8a1b2c3d4e5f6073";
 
 /// The commands of a Markdown file's shell blocks; one may go over several lines.
 fn of_markdown(text: &str) -> Vec<String> {
@@ -95,7 +97,23 @@ async fn world() -> (S3Server, Service) {
     });
     fs::write(folder.join("job.json"), definition.to_string()).expect("a definition");
     fs::write(folder.join("nightshift.toml"), "chunk_slots = 2\n").expect("settings");
+    fs::write(folder.join("schedule.json"), schedule("file").to_string()).expect("a definition");
     (s3, service)
+}
+
+/// A schedule that fires when it is asked to.
+fn schedule(output: &str) -> Value {
+    json!({"name": "sweep", "cron": "0 0 1 1 *", "job": {
+        "model": "s3://models/loans/", "input": "s3://lake/loans/2026-11-23/", "output": format!("s3://lake/sweeps/{output}/"),
+        "pipeline": {"task": "tabular-classification"},
+    }})
+}
+
+/// A schedule for one command; its id.
+async fn new_schedule(service: &Service, n: usize) -> String {
+    let (status, answer) = service.post("/v1/schedules", &schedule(&n.to_string())).await;
+    assert_eq!(status, 201, "{answer:#}");
+    answer["id"].as_str().expect("an id").to_owned()
 }
 
 /// A job whose output lies in the folder where commands run.
@@ -130,6 +148,11 @@ async fn endless_job(service: &Service, verb: &str) -> String {
 }
 
 async fn settle(service: &Service) {
+    // No fire of an example comes while the others run.
+    for schedule in service.get_all("/v1/schedules").await {
+        let path = format!("/v1/schedules/{}", schedule["id"].as_str().expect("an id"));
+        service.client().delete(service.url(&path)).send().await.expect("an answer");
+    }
     for job in service.get_all("/v1/jobs").await {
         if job["name"] != "endless" {
             let ended = service.wait(job["id"].as_str().expect("an id"), Duration::from_secs(120)).await;
@@ -161,7 +184,7 @@ async fn every_command_of_the_readme_and_of_help_runs() {
     s3.put("models", "endless.onnx", &support::fixture("models/broken/endless-loop.onnx"));
     s3.put("lake", "endless/x.jsonl", b"{\"x\": [1, 2, 3, 4]}\n");
     let mut unused: BTreeSet<&str> = NOT_RUN.iter().map(|(command, _)| *command).collect();
-    for shown in &commands {
+    for (n, shown) in commands.iter().enumerate() {
         if let Some((known, _)) = NOT_RUN.iter().find(|(known, _)| shown.starts_with(known)) {
             unused.remove(known);
             continue;
@@ -171,6 +194,10 @@ async fn every_command_of_the_readme_and_of_help_runs() {
         let endless = match steered {
             Some(verb) => Some(endless_job(&service, verb).await),
             None => None,
+        };
+        let line = match line.contains(EXAMPLE_SCHEDULE) {
+            true => line.replace(EXAMPLE_SCHEDULE, &new_schedule(&service, n).await),
+            false => line,
         };
         let line = line.replace(EXAMPLE_ID, endless.as_ref().unwrap_or(&done));
         let line = match line.strip_prefix("nightshift healthcheck") {

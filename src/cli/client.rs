@@ -87,6 +87,10 @@ impl Client {
         self.request(reqwest::Method::POST, path, query)
     }
 
+    pub(super) fn delete(&self, path: &str) -> Result<Request, Stop> {
+        self.request(reqwest::Method::DELETE, path, &[])
+    }
+
     fn request(&self, method: reqwest::Method, path: &str, query: &[(String, String)]) -> Result<Request, Stop> {
         let mut url = self.url(path)?;
         if !query.is_empty() {

@@ -84,7 +84,8 @@ pub(super) fn json_or_text(value: &str) -> Value {
     serde_json::from_str(value).unwrap_or_else(|_| value.into())
 }
 
-fn of_file(path: &Path) -> Result<Value, Stop> {
+/// A definition as a file has it, be it a job's or a schedule's.
+pub(super) fn of_file(path: &Path) -> Result<Value, Stop> {
     let name = path.display();
     let text = match path.to_str() {
         Some("-") => {
@@ -93,11 +94,11 @@ fn of_file(path: &Path) -> Result<Value, Stop> {
         }
         _ => std::fs::read_to_string(path),
     };
-    let text = text.map_err(|e| Stop::usage(format!("the job definition {name} cannot be read: {e}")))?;
+    let text = text.map_err(|e| Stop::usage(format!("the definition {name} cannot be read: {e}")))?;
     match serde_json::from_str(&text) {
         Ok(definition @ Value::Object(_)) => Ok(definition),
-        Ok(_) => Err(Stop::usage(format!("the job definition {name} is no JSON object"))),
-        Err(e) => Err(Stop::usage(format!("the job definition {name} is not JSON: {e}"))),
+        Ok(_) => Err(Stop::usage(format!("the definition {name} is no JSON object"))),
+        Err(e) => Err(Stop::usage(format!("the definition {name} is not JSON: {e}"))),
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) fn run(settings: config::JobsArgs) -> Outcome {
     })
 }
 
-fn client(talk: &config::Talk) -> Result<Client, Stop> {
+pub(super) fn client(talk: &config::Talk) -> Result<Client, Stop> {
     Client::new(&talk.api, talk.output)
 }
 
@@ -120,18 +120,18 @@ async fn errors(errors: &config::Errors) -> Outcome {
     Ok(())
 }
 
-fn items(page: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn items(page: &Value) -> impl Iterator<Item = &Value> {
     page["items"].as_array().into_iter().flatten()
 }
 
-fn more(page: &Value) {
+pub(super) fn more(page: &Value) {
     if page["next_cursor"].is_string() {
         eprintln!("There are more: --all shows them.");
     }
 }
 
 /// Pages of a list as one, as if the API had given it: the first page's fields, all items, the last page's cursor.
-async fn pages(client: &Client, path: &str, query: Vec<(String, String)>, extent: &Extent, most: u32) -> Result<Value, Stop> {
+pub(super) async fn pages(client: &Client, path: &str, query: Vec<(String, String)>, extent: &Extent, most: u32) -> Result<Value, Stop> {
     let wanted = if extent.all { u32::MAX } else { extent.limit };
     let mut whole: Option<Value> = None;
     let mut cursor = Value::Null;

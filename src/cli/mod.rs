@@ -15,6 +15,7 @@ mod pages;
 mod parity;
 mod processes;
 mod runner;
+mod schedules;
 mod serve;
 mod show;
 mod sse;
@@ -57,6 +58,7 @@ pub fn run() -> ExitCode {
         Command::Submit(settings) => submit::run(&settings),
         Command::Bench(settings) => bench::run(&settings, cli.sections, cli.log_format, &cli.log),
         Command::Jobs(settings) => jobs::run(settings),
+        Command::Schedules(settings) => schedules::run(settings),
         Command::Models(settings) => inspect::run(settings, cli.sections.buckets),
         Command::Verify(settings) => verify::run(&settings, cli.sections.buckets),
         Command::Doctor(settings) => doctor::run(*settings, cli.sections.buckets),

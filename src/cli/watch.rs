@@ -220,6 +220,12 @@ pub(super) fn report(job: &Value) -> String {
     }
     row("created", text(&job["created_at"]));
     row("finished", text(&job["finished_at"]));
+    let waits = &job["waiting_for"];
+    let waited: Vec<String> =
+        waits["jobs"].as_array().into_iter().flatten().chain([&waits["uri"]]).map(text).filter(|w| !w.is_empty()).collect();
+    row("waits for", waited.join(" "));
+    row("schedule", text(&job["schedule"]["id"]));
+    row("note", text(&job["note"]));
     if let Some(title) = job["error"]["title"].as_str() {
         row("error", format!("{title}: {}", text(&job["error"]["detail"])));
     }

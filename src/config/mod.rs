@@ -10,6 +10,7 @@ mod file;
 mod images;
 mod library;
 mod load;
+mod schedules;
 mod settings;
 mod size;
 mod stores;
@@ -36,6 +37,7 @@ pub use file::{Sections, load};
 pub use images::Images;
 pub use library::find_library;
 pub use load::ApiLoad;
+pub use schedules::{CreateSchedule, ListSchedules, OneSchedule, ScheduleRuns, Schedules, SchedulesArgs};
 pub use settings::{Origin, Setting, default_file};
 pub use stores::StoreManners;
 pub use webhooks::{EndpointSection, WebhookSection};
@@ -89,6 +91,8 @@ pub enum Command {
     Bench(Box<Bench>),
     /// List, follow, stop and read jobs of a running service
     Jobs(JobsArgs),
+    /// Create, look at and steer schedules of a running service
+    Schedules(SchedulesArgs),
     /// Look at models
     Models(ModelsArgs),
     /// Read a finished job's output again, and prove its counts, its digests and one outcome a record

@@ -64,7 +64,7 @@ impl Bench {
         self.create(fired(claimed)).await
     }
 
-    async fn states(&self, schedule: &Schedule) -> Vec<RunState> {
+    async fn run_states(&self, schedule: &Schedule) -> Vec<RunState> {
         let runs = self.store.runs(&schedule.id, None, 100).await.unwrap();
         runs.iter().rev().map(|run| run.state).collect()
     }
@@ -153,7 +153,7 @@ async fn fires_of_a_schedule_are_claimed_in_their_order_one_at_a_time(b: Bench) 
     assert_eq!(next.schedule.id, first.schedule.id);
     assert_eq!(next.run.fire_time.0 - first.run.fire_time.0, 60_000_000);
     for schedule in [one, other] {
-        assert_eq!(b.states(&schedule).await.len(), 3);
+        assert_eq!(b.run_states(&schedule).await.len(), 3);
     }
 }
 
@@ -184,7 +184,7 @@ async fn a_fire_during_an_earlier_job_does_what_overlap_says(b: Bench) {
     b.advance(Duration::from_secs(1));
     b.make(&b.claim_run().await.unwrap()).await;
     let started = RunState::Started;
-    assert_eq!(b.states(&schedule).await, [started, RunState::Skipped, started, started, started]);
+    assert_eq!(b.run_states(&schedule).await, [started, RunState::Skipped, started, started, started]);
 }
 
 async fn pausing_skips_the_fires_that_wait_and_leaves_those_that_were_asked_for(b: Bench) {
@@ -195,7 +195,7 @@ async fn pausing_skips_the_fires_that_wait_and_leaves_those_that_were_asked_for(
     let pause = ScheduleChange { spec: schedule.spec.clone(), paused: true, next: NextFire::Kept };
     let paused = b.store.change_schedule(&schedule.id, schedule.revision, pause).await.unwrap().unwrap();
     assert_eq!(paused.state(), "paused");
-    assert_eq!(b.states(&schedule).await, [RunState::Skipped, RunState::Skipped, RunState::Waiting]);
+    assert_eq!(b.run_states(&schedule).await, [RunState::Skipped, RunState::Skipped, RunState::Waiting]);
     b.advance(Duration::from_secs(600));
     assert!(b.store.due_schedules(10).await.unwrap().1.is_empty(), "no fire comes");
     let claimed = b.claim_run().await.unwrap();
