@@ -9,6 +9,7 @@ mod derive;
 mod flags;
 mod folder;
 mod init;
+mod layouts;
 mod onnx;
 mod origin;
 mod signature;
