@@ -90,6 +90,7 @@ impl App {
         for endpoint in &endpoints {
             guard.check_literal(&endpoint.url).map_err(|e| format!("[[webhooks.endpoints]] {:?}: {e}", endpoint.name))?;
         }
+        let pricing = sections.pricing.pricing()?;
         let deliverer = Deliverer::new(guard.clone(), Timeouts::default())?;
 
         let database = settings.database()?;
@@ -121,6 +122,7 @@ impl App {
             stores: reach,
             load_timeout: seconds(settings.load_timeout),
             batch_timeout: seconds(settings.batch_timeout),
+            idle_unload: settings.runner_idle_unload,
             log_format,
             log: log.to_owned(),
         };
@@ -152,6 +154,10 @@ impl App {
             runners: if executes { runners.status() } else { Vec::new() },
             metrics: metrics.clone(),
             allowed_providers: PROVIDERS.map(str::to_owned).to_vec(),
+            providers: settings.providers.clone(),
+            sessions: settings.workers(devices.len()) * devices.len(),
+            accelerators: devices.len(),
+            pricing: pricing.clone(),
             load: api::Load::new(settings.api.limits(), metrics.clone()),
             feed: feed.clone(),
             data_dir: settings.data_dir.clone(),
@@ -204,6 +210,7 @@ impl App {
                 drain: seconds(settings.drain_timeout),
                 providers: settings.providers,
                 image_limits: settings.images.limits(),
+                pricing,
             },
         });
         let router = if role == Role::Worker { api::probes(api) } else { api::router(api) };

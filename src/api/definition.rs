@@ -9,16 +9,29 @@ use super::{
     waits, webhook,
 };
 use crate::domain::{
-    Fault, JobId, JobSpec, Pipeline, Uri,
+    Budget, Fault, JobId, JobSpec, Pipeline, Uri,
     spec::{
         CsvOptions, DriftSpec, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputKind, InputSpec,
         Layout, OutputCompression, OutputFormat, OutputSpec, ReviewSpec,
     },
 };
 
-pub(super) const JOB: [&str; 12] =
-    ["name", "labels", "model", "input", "output", "pipeline", "execution", "error_policy", "drift", "webhook", "wait_for", "depends_on"];
-pub(super) const MODEL: [&str; 3] = ["uri", "name", "version"];
+pub(super) const JOB: [&str; 13] = [
+    "name",
+    "labels",
+    "model",
+    "input",
+    "output",
+    "pipeline",
+    "execution",
+    "error_policy",
+    "drift",
+    "budget",
+    "webhook",
+    "wait_for",
+    "depends_on",
+];
+pub(super) const MODEL: [&str; 4] = ["uri", "name", "version", "alias"];
 pub(super) const INPUT: [&str; 7] = ["uri", "format", "compression", "include", "exclude", "manifest", "csv"];
 pub(super) const CSV: [&str; 2] = ["delimiter", "header"];
 pub(super) const OUTPUT: [&str; 9] =
@@ -28,6 +41,7 @@ pub(super) const EXECUTION: [&str; 7] =
     ["batch_size", "chunk_records", "priority", "max_parallel_chunks", "max_attempts", "deadline", "providers"];
 pub(super) const DRIFT: [&str; 2] = ["against", "threshold"];
 pub(super) const ERROR_POLICY: [&str; 2] = ["max_failed_records", "max_failed_ratio"];
+pub(super) const BUDGET: [&str; 1] = ["max_cost"];
 
 pub(super) const FORMATS: [(&str, InputFormat); 9] = [
     ("auto", InputFormat::Auto),
@@ -53,8 +67,14 @@ pub(super) const OUTPUT_COMPRESSIONS: [(&str, OutputCompression); 3] =
 pub(super) const LAYOUTS: [(&str, Layout); 2] = [("parts", Layout::Parts), ("mirror", Layout::Mirror)];
 pub(super) const IF_EXISTS: [(&str, IfExists); 2] = [("fail", IfExists::Fail), ("replace", IfExists::Replace)];
 /// Fields by the object that they stand in.
-const BELOW: [(&str, &[&str]); 5] =
-    [("input", &INPUT), ("output", &OUTPUT), ("pipeline", &pipeline::PIPELINE), ("execution", &EXECUTION), ("error_policy", &ERROR_POLICY)];
+const BELOW: [(&str, &[&str]); 6] = [
+    ("input", &INPUT),
+    ("output", &OUTPUT),
+    ("pipeline", &pipeline::PIPELINE),
+    ("execution", &EXECUTION),
+    ("error_policy", &ERROR_POLICY),
+    ("budget", &BUDGET),
+];
 const MOST_LABELS: usize = 32;
 const LONGEST_LABEL: usize = 256;
 
@@ -100,6 +120,7 @@ fn job(root: &Field<'_>, providers: &[String], faults: &mut Faults) -> Option<Jo
         max_failed_ratio: policy.field("max_failed_ratio").share(faults),
     };
     let drift = drift(&job.field("drift"), faults);
+    let budget = budget(&job.field("budget"), faults);
     let webhook = webhook::read(&job.field("webhook"), faults);
     let wait_for = waits::wait_for(&job.field("wait_for"), faults);
     let depends_on = waits::depends_on(&job.field("depends_on"), faults);
@@ -115,7 +136,7 @@ fn job(root: &Field<'_>, providers: &[String], faults: &mut Faults) -> Option<Jo
         }
     }
     let (model, input, output) = (model?, input?, output?);
-    Some(JobSpec { name, labels, model, input, output, pipeline, execution, error_policy, drift, webhook, wait_for, depends_on })
+    Some(JobSpec { name, labels, model, input, output, pipeline, execution, error_policy, drift, budget, webhook, wait_for, depends_on })
 }
 
 fn drift(field: &Field<'_>, faults: &mut Faults) -> Option<DriftSpec> {
@@ -206,20 +227,20 @@ fn location(field: &Field<'_>, known: &[&str], example: &str, faults: &mut Fault
     uri.uri(example, faults)
 }
 
+/// The location of a job's model. One that is named was given its location before this.
 fn model(field: &Field<'_>, faults: &mut Faults) -> Option<Uri> {
+    for other in ["version", "alias"] {
+        let other = field.child(other);
+        if other.value().is_some_and(|value| !value.is_null()) {
+            faults.add(&other, "missing_name", "versions and aliases are those of a registered model", "give its name, and no uri");
+        }
+    }
+    model_location(field, faults)
+}
+
+/// The location of a model: a folder or one `.onnx` object.
+pub(super) fn model_location(field: &Field<'_>, faults: &mut Faults) -> Option<Uri> {
     const EXAMPLE: &str = "s3://models/fraud/";
-    if let Some(Value::Object(fields)) = field.value()
-        && fields.contains_key("name")
-    {
-        let object = field.object(&MODEL, faults);
-        object.field("name").not_supported("a model by name", faults);
-        return None;
-    }
-    if let Some(Value::Object(fields)) = field.value()
-        && fields.get("version").is_some_and(|v| !v.is_null())
-    {
-        field.child("version").not_supported("a model's version", faults);
-    }
     let uri = location(field, &MODEL, EXAMPLE, faults)?;
     if let Some(what) = meant::other_model(&uri) {
         faults.add(field, "unsupported_model", format!("by its name {uri} is {what}, and only ONNX models are run"), meant::EXPORT);
@@ -403,6 +424,21 @@ fn execution(field: &Field<'_>, providers: &[String], faults: &mut Faults) -> Ex
         deadline_seconds: object.field("deadline").seconds(faults),
         providers: chosen,
     }
+}
+
+fn budget(field: &Field<'_>, faults: &mut Faults) -> Option<Budget> {
+    const HINT: &str = "write an amount in the currency of the service's prices, such as 5.0";
+    let object = field.object(&BUDGET, faults);
+    let max_cost = object.field("max_cost");
+    if !object.is_present() || !max_cost.required(HINT, faults) {
+        return None;
+    }
+    let amount = max_cost.number(faults)?;
+    if amount <= 0.0 {
+        faults.add(&max_cost, "out_of_range", format!("{amount} buys nothing"), HINT);
+        return None;
+    }
+    Some(Budget { max_cost: amount })
 }
 
 /// Faults that show only once the pipeline is known: a review queue of flags that there are not.

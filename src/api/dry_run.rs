@@ -13,13 +13,15 @@ use super::{
     problem::{ApiProblem, JobProblem},
     submit,
     types::{ModelBody, dtype_and_shape},
+    usage::ExpectedBody,
     waits::WaitingBody,
 };
 use crate::{
-    domain::{Fault, JobSpec, JobState, ObjectSlice, Problem, spec::OutputSpec},
+    domain::{Estimate, Fault, JobSpec, JobState, ObjectSlice, Problem, Spent, cost::Basis, spec::OutputSpec},
+    model::Resolved,
     objects,
-    plan::{self, Estimate, Preview},
-    runner::protocol::Sample,
+    plan::{self, Preview},
+    runner::{infer::has_devices, protocol::Sample},
 };
 
 /// Records run when nobody says how many.
@@ -55,6 +57,8 @@ pub(super) struct DryRun {
     objects: Vec<ObjectBody>,
     /// How much there is to do.
     estimate: EstimateBody,
+    /// What `estimate.records` would take; absent where nothing tells how many records there are, or nothing ran.
+    expected: Option<ExpectedBody>,
     /// Records a call of the runtime; absent when nothing ran.
     batch_size: Option<u32>,
     /// The execution provider that took the model; absent when nothing ran.
@@ -143,6 +147,7 @@ pub(super) async fn dry_run(state: &ApiState, definition: &Value, records: u64) 
         InputBody { name: input.name.clone(), dtype, shape, columns: bound.map(|b| b.columns.clone()).unwrap_or_default() }
     });
     let inputs = inputs.collect();
+    let expected = expected(state, &spec, &resolved, preview.estimate.records, sample.as_ref()).await?;
     let (columns, rows, errors) = match &sample {
         Some(sample) => shown(sample)?,
         None => Default::default(),
@@ -159,6 +164,7 @@ pub(super) async fn dry_run(state: &ApiState, definition: &Value, records: u64) 
         rows_cut: sample.as_ref().is_some_and(|s| s.cut),
         objects: preview.objects.iter().take(SHOWN_OBJECTS).map(|o| ObjectBody { key: o.key.clone(), bytes: o.size }).collect(),
         estimate: EstimateBody::new(&preview),
+        expected: expected.as_ref().map(Into::into),
         batch_size: sample.as_ref().map(|s| s.batch_size),
         provider: sample.as_ref().map(|s| s.provider.clone()),
         runtime: sample.map(|s| s.runtime),
@@ -181,6 +187,37 @@ async fn waiting_for(state: &ApiState, spec: &JobSpec) -> Result<Option<WaitingB
         },
     };
     Ok(WaitingBody::would(parents, uri))
+}
+
+/// What so many records would take: by what was measured of the same model and pipeline, or else by the sample.
+async fn expected(
+    state: &ApiState,
+    spec: &JobSpec,
+    resolved: &Resolved,
+    records: Option<u64>,
+    sample: Option<&Sample>,
+) -> Result<Option<Estimate>, ApiProblem> {
+    let Some(records) = records else { return Ok(None) };
+    let providers = if spec.execution.providers.is_empty() { &state.providers } else { &spec.execution.providers };
+    let known = state.store.rate(&resolved.model.digest, &resolved.pipeline, providers).await?;
+    let estimate = match known.and_then(|(provider, rate)| rate.of_records(&provider, records)) {
+        Some(measured) => measured,
+        None => {
+            let Some(sample) = sample else { return Ok(None) };
+            let sampled = sample.rows.len() + sample.errors.len();
+            if sampled == 0 || sample.cut {
+                return Ok(None);
+            }
+            // One worker ran the sample; a job has them all.
+            let device_seconds = sample.seconds * records as f64 / sampled as f64;
+            let devices = if has_devices(&sample.provider) { state.accelerators } else { state.sessions }.max(1);
+            let (provider, basis) = (sample.provider.clone(), Basis::Sample);
+            Estimate { basis, provider, seconds: device_seconds / devices as f64, device_seconds, cost: None, currency: None }
+        }
+    };
+    // At today's prices, whatever they were.
+    let spent = Spent::new(&estimate.provider, estimate.device_seconds, state.pricing.as_ref());
+    Ok(Some(Estimate { cost: spent.currency.is_some().then_some(spent.cost), currency: spent.currency, ..estimate }))
 }
 
 type Shown = (Vec<ColumnBody>, Vec<Box<RawValue>>, Vec<Value>);
@@ -207,7 +244,7 @@ async fn output_problem(state: &ApiState, output: &OutputSpec) -> Result<Option<
 /// The preview of an input that cannot be listed.
 fn unreadable(error: &objects::Error) -> Preview {
     let problem = Problem::new(error.code(), "The input cannot be listed", error.to_string());
-    Preview { objects: Vec::new(), all: true, estimate: Estimate::default(), problem: Some(problem) }
+    Preview { objects: Vec::new(), all: true, estimate: plan::Estimate::default(), problem: Some(problem) }
 }
 
 impl EstimateBody {

@@ -14,15 +14,16 @@ use tower::ServiceExt;
 use super::{ApiState, Feed, FeedOptions, Load, load, router};
 use crate::{
     db::{
-        AttemptResult, Changed, ChunkLease, ClaimedChunk, ClaimedDelivery, ClaimedRun, Created, DeliveryFilter, DeliveryLease,
-        DeliveryRecord, Error, Followed, IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, NewSchedule, PendingEvent, Result,
-        Retried, RunLease, ScheduleChange, ScheduleFilter, Store, Unmade, Written,
+        AliasMoved, AttemptResult, Changed, ChunkLease, ClaimedChunk, ClaimedDelivery, ClaimedRun, Created, DeliveryFilter, DeliveryLease,
+        DeliveryRecord, Error, Followed, IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, NewSchedule, NewVersion, PendingEvent,
+        Result, Retried, RunLease, ScheduleChange, ScheduleFilter, Store, Unmade, UsageFilter, UsageReport, Written,
     },
     domain::{
-        Backlog, Chunk, ChunkId, ChunkResult, Compared, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Problem, Progress,
-        Run, Schedule, ScheduleId, StateChange, Timestamp, Uri,
+        Backlog, Chunk, ChunkId, ChunkResult, Compared, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Pipeline, Problem,
+        Progress, Rate, Run, Schedule, ScheduleId, Spent, StateChange, Timestamp, Uri,
         covered::{Block, Entry},
         job::{Ending, PlanCursor},
+        registry::{ModelEntry, ModelVersion, Name, Which},
         schedule::Due,
         spec::OutputSpec,
     },
@@ -48,6 +49,7 @@ fn down<T>() -> Result<T> {
 impl Store for Down {
     async fn ping(&self) -> Result<()> { down() }
     async fn backlog(&self) -> Result<Backlog> { down() }
+    async fn is_quiet(&self) -> Result<bool> { down() }
     async fn create_job(&self, _: NewJob) -> Result<Created> { down() }
     async fn job(&self, _: &JobId) -> Result<Option<Job>> { down() }
     async fn jobs(&self, _: &JobFilter) -> Result<Vec<Job>> { down() }
@@ -67,13 +69,14 @@ impl Store for Down {
     async fn claim_chunks(&self, _: &str, _: u32, _: Duration) -> Result<Vec<ClaimedChunk>> { down() }
     async fn renew_chunks(&self, _: &[ChunkLease], _: Duration) -> Result<Vec<ChunkLease>> { down() }
     async fn commit_chunk(&self, _: &ChunkLease, _: &ChunkResult) -> Result<Written> { down() }
-    async fn retry_chunk(&self, _: &ChunkLease, _: &Problem, _: Duration) -> Result<Written> { down() }
-    async fn crash_chunk(&self, _: &ChunkLease, _: &Problem, _: Option<&Isolation>) -> Result<Written> { down() }
-    async fn fail_chunk(&self, _: &ChunkLease, _: &Problem) -> Result<Written> { down() }
-    async fn release_chunk(&self, _: &ChunkLease) -> Result<Written> { down() }
+    async fn retry_chunk(&self, _: &ChunkLease, _: &Problem, _: Duration, _: &Spent) -> Result<Written> { down() }
+    async fn crash_chunk(&self, _: &ChunkLease, _: &Problem, _: Option<&Isolation>, _: &Spent) -> Result<Written> { down() }
+    async fn fail_chunk(&self, _: &ChunkLease, _: &Problem, _: &Spent) -> Result<Written> { down() }
+    async fn release_chunk(&self, _: &ChunkLease, _: &Spent) -> Result<Written> { down() }
     async fn chunks(&self, _: &JobId, _: u64, _: u32) -> Result<Vec<Chunk>> { down() }
     async fn chunk(&self, _: &ChunkId) -> Result<Option<Chunk>> { down() }
     async fn claim_finalizing(&self, _: &str, _: Duration) -> Result<Option<(JobLease, Job)>> { down() }
+    async fn earlier_run(&self, _: &Job) -> Result<Option<Job>> { down() }
     async fn keep_drift(&self, _: &JobLease, _: Option<&Compared>) -> Result<Written> { down() }
     async fn finish_job(&self, _: &JobLease, _: Ending, _: Option<&Problem>) -> Result<Written> { down() }
     async fn pending_events(&self, _: u32) -> Result<Vec<PendingEvent>> { down() }
@@ -104,6 +107,14 @@ impl Store for Down {
     async fn wait_again(&self, _: &JobLease) -> Result<Written> { down() }
     async fn wait_is_over(&self, _: &JobLease) -> Result<Written> { down() }
     async fn settle_dependencies(&self) -> Result<u64> { down() }
+    async fn usage(&self, _: &UsageFilter) -> Result<UsageReport> { down() }
+    async fn rate(&self, _: &str, _: &Pipeline, _: &[String]) -> Result<Option<(String, Rate)>> { down() }
+    async fn register_model(&self, _: &NewVersion) -> Result<(ModelVersion, bool)> { down() }
+    async fn registered_models(&self, _: Option<&Name>, _: u32) -> Result<Vec<ModelEntry>> { down() }
+    async fn model_versions(&self, _: &Name, _: Option<u64>, _: u32) -> Result<Vec<ModelVersion>> { down() }
+    async fn model_version(&self, _: &Name, _: &Which) -> Result<Option<ModelVersion>> { down() }
+    async fn move_alias(&self, _: &Name, _: &Name, _: u64) -> Result<AliasMoved> { down() }
+    async fn remove_alias(&self, _: &Name, _: &Name) -> Result<bool> { down() }
     async fn purge(&self, _: Duration, _: u32) -> Result<u64> { down() }
     fn wake(&self, _: Arc<Notify>) {}
     async fn changes(&self, _: Option<&JobId>, _: i64, _: u32) -> Result<Vec<StateChange>> { down() }
@@ -142,6 +153,7 @@ impl Edge {
             stores: Options::default(),
             load_timeout: Duration::from_secs(1),
             batch_timeout: Duration::from_secs(1),
+            idle_unload: Duration::from_secs(1),
             log_format: LogFormat::Text,
             log: "off".to_owned(),
         };
@@ -157,6 +169,10 @@ impl Edge {
             runners: vec![RunnerStatus::new(folder.path().join("libonnxruntime.so"))],
             metrics: Metrics::new(),
             allowed_providers,
+            providers: vec!["cpu".to_owned()],
+            sessions: 1,
+            accelerators: 1,
+            pricing: None,
             load: Load::new(load::Limits::default(), Metrics::new()),
             feed: Feed::new(Arc::new(Down), Arc::default(), FeedOptions::default()),
             data_dir: folder.path().to_owned(),

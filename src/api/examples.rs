@@ -12,6 +12,7 @@ use crate::domain::{
     delivery::JobSnapshot,
     job::{Breaks, PinnedModel, PlanCursor, Waits},
     pipeline::ClassifierOutputs,
+    registry::{ModelVersion, Name},
     spec::{
         CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputKind, InputSpec, Layout,
         OutputCompression, OutputFormat, OutputSpec,
@@ -21,6 +22,8 @@ use crate::domain::{
 use super::{
     deliveries::{DeliveryBody, DeliveryPage},
     events::{ProgressBody, StateBody},
+    models::ModelVersionBody,
+    problem::ApiProblem,
     types::{ChunkBody, ChunkPage, JobBody, JobPage},
 };
 use crate::db::DeliveryRecord;
@@ -64,8 +67,28 @@ pub(super) fn dry_run() -> Value {
         "rows_cut": false,
         "objects": [{"key": "tx/2026-11-23/0.csv", "bytes": 8_388_608}],
         "estimate": {"all": true, "objects": 1, "bytes": 8_388_608, "records": 310_000, "records_exact": false, "chunks": 1, "chunks_exact": true},
+        "expected": {"basis": "measured", "provider": "cpu", "seconds": 4.2, "device_seconds": 33.1, "cost": 0.00046, "currency": "EUR"},
         "batch_size": 1024, "provider": "cpu", "runtime": "1.31.1"
     })
+}
+
+/// A version of a registered model.
+pub(super) fn model_version() -> ModelVersionBody {
+    let pipeline = pipeline();
+    ModelVersionBody::new(&ModelVersion {
+        name: Name::parse("fraud").expect("a name"),
+        version: 3,
+        model: job(JobState::Queued).model,
+        signature: pipeline.signature.clone(),
+        pipeline,
+        created_at: ACCEPTED,
+        aliases: Name::parse_alias("production").into_iter().collect(),
+    })
+}
+
+/// What is answered where an alias is not.
+pub(super) fn no_alias() -> ApiProblem {
+    ApiProblem::not_found("\"fraud\" has no alias \"candidate\"")
 }
 
 /// A job that was put off.
@@ -192,6 +215,11 @@ fn usage(wall_seconds: f64, device_seconds: f64) -> Usage {
     Usage {
         wall_seconds,
         device_seconds,
+        inferring_seconds: device_seconds * 0.87,
+        cost: device_seconds * 0.05 / 3600.0,
+        currency: Some("EUR".to_owned()),
+        retry_device_seconds: 0.0,
+        retry_cost: 0.0,
         bytes_read: 96_400_212,
         bytes_written: 41_228_004,
         stage_seconds: BTreeMap::from([("decode", 11.5), ("infer", device_seconds)].map(|(stage, s)| (stage.to_owned(), s))),
@@ -246,8 +274,9 @@ fn job(state: JobState) -> Job {
             }),
             wait_for: None,
             depends_on: Vec::new(),
+            budget: None,
         },
-        model: PinnedModel { uri: model, digest: "5eed".repeat(16), file: "model.onnx".to_owned(), bytes: 1_482_113 },
+        model: PinnedModel { uri: model, digest: "5eed".repeat(16), file: "model.onnx".to_owned(), bytes: 1_482_113, registered: None },
         pipeline: pipeline(),
         state,
         ending: None,
@@ -257,6 +286,7 @@ fn job(state: JobState) -> Job {
         usage: Usage::default(),
         summary: Summary::default(),
         drift: None,
+        estimate: None,
         created_at: ACCEPTED,
         started_at: None,
         finished_at: None,

@@ -3,9 +3,9 @@
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{ApiState, definition, problem::ApiProblem, submit, waits};
+use super::{ApiState, definition, named_model, problem::ApiProblem, submit, waits};
 use crate::{
-    domain::{Fault, Fire, JobId, JobSpec, Problem, Run, Schedule, ScheduleSpec, Timestamp, Uri, template},
+    domain::{Fault, Fire, JobId, JobSpec, Problem, Run, Schedule, ScheduleSpec, Timestamp, Uri, job::PinnedModel, template},
     schedule::{Accept, Refused},
 };
 
@@ -25,12 +25,16 @@ pub(super) async fn parents(state: &ApiState, definition: &Value) -> Result<(Vec
     Ok((parents, faults))
 }
 
-/// Reads the definition of a job that no schedule makes: placeholders may name the outputs of its parents.
-pub(super) async fn read(state: &ApiState, value: &Value) -> Result<JobSpec, ApiProblem> {
+/// Reads the definition of a job that no schedule makes: placeholders may name the outputs of its parents. With the version of a registered
+/// model that it names, if it does.
+pub(super) async fn read(state: &ApiState, value: &Value) -> Result<(JobSpec, Option<PinnedModel>), ApiProblem> {
     let (parents, mut faults) = parents(state, value).await?;
     let (rendered, wrong) = template::render(value, &template::Known { parents: &parents, ..template::Known::default() });
     faults.extend(wrong);
-    read_rendered(state, &rendered, faults).map_err(ApiProblem::faults)
+    let meant = named_model::meant(state, &rendered).await?;
+    faults.extend(meant.faults);
+    let spec = read_rendered(state, &meant.definition, faults).map_err(ApiProblem::faults)?;
+    Ok((spec, meant.model))
 }
 
 /// Reads a definition whose placeholders have been filled in, those with faults excepted.
@@ -55,7 +59,10 @@ pub(super) async fn check(state: &ApiState, spec: &ScheduleSpec, fire: Timestamp
     let (parents, mut faults) = parents(state, &spec.job.0).await?;
     let (rendered, wrong) = spec.definition(fire, &parents);
     faults.extend(wrong);
-    let faults = match read_rendered(state, &rendered, faults) {
+    // A name is looked up again at each fire: a schedule follows an alias.
+    let meant = named_model::meant(state, &rendered).await?;
+    faults.extend(meant.faults);
+    let faults = match read_rendered(state, &meant.definition, faults) {
         Ok(job) => submit::check_places(state, &job),
         Err(faults) => faults,
     };

@@ -65,6 +65,7 @@ const DEBOUNCE: (Duration, Duration) = (Duration::from_millis(2), Duration::from
             "pipeline": {"task": "tabular-classification", "features": ["amount", "age"], "missing": "nan", "labels": ["ok", "fraud"], "probabilities": true},
             "execution": {"batch_size": "auto", "chunk_records": 100_000, "priority": 10, "max_parallel_chunks": 8, "max_attempts": 4, "deadline": "6h", "providers": ["cpu"]},
             "error_policy": {"max_failed_records": 1000, "max_failed_ratio": 0.01},
+            "budget": {"max_cost": 5.0},
             "webhook": {"url": "https://hooks.example.com/nightshift", "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "events": ["job.completed", "job.failed"]}
         })))
     )),
@@ -273,7 +274,8 @@ pub(super) fn missing(id: &str) -> ApiProblem {
 fn etag(job: &Job) -> String {
     let mut digest = Sha256::new();
     digest.update(format!("{:?} {:?} {:?} {:?} {:?} ", job.state, job.counts, job.started_at, job.finished_at, job.plan.done));
-    digest.update(format!("{:?} {:?} {:?} {:?}", job.ending, job.error, job.breaks, job.waits));
+    let (breaks, waits, estimated) = (&job.breaks, &job.waits, job.estimate.is_some());
+    digest.update(format!("{:?} {:?} {breaks:?} {waits:?} {estimated} {}", job.ending, job.error, job.usage.device_seconds));
     let hex: String = digest.finalize().iter().take(12).map(|b| format!("{b:02x}")).collect();
     format!("W/\"{hex}\"")
 }

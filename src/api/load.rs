@@ -129,7 +129,9 @@ fn kind(request: &Request) -> Option<RequestKind> {
     let waits = || url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).any(|(name, _)| name == "wait");
     match (request.method(), uri.path()) {
         (_, "/livez" | "/readyz" | "/metrics") => None,
-        (&Method::POST, "/v1/jobs") => Some(RequestKind::Submission),
+        (&Method::POST, "/v1/jobs" | "/v1/models") => Some(RequestKind::Submission),
+        // Trying a model out takes as long as a dry run.
+        (&Method::POST, path) if path.starts_with("/v2/models/") => Some(RequestKind::Submission),
         (&Method::GET, _) if waits() => Some(RequestKind::Wait),
         _ => Some(RequestKind::Short),
     }

@@ -21,6 +21,8 @@ mod jobs;
 mod load;
 mod meant;
 mod metrics;
+mod models;
+mod named_model;
 mod openapi;
 mod pipeline;
 mod problem;
@@ -39,6 +41,8 @@ mod summary;
 #[cfg(test)]
 mod tests;
 mod types;
+mod usage;
+mod v2;
 mod waits;
 mod webhook;
 
@@ -57,6 +61,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::{
     db::Store,
+    domain::Pricing,
     execute::{RunnerStatus, Sampler},
     model::Models,
     notify::Guard,
@@ -96,6 +101,14 @@ pub struct ApiState {
     pub metrics: Metrics,
     /// Execution providers that a job may name.
     pub allowed_providers: Vec<String>,
+    /// Those of jobs that name none.
+    pub providers: Vec<String>,
+    /// Sessions of a node's runners: its devices on `cpu`.
+    pub sessions: usize,
+    /// Its devices on other providers.
+    pub accelerators: usize,
+    /// What devices cost.
+    pub pricing: Option<Pricing>,
     /// Bounds what is answered at once.
     pub load: Load,
     /// What streams of events hear.

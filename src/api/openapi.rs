@@ -7,8 +7,11 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ApiState, definition, deliveries, errors, events, health, jobs, metrics, pipeline, results, schedule_body, schedules, steer};
-use crate::domain::{ChunkState, DeliveryState, EventKind, JobState, Task, pipeline::detection::Head};
+use super::{
+    ApiState, definition, deliveries, errors, events, health, jobs, metrics, models, pipeline, results, schedule_body, schedules, steer,
+    usage, v2,
+};
+use crate::domain::{ChunkState, DeliveryState, EventKind, JobState, Task, cost::Basis, pipeline::detection::Head};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -22,6 +25,9 @@ use crate::domain::{ChunkState, DeliveryState, EventKind, JobState, Task, pipeli
         (name = "jobs", description = "Submit jobs and follow them"),
         (name = "results", description = "Predictions and error rows"),
         (name = "schedules", description = "Jobs that are made again and again"),
+        (name = "models", description = "Models by name"),
+        (name = "open inference protocol", description = "Registered models, a few records at a time"),
+        (name = "costs", description = "What jobs took, and what that cost"),
         (name = "webhooks", description = "What was told to whom"),
         (name = "health", description = "For supervisors and load balancers"),
     )
@@ -49,9 +55,23 @@ pub(super) fn router() -> OpenApiRouter<ApiState> {
         .routes(routes!(schedules::resume))
         .routes(routes!(schedules::run))
         .routes(routes!(schedules::runs))
+        .routes(routes!(models::list, models::register))
+        .routes(routes!(models::versions))
+        .routes(routes!(models::version))
+        .routes(routes!(models::move_alias, models::remove_alias))
+        .routes(routes!(usage::usage))
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::get))
         .routes(routes!(deliveries::replay))
+        .routes(routes!(v2::server))
+        .routes(routes!(v2::live))
+        .routes(routes!(v2::ready))
+        .routes(routes!(v2::metadata))
+        .routes(routes!(v2::version_metadata))
+        .routes(routes!(v2::model_ready))
+        .routes(routes!(v2::version_ready))
+        .routes(routes!(v2::infer))
+        .routes(routes!(v2::version_infer))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(metrics::scrape))
@@ -63,7 +83,7 @@ pub fn document() -> OpenApiDocument {
     let tasks = Task::ALL.map(Task::name);
     let states = JobState::ALL.map(JobState::name);
     let chunk_states = [ChunkState::Pending, ChunkState::Running, ChunkState::Done, ChunkState::Failed, ChunkState::Cancelled];
-    let words: [(&str, &str, Vec<&str>); 22] = [
+    let words: [(&str, &str, Vec<&str>); 23] = [
         ("InputDefinition", "format", names(&definition::FORMATS)),
         ("InputDefinition", "compression", names(&definition::COMPRESSIONS)),
         ("OutputDefinition", "format", names(&definition::OUTPUT_FORMATS)),
@@ -86,6 +106,7 @@ pub fn document() -> OpenApiDocument {
         ("DeliveryBody", "state", DeliveryState::ALL.map(DeliveryState::name).to_vec()),
         ("DeliveryBody", "event", EventKind::ALL.map(EventKind::name).to_vec()),
         ("SliceBody", "slice", vec!["whole", "bytes", "rows"]),
+        ("ExpectedBody", "basis", [Basis::Measured, Basis::Sample].map(Basis::name).to_vec()),
     ];
     for (schema, field, words) in words.into_iter().chain(schedule_body::words()) {
         choose(&mut document, schema, field, &words);

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::definition::{COMPRESSIONS, FORMATS, IF_EXISTS, LAYOUTS, OUTPUT_COMPRESSIONS, OUTPUT_FORMATS};
 use super::waits::WaitDefinition;
 use crate::domain::{
-    EventKind, WebhookSecret, WebhookSpec,
+    Budget, EventKind, WebhookSecret, WebhookSpec,
     spec::{CsvOptions, DriftSpec, ErrorPolicy, ExecutionSpec, IncludeInput, InputKind, InputSpec, OutputSpec},
     time,
 };
@@ -28,7 +28,7 @@ pub(super) struct JobDefinition {
     name: Option<String>,
     /// For people and filters: at most 32, keys and values of 1 to 256 bytes.
     labels: Option<BTreeMap<String, String>>,
-    /// A model folder or one `.onnx` object.
+    /// A model folder or one `.onnx` object, or a registered model.
     model: ModelChoice,
     /// What to read.
     input: InputChoice,
@@ -42,6 +42,8 @@ pub(super) struct JobDefinition {
     error_policy: Option<ErrorPolicyDefinition>,
     /// Whether and how to compare it with an earlier job.
     drift: Option<DriftDefinition>,
+    /// What it may cost.
+    budget: Option<BudgetDefinition>,
     /// Whom to tell.
     webhook: Option<WebhookDefinition>,
     /// An object that must be there before the job begins: it is `queued` until then.
@@ -52,12 +54,12 @@ pub(super) struct JobDefinition {
     depends_on: Option<Vec<String>>,
 }
 
-/// A location, or an object that names it.
+/// A location, a registered model as `name@alias` or `name@version`, or an object that says either.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "as above")]
 pub(super) enum ModelChoice {
-    /// Short for `{"uri": …}`.
+    /// Short for `{"uri": …}`, or for `{"name": …, "alias": …}`.
     Uri(String),
     /// In full.
     Full(ModelDefinition),
@@ -90,8 +92,15 @@ pub(super) enum OutputChoice {
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "as above")]
 pub(super) struct ModelDefinition {
-    /// `s3://bucket/folder/` (or `gs://`, `az://`, `file:///`), or one `.onnx` object.
-    uri: String,
+    /// `s3://bucket/folder/` (or `gs://`, `az://`, `file:///`), or one `.onnx` object; this or `name`.
+    uri: Option<String>,
+    /// A registered model, together with `version` or `alias`.
+    name: Option<String>,
+    /// This version of it.
+    #[schema(minimum = 1)]
+    version: Option<u64>,
+    /// The version that this alias points at when the job is accepted.
+    alias: Option<String>,
 }
 
 /// What to read.
@@ -392,6 +401,22 @@ pub(super) struct DriftDefinition {
     /// much.
     #[schema(example = 0.25)]
     threshold: Option<f64>,
+}
+
+/// What a job may cost, where the service has a price for what it runs on.
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BudgetDefinition {
+    /// More than this, in the currency of the service's prices, ends the job as `failed` with `budget_exceeded`, and what is done is kept.
+    /// It is looked at as chunks end: the chunks that are in flight by then are stopped and cost what they took.
+    #[schema(exclusive_minimum = 0.0, example = 5.0)]
+    max_cost: f64,
+}
+
+impl From<&Budget> for BudgetDefinition {
+    fn from(budget: &Budget) -> Self {
+        Self { max_cost: budget.max_cost }
+    }
 }
 
 /// Whom to tell, by Standard Webhooks.

@@ -104,8 +104,10 @@ async fn accept(
 
 /// Makes the job of a fire, or finds the one that it made.
 pub(super) async fn fire(state: &ApiState, definition: &Value, fire: Fire) -> Result<JobId, ApiProblem> {
-    let (spec, resolved) = resolve(state, definition).await?;
+    let (mut spec, resolved) = resolve(state, definition).await?;
     check_outputs(state, &spec.output).await?;
+    // Each run is held against the one before.
+    spec.drift.get_or_insert_default();
     let trace = traces::parent_of(&tracing::Span::current());
     let (model, pipeline) = (resolved.model, resolved.pipeline);
     let new = NewJob { id: JobId::generate(), spec, model, pipeline, key: None, trace, fire: Some(fire) };
@@ -116,10 +118,14 @@ pub(super) async fn fire(state: &ApiState, definition: &Value, fire: Fire) -> Re
 
 /// Reads a definition and resolves its model, with every fault of both at once.
 pub(super) async fn resolve(state: &ApiState, definition: &Value) -> Result<(JobSpec, Resolved), ApiProblem> {
-    let spec = fires::read(state, definition).await?;
+    let (spec, model) = fires::read(state, definition).await?;
     let mut faults = Vec::new();
     let turn = state.load.resolving().await;
-    let resolved = match state.models.resolve(&spec.model, &spec.pipeline).await {
+    let resolved = match &model {
+        Some(model) => state.models.resolve_pinned(model, &spec.pipeline).await,
+        None => state.models.resolve(&spec.model, &spec.pipeline).await,
+    };
+    let resolved = match resolved {
         Ok(resolved) => {
             faults.extend(definition::collisions(&spec, &resolved.pipeline));
             faults.extend(definition::unknown_flags(&spec, &resolved.pipeline));
@@ -147,8 +153,21 @@ pub(super) fn check_places(state: &ApiState, spec: &JobSpec) -> Vec<Fault> {
     let review = spec.output.review.as_ref().map(|review| &review.uri);
     faults.extend(review.and_then(|uri| check_store(state, "/output/review", uri)));
     faults.extend(spec.wait_for.as_ref().and_then(|wait| check_store(state, "/wait_for/uri", &wait.uri)));
+    faults.extend(check_budget(state, spec));
     faults.extend(spec.webhook.as_ref().and_then(|webhook| check_receiver(state, &webhook.url)));
     faults
+}
+
+/// A budget that nothing could be held against.
+fn check_budget(state: &ApiState, spec: &JobSpec) -> Option<Fault> {
+    spec.budget?;
+    let provider = spec.execution.providers.first().or(state.providers.first()).map_or("cpu", String::as_str);
+    if state.pricing.as_ref().is_some_and(|pricing| pricing.cost(provider, 0.0).is_some()) {
+        return None;
+    }
+    let detail = format!("the service has no price for {provider}, so that nothing can be held against a budget");
+    let hint = format!("leave it out; whoever runs the service can say what an hour costs, with per_hour.{provider} in [pricing]");
+    Some(Fault::new("/budget", "no_pricing", detail).hint(hint))
 }
 
 /// What can be said of a location without a request to its store: a folder outside the roots, settings that make no client.

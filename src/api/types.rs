@@ -8,8 +8,11 @@ use utoipa::ToSchema;
 
 use super::{
     problem::{ApiProblem, JobProblem},
-    spec::{DriftDefinition, ErrorPolicyDefinition, ExecutionDefinition, InputDefinition, OutputDefinition, WebhookDefinition},
+    spec::{
+        BudgetDefinition, DriftDefinition, ErrorPolicyDefinition, ExecutionDefinition, InputDefinition, OutputDefinition, WebhookDefinition,
+    },
     summary::SummaryBody,
+    usage::ExpectedBody,
     waits::{WaitDefinition, WaitingBody},
 };
 use crate::domain::{Chunk, Counts, Dim, Fire, Job, Progress, Slice, Timestamp, ValueInfo, chunk::Usage, job::PinnedModel};
@@ -42,6 +45,7 @@ pub(super) struct JobBody {
     error_policy: ErrorPolicyDefinition,
     /// As given.
     drift: Option<DriftDefinition>,
+    budget: Option<BudgetDefinition>,
     /// As given, but for the secret, which is never shown: `whsec_***` stands in its place.
     webhook: Option<WebhookDefinition>,
     /// As given, with its defaults.
@@ -63,6 +67,9 @@ pub(super) struct JobBody {
     eta_seconds: Option<f64>,
     /// Work done so far.
     usage: UsageBody,
+    /// What it was expected to take, once its input was listed to the end: by the bytes of it, and by what earlier jobs with the same model
+    /// and pipeline took for theirs. Absent where there were none.
+    estimate: Option<ExpectedBody>,
     /// What the predictions so far are like.
     summary: SummaryBody,
     /// Why the job failed, or was cancelled by the service.
@@ -108,6 +115,12 @@ pub(super) struct ModelBody {
     file: String,
     /// Size of all files of the model.
     bytes: u64,
+    /// The registered name that was given; absent where a location was.
+    name: Option<String>,
+    /// The version that was meant when the job was accepted.
+    version: Option<u64>,
+    /// The alias that was given, which may point elsewhere by now.
+    alias: Option<String>,
 }
 
 /// How much there is and how much is done.
@@ -141,8 +154,23 @@ struct RecordsBody {
 struct UsageBody {
     /// From the first claim to the end, or to now, without the time in which it was paused or had ended before a retry.
     wall_seconds: f64,
-    /// Time inside the runtime, summed over sessions.
+    /// Time of devices: on `cpu` and `openvino` a device is a core with a session, elsewhere the accelerator. A runner's devices are held while it has a
+    /// chunk in hand, loading and waiting included, and chunks in hand together share that time. Attempts that came to nothing count.
     device_seconds: f64,
+    /// Device-seconds of attempts that came to nothing.
+    retry_device_seconds: f64,
+    /// Share of the time of committed chunks in which devices were inferring, 0 to 1.
+    #[schema(example = 0.87)]
+    utilisation: Option<f64>,
+    /// What the device-seconds cost; absent where they have no price.
+    cost: Option<f64>,
+    /// What attempts cost that came to nothing.
+    retry_cost: Option<f64>,
+    /// What a million records with an outcome cost so far.
+    cost_per_million_records: Option<f64>,
+    /// Of the costs.
+    #[schema(example = "EUR")]
+    currency: Option<String>,
     /// Records with an outcome, by wall time.
     records_per_second: Option<f64>,
     /// Bytes read from the store.
@@ -202,6 +230,7 @@ impl JobBody {
             execution: (&job.spec.execution).into(),
             error_policy: (&job.spec.error_policy).into(),
             drift: job.spec.drift.as_ref().map(Into::into),
+            budget: job.spec.budget.as_ref().map(Into::into),
             webhook: job.spec.webhook.as_ref().map(Into::into),
             wait_for: job.spec.wait_for.as_ref().map(Into::into),
             depends_on: job.spec.depends_on.iter().map(ToString::to_string).collect(),
@@ -212,6 +241,7 @@ impl JobBody {
             progress,
             eta_seconds: eta,
             usage: UsageBody::new(&job.usage, wall, done),
+            estimate: job.estimate.as_ref().map(Into::into),
             summary: SummaryBody::new(&job.summary, job.drift.as_ref()),
             error: job.error.as_ref().map(ApiProblem::of_job),
             created_at: job.created_at.to_string(),
@@ -239,7 +269,16 @@ impl CountsBody {
 
 impl ModelBody {
     pub(super) fn new(model: &PinnedModel) -> Self {
-        Self { uri: model.uri.to_string(), digest: model.digest.clone(), file: model.file.clone(), bytes: model.bytes }
+        let registered = model.registered.as_ref();
+        Self {
+            uri: model.uri.to_string(),
+            digest: model.digest.clone(),
+            file: model.file.clone(),
+            bytes: model.bytes,
+            name: registered.map(|registered| registered.name.clone()),
+            version: registered.map(|registered| registered.version),
+            alias: registered.and_then(|registered| registered.alias.clone()),
+        }
     }
 }
 
@@ -254,6 +293,12 @@ impl UsageBody {
         Self {
             wall_seconds: wall,
             device_seconds: usage.device_seconds,
+            retry_device_seconds: usage.retry_device_seconds,
+            utilisation: usage.utilisation(),
+            cost: usage.currency.is_some().then_some(usage.cost),
+            retry_cost: usage.currency.is_some().then_some(usage.retry_cost),
+            cost_per_million_records: (usage.currency.is_some() && records > 0).then(|| usage.cost / records as f64 * 1e6),
+            currency: usage.currency.clone(),
             records_per_second: (wall > 0.0 && records > 0).then(|| records as f64 / wall),
             bytes_read: usage.bytes_read,
             bytes_written: usage.bytes_written,

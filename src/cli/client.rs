@@ -87,6 +87,10 @@ impl Client {
         self.request(reqwest::Method::POST, path, query)
     }
 
+    pub(super) fn put(&self, path: &str) -> Result<Request, Stop> {
+        self.request(reqwest::Method::PUT, path, &[])
+    }
+
     pub(super) fn delete(&self, path: &str) -> Result<Request, Stop> {
         self.request(reqwest::Method::DELETE, path, &[])
     }
@@ -108,6 +112,7 @@ impl Client {
         let body: Option<Value> = serde_json::from_slice(&bytes).ok();
         match body {
             Some(body) if status.is_success() => Ok(body),
+            None if status == reqwest::StatusCode::NO_CONTENT => Ok(Value::Null),
             Some(problem) if problem.get("title").is_some() => {
                 let message = describe(&problem);
                 if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{
-    parity, show,
+    models, parity, show,
     stop::{Outcome, Stop},
 };
 use crate::{
@@ -18,6 +18,10 @@ pub(super) fn run(settings: config::ModelsArgs, buckets: BucketSections) -> Outc
     let settings = match settings.command {
         Subcommand::Inspect(settings) => settings,
         Subcommand::Init(settings) => return init(&settings, buckets),
+        Subcommand::Register(settings) => return models::register(&settings),
+        Subcommand::List(settings) => return models::list(&settings),
+        Subcommand::Get(settings) => return models::get(&settings),
+        Subcommand::Alias(settings) => return models::alias(&settings),
     };
     let location = super::location(&settings.location)?;
     let overrides = overrides(&settings.set)?;

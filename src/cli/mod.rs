@@ -10,6 +10,7 @@ mod download;
 mod healthcheck;
 mod inspect;
 mod jobs;
+mod models;
 mod npy;
 mod pages;
 mod parity;
@@ -21,6 +22,7 @@ mod show;
 mod sse;
 mod stop;
 mod submit;
+mod usage;
 mod verify;
 mod watch;
 
@@ -59,6 +61,7 @@ pub fn run() -> ExitCode {
         Command::Bench(settings) => bench::run(&settings, cli.sections, cli.log_format, &cli.log),
         Command::Jobs(settings) => jobs::run(settings),
         Command::Schedules(settings) => schedules::run(settings),
+        Command::Usage(settings) => usage::run(&settings),
         Command::Models(settings) => inspect::run(settings, cli.sections.buckets),
         Command::Verify(settings) => verify::run(&settings, cli.sections.buckets),
         Command::Doctor(settings) => doctor::run(*settings, cli.sections.buckets),

@@ -13,6 +13,7 @@ use super::{
     client::{Client, Opened, Trouble},
     show,
     stop::{Outcome, Stop},
+    usage,
 };
 use crate::config::Form;
 
@@ -215,6 +216,10 @@ pub(super) fn report(job: &Value) -> String {
     if let (Some(stage), Some(share)) = (usage["bottleneck"]["stage"].as_str(), usage["bottleneck"]["share"].as_f64()) {
         row("bound by", format!("{stage}, {:.0} % of the time; faster with {}", share * 100.0, text(&usage["bottleneck"]["advice"])));
     }
+    if let (Some(held), Some(busy)) = (usage["device_seconds"].as_f64(), usage["utilisation"].as_f64()) {
+        row("devices", format!("{} held, {:.0} % of it inferring", span(held), busy * 100.0));
+    }
+    row("cost", cost(job));
     if let Some(eta) = job["eta_seconds"].as_f64() {
         row("eta", span(eta));
     }
@@ -230,6 +235,27 @@ pub(super) fn report(job: &Value) -> String {
         row("error", format!("{title}: {}", text(&job["error"]["detail"])));
     }
     show::pairs(rows)
+}
+
+/// What the job has cost beside what it was expected to; nothing without prices.
+fn cost(job: &Value) -> String {
+    let used = &job["usage"];
+    let amount = |amount: &Value| usage::money(amount, &used["currency"]);
+    let mut text = amount(&used["cost"]);
+    if text.is_empty() {
+        return text;
+    }
+    if used["retry_cost"].as_f64().is_some_and(|lost| lost > 0.0) {
+        text += &format!(", {} of it for retries", amount(&used["retry_cost"]));
+    }
+    if used["cost_per_million_records"].is_number() {
+        text += &format!(", {} a million records", amount(&used["cost_per_million_records"]));
+    }
+    if job["estimate"]["cost"].is_number() {
+        let (estimate, currency) = (&job["estimate"]["cost"], &job["estimate"]["currency"]);
+        text += &format!("; {} were expected", usage::money(estimate, currency));
+    }
+    text
 }
 
 /// Labels in one cell.

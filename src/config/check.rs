@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Form, Serve};
+use super::{Extent, Form, Serve, Talk};
 
 /// What to verify.
 #[derive(Debug, Clone, Args)]
@@ -42,6 +42,85 @@ pub enum Models {
     Inspect(Inspect),
     /// Write a model folder's nightshift.json, with every choice that was derived spelled out, to be edited
     Init(Init),
+    /// Register a model with a running service, under the next version of a name
+    Register(ModelRegister),
+    /// List the models that a running service knows by name
+    List(ModelList),
+    /// Show a model's versions, or one of them
+    Get(ModelGet),
+    /// Let an alias point at a version, or remove it
+    Alias(ModelAlias),
+}
+
+/// What to register.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  nightshift models register fraud s3://models/fraud/2026-11/")]
+pub struct ModelRegister {
+    /// The name: letters, digits, dots, dashes and underscores
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// A folder with a model, or one .onnx object, which the service can read
+    #[arg(value_name = "LOCATION")]
+    pub location: String,
+    /// The service.
+    #[command(flatten)]
+    pub talk: Talk,
+}
+
+/// How many models to list.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  nightshift models list
+  nightshift models list --all --output json")]
+pub struct ModelList {
+    /// How much.
+    #[command(flatten)]
+    pub extent: Extent,
+    /// The service.
+    #[command(flatten)]
+    pub talk: Talk,
+}
+
+/// Which model to show.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  nightshift models get fraud
+  nightshift models get fraud@3
+  nightshift models get fraud@production --output json")]
+pub struct ModelGet {
+    /// A name for all versions of it, or one of them: by number, or by an alias that points at it
+    #[arg(value_name = "NAME[@VERSION]")]
+    pub model: String,
+    /// How much.
+    #[command(flatten)]
+    pub extent: Extent,
+    /// The service.
+    #[command(flatten)]
+    pub talk: Talk,
+}
+
+/// Which alias to move, and where to.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  nightshift models alias fraud production 3
+  nightshift models alias fraud candidate --remove")]
+pub struct ModelAlias {
+    /// The model
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// The alias
+    #[arg(value_name = "ALIAS")]
+    pub alias: String,
+    /// The version that it is to point at
+    #[arg(value_name = "VERSION", required_unless_present = "remove", conflicts_with = "remove")]
+    pub version: Option<u64>,
+    /// Remove it
+    #[arg(long)]
+    pub remove: bool,
+    /// The service.
+    #[command(flatten)]
+    pub talk: Talk,
 }
 
 /// Whose nightshift.json to write.

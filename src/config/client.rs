@@ -200,6 +200,30 @@ pub enum Jobs {
     Errors(Errors),
 }
 
+/// What is to be summed.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  nightshift usage
+  nightshift usage --by label.team --from 2026-11-01 --to 2026-11-30
+  nightshift usage --by model --output json")]
+pub struct Usage {
+    /// By what: day, model, schedule, or label. and a key
+    #[arg(long, default_value = "day", value_name = "GROUP")]
+    pub by: String,
+    /// The first day on which jobs ended, UTC; 30 days up to the last when absent
+    #[arg(long, value_name = "DAY")]
+    pub from: Option<String>,
+    /// The last day, which counts; today when absent
+    #[arg(long, value_name = "DAY")]
+    pub to: Option<String>,
+    /// Groups at most, those that cost most
+    #[arg(long, default_value_t = 100, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+    /// The service.
+    #[command(flatten)]
+    pub talk: Talk,
+}
+
 /// How much of a list to show.
 #[derive(Debug, Clone, Args)]
 pub struct Extent {

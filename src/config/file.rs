@@ -9,15 +9,17 @@ use std::{
 use clap::FromArgMatches;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{BucketSection, Cli, WebhookSection, buckets, settings, webhooks};
+use super::{BucketSection, Cli, PricingSection, WebhookSection, buckets, settings, webhooks};
 
 /// What only the file can say.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct Sections {
     /// Who hears of every job.
     pub webhooks: WebhookSection,
     /// How to reach single buckets, by name.
     pub buckets: BTreeMap<String, BucketSection>,
+    /// What devices cost.
+    pub pricing: PricingSection,
 }
 
 /// Subcommands whose flags are settings, by their paths.
@@ -25,7 +27,7 @@ const WITH_SETTINGS: [&[&str]; 5] = [&["serve"], &["worker"], &["migrate"], &["d
 /// Flags beside them that are none: they are for a moment.
 const NO_SETTINGS: [&str; 6] = ["help", "version", "config", "check", "output", "webhook_retry_scale"];
 /// Tables of the file that are sections.
-const SECTIONS: [&str; 2] = ["webhooks", "buckets"];
+const SECTIONS: [&str; 3] = ["webhooks", "buckets", "pricing"];
 
 /// Reads flags, environment and file.
 ///
@@ -84,7 +86,8 @@ fn read_sections(table: &toml::Table, path: &Path) -> Result<Sections, String> {
         value.clone().try_into().map_err(|e: toml::de::Error| format!("{}: [{name}]: {}", path.display(), nearest_key(&e.to_string())))
     }
     let buckets = table.get("buckets").map(buckets::read_all).transpose().map_err(|e| format!("{}: {e}", path.display()))?;
-    Ok(Sections { webhooks: section(table, "webhooks", path)?, buckets: buckets.unwrap_or_default() })
+    let (webhooks, pricing) = (section(table, "webhooks", path)?, section(table, "pricing", path)?);
+    Ok(Sections { webhooks, buckets: buckets.unwrap_or_default(), pricing })
 }
 
 /// serde lists all keys that a section has; whoever mistyped one wants the nearest.

@@ -10,6 +10,7 @@ mod file;
 mod images;
 mod library;
 mod load;
+mod pricing;
 mod schedules;
 mod settings;
 mod size;
@@ -30,13 +31,16 @@ use crate::{
 };
 
 pub use buckets::BucketSection;
-pub use check::{Config, ConfigArgs, Doctor, Init, Inspect, Models, ModelsArgs, Show, Verify};
-pub use client::{Api, Bench, Definition, Errors, Extent, Jobs, JobsArgs, List, OneJob, Results, Submit, SubmitOutput, Talk};
+pub use check::{
+    Config, ConfigArgs, Doctor, Init, Inspect, ModelAlias, ModelGet, ModelList, ModelRegister, Models, ModelsArgs, Show, Verify,
+};
+pub use client::{Api, Bench, Definition, Errors, Extent, Jobs, JobsArgs, List, OneJob, Results, Submit, SubmitOutput, Talk, Usage};
 pub use devices::{Devices, nvidia};
 pub use file::{Sections, load};
 pub use images::Images;
 pub use library::find_library;
 pub use load::ApiLoad;
+pub use pricing::PricingSection;
 pub use schedules::{CreateSchedule, ListSchedules, OneSchedule, ScheduleRuns, Schedules, SchedulesArgs};
 pub use settings::{Origin, Setting, default_file};
 pub use stores::StoreManners;
@@ -93,6 +97,8 @@ pub enum Command {
     Jobs(JobsArgs),
     /// Create, look at and steer schedules of a running service
     Schedules(SchedulesArgs),
+    /// Show what jobs cost, by label, model, schedule or day
+    Usage(Usage),
     /// Look at models
     Models(ModelsArgs),
     /// Read a finished job's output again, and prove its counts, its digests and one outcome a record
@@ -191,6 +197,9 @@ pub struct Serve {
     /// Most memory of a runner, in bytes or as 512MiB, 8GiB; what asks for more fails or dies there. No limit when absent
     #[arg(long, env = "NIGHTSHIFT_RUNNER_MEMORY_LIMIT", value_name = "SIZE", value_parser = size::bytes)]
     pub runner_memory_limit: Option<u64>,
+    /// How long a runner that has nothing to do keeps its models, and is kept itself: 90s, 5m; the next chunk starts another
+    #[arg(long, env = "NIGHTSHIFT_RUNNER_IDLE_UNLOAD", default_value = "5m", value_name = "TIME", value_parser = span)]
+    pub runner_idle_unload: Duration,
     /// Chunks in flight at once, for each runner
     #[arg(long, env = "NIGHTSHIFT_CHUNK_SLOTS", default_value_t = 3, value_name = "COUNT")]
     pub chunk_slots: usize,
@@ -366,6 +375,11 @@ pub fn command() -> clap::Command {
 /// Help and manual pages name the environment's names, never its values: a database's URL may hold a password.
 fn without_env_values(command: clap::Command) -> clap::Command {
     command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(without_env_values)
+}
+
+/// `90s`, `5m`.
+fn span(text: &str) -> Result<Duration, String> {
+    time::parse_span(text).map(Duration::from_secs).ok_or_else(|| "write a time such as 90s or 5m".to_owned())
 }
 
 /// `90d`, `12h`: how long something is kept.

@@ -147,7 +147,7 @@ pub fn default_file() -> String {
         };
         text += &format!("\n# {help} ({flag}{name}).\n# {} = {value}\n", arg.get_id());
     }
-    text += "\n# Who hears of every job.\n# [webhooks]\n\n# How to reach the bucket NAME.\n# [buckets.NAME]\n";
+    text += "\n# Who hears of every job.\n# [webhooks]\n\n# What a device-hour costs, by provider.\n# [pricing]\n\n# How to reach the bucket NAME.\n# [buckets.NAME]\n";
     text
 }
 

@@ -23,7 +23,9 @@ macro_rules! on_both_databases {
 }
 
 mod changes;
+mod costs;
 mod nodes;
+mod registry;
 mod requests;
 mod schedules;
 mod webhooks;
@@ -88,9 +90,10 @@ pub(crate) fn new_job(output: &str) -> NewJob {
         webhook: None,
         wait_for: None,
         depends_on: Vec::new(),
+        budget: None,
     };
     let pipeline = Pipeline::new(Task::Raw, Signature { inputs: vec![float("x")], outputs: vec![float("y")] });
-    let model = PinnedModel { uri: uri("s3://m/x/"), digest: "d".to_owned(), file: "model.onnx".to_owned(), bytes: 1 };
+    let model = PinnedModel { uri: uri("s3://m/x/"), digest: "d".to_owned(), file: "model.onnx".to_owned(), bytes: 1, registered: None };
     NewJob { id: JobId::generate(), spec, model, pipeline, key: None, trace: None, fire: None }
 }
 
@@ -291,17 +294,17 @@ async fn an_expired_lease_fences_off_its_holder(b: Bench) {
     assert_eq!(b.store.renew_chunks(std::slice::from_ref(&old), TTL).await.unwrap(), std::slice::from_ref(&old));
     for written in [
         b.store.commit_chunk(&old, &result(1, 0)).await.unwrap(),
-        b.store.retry_chunk(&old, &problem(), TTL).await.unwrap(),
-        b.store.crash_chunk(&old, &problem(), Some(&Isolation::default())).await.unwrap(),
-        b.store.fail_chunk(&old, &problem()).await.unwrap(),
-        b.store.release_chunk(&old).await.unwrap(),
+        b.store.retry_chunk(&old, &problem(), TTL, &Spent::default()).await.unwrap(),
+        b.store.crash_chunk(&old, &problem(), Some(&Isolation::default()), &Spent::default()).await.unwrap(),
+        b.store.fail_chunk(&old, &problem(), &Spent::default()).await.unwrap(),
+        b.store.release_chunk(&old, &Spent::default()).await.unwrap(),
     ] {
         assert_eq!(written, Written::Fenced);
     }
     assert_eq!(b.state(&id).await, JobState::InProgress);
     assert_eq!(b.store.commit_chunk(&new, &result(1, 0)).await.unwrap(), Written::Done);
     assert_eq!(b.store.commit_chunk(&new, &result(1, 0)).await.unwrap(), Written::Done, "who lost the answer may ask again");
-    assert_eq!(b.store.release_chunk(&new).await.unwrap(), Written::Fenced);
+    assert_eq!(b.store.release_chunk(&new, &Spent::default()).await.unwrap(), Written::Fenced);
     assert_eq!(b.job(&id).await.counts.succeeded, 1);
 }
 
@@ -322,12 +325,12 @@ async fn errors_that_may_pass_are_tried_again_later_and_not_for_ever(b: Bench) {
     for attempt in 1..=3 {
         let lease = b.claim_one().await;
         assert_eq!(lease.chunk.seq, 0, "attempt {attempt}");
-        assert_eq!(b.store.retry_chunk(&lease, &problem(), Duration::from_secs(60)).await.unwrap(), Written::Done);
+        assert_eq!(b.store.retry_chunk(&lease, &problem(), Duration::from_secs(60), &Spent::default()).await.unwrap(), Written::Done);
         if attempt < 3 {
             assert_eq!(b.state(&id).await, JobState::InProgress);
             let other = b.claim_one().await;
             assert_eq!(other.chunk.seq, 1, "a chunk that is not due is passed over");
-            let _written = b.store.release_chunk(&other).await.unwrap();
+            let _written = b.store.release_chunk(&other, &Spent::default()).await.unwrap();
             b.advance(Duration::from_secs(61));
         }
     }
@@ -342,13 +345,13 @@ async fn a_release_costs_nothing_and_a_crash_is_counted_apart(b: Bench) {
     let id = b.planned(new_job("s3://lake/out/"), 1).await;
     for _ in 0..5 {
         let lease = b.claim_one().await;
-        let _written = b.store.release_chunk(&lease).await.unwrap();
+        let _written = b.store.release_chunk(&lease, &Spent::default()).await.unwrap();
     }
     let chunk = b.store.chunk(&ChunkId { job: id.clone(), seq: 0 }).await.unwrap().unwrap();
     assert_eq!((chunk.claims, chunk.failures, chunk.crashes), (5, 0, 0));
     for crashes in 1..=20 {
         let lease = b.claim_one().await;
-        assert_eq!(b.store.crash_chunk(&lease, &problem(), None).await.unwrap(), Written::Done);
+        assert_eq!(b.store.crash_chunk(&lease, &problem(), None, &Spent::default()).await.unwrap(), Written::Done);
         let chunk = b.store.chunk(&lease.chunk).await.unwrap().unwrap();
         assert_eq!((chunk.crashes, chunk.failures, chunk.isolation, chunk.error), (crashes, 0, None, Some(problem())));
         assert_eq!(b.state(&id).await, JobState::InProgress, "whether there is a next attempt is not for the store to say");
@@ -367,18 +370,18 @@ async fn what_is_known_of_a_chunk_in_isolation_stays_with_it_until_a_retry(b: Be
             detail: "it died".to_owned(),
         });
         let lease = b.claim_one().await;
-        assert_eq!(b.store.crash_chunk(&lease, &problem(), Some(&known)).await.unwrap(), Written::Done);
+        assert_eq!(b.store.crash_chunk(&lease, &problem(), Some(&known), &Spent::default()).await.unwrap(), Written::Done);
         // A drain, a dead node, an error that may pass and a crash that teaches nothing leave it as it is.
-        let _written = b.store.release_chunk(&b.claim_one().await).await.unwrap();
+        let _written = b.store.release_chunk(&b.claim_one().await, &Spent::default()).await.unwrap();
         b.claim_one().await;
         b.advance(TTL * 2);
-        let _written = b.store.retry_chunk(&b.claim_one().await, &problem(), Duration::from_secs(1)).await.unwrap();
+        let _written = b.store.retry_chunk(&b.claim_one().await, &problem(), Duration::from_secs(1), &Spent::default()).await.unwrap();
         b.advance(Duration::from_secs(2));
         let claimed = b.claim(1).await.pop().unwrap();
         assert_eq!((claimed.chunk.isolation.as_ref(), claimed.chunk.crashes), (Some(&known), crashes));
-        let _written = b.store.release_chunk(&claimed.lease).await.unwrap();
+        let _written = b.store.release_chunk(&claimed.lease, &Spent::default()).await.unwrap();
     }
-    let _written = b.store.fail_chunk(&b.claim_one().await, &problem()).await.unwrap();
+    let _written = b.store.fail_chunk(&b.claim_one().await, &problem(), &Spent::default()).await.unwrap();
     b.finalize(Ending::Failed).await;
     assert!(matches!(b.store.retry_job(&id).await.unwrap(), Retried::Job(_)));
     assert_eq!(b.claim(1).await.pop().unwrap().chunk.isolation, None, "a retry begins anew");
@@ -393,7 +396,7 @@ async fn a_cancelled_job_stops_its_chunks_and_keeps_what_is_done(b: Bench) {
     assert!(b.claim(5).await.is_empty());
     assert!(b.store.claim_finalizing("f", TTL).await.unwrap().is_none(), "chunks are still running");
     assert_eq!(b.store.commit_chunk(&leases[0], &result(1, 0)).await.unwrap(), Written::Done, "done is done");
-    let _written = b.store.release_chunk(&leases[1]).await.unwrap();
+    let _written = b.store.release_chunk(&leases[1], &Spent::default()).await.unwrap();
     b.finalize(Ending::Cancelled).await;
     assert_eq!(b.state(&id).await, JobState::Cancelled);
     let states: Vec<ChunkState> = b.store.chunks(&id, 0, 10).await.unwrap().iter().map(|c| c.state).collect();
@@ -655,17 +658,17 @@ async fn interleaved(b: Bench, steps: &[Step], chunks: usize) {
             }
             Step::Retry(at) => {
                 if let Some(lease) = lease(at) {
-                    let _any = b.store.retry_chunk(&lease, &problem(), Duration::from_secs(5)).await.unwrap();
+                    let _any = b.store.retry_chunk(&lease, &problem(), Duration::from_secs(5), &Spent::default()).await.unwrap();
                 }
             }
             Step::Crash(at) => {
                 if let Some(lease) = lease(at) {
-                    let _any = b.store.crash_chunk(&lease, &problem(), None).await.unwrap();
+                    let _any = b.store.crash_chunk(&lease, &problem(), None, &Spent::default()).await.unwrap();
                 }
             }
             Step::Release(at) => {
                 if let Some(lease) = lease(at) {
-                    let _any = b.store.release_chunk(&lease).await.unwrap();
+                    let _any = b.store.release_chunk(&lease, &Spent::default()).await.unwrap();
                 }
             }
             Step::Renew => drop(b.store.renew_chunks(&leases, TTL).await.unwrap()),

@@ -8,6 +8,7 @@
 //! a lease says `WHERE lease_epoch = $mine`, so a worker that lost its lease, however late it wakes up, changes nothing.
 
 pub(crate) mod conformance;
+mod pace;
 mod schedules;
 mod sql;
 
@@ -18,14 +19,16 @@ use tokio::sync::Notify;
 
 use crate::domain::{
     Attempt, Backlog, Chunk, ChunkId, ChunkResult, Compared, Delivery, DeliveryId, DeliveryState, Event, Fire, Isolation, Job, JobId,
-    JobSpec, JobState, ObjectSlice, Pipeline, Problem, Progress, Run, Schedule, ScheduleId, StateChange, Timestamp, TraceParent, Uri,
-    WebhookSecret, WebhookSpec, WebhookUrl,
+    JobSpec, JobState, ObjectSlice, Pipeline, Problem, Progress, Rate, Run, Schedule, ScheduleId, Signature, Spent, StateChange, Timestamp,
+    TraceParent, Uri, WebhookSecret, WebhookSpec, WebhookUrl,
     covered::{Block, Entry},
     job::{Conflict, Ending, PinnedModel, PlanCursor},
+    registry::{ModelEntry, ModelVersion, Name, Which},
     schedule::Due,
     spec::OutputSpec,
 };
 
+pub use pace::pause;
 pub use schedules::{ClaimedRun, NewSchedule, NextFire, RunLease, ScheduleChange, ScheduleFilter, Unmade};
 pub use sql::{Inspection, SqlStore, inspect};
 
@@ -349,6 +352,98 @@ pub struct DeliveryRecord {
 /// How many attempts a [`DeliveryRecord`] has at most.
 pub const MOST_ATTEMPTS: u32 = 100;
 
+/// A model to be registered.
+#[derive(Debug, Clone)]
+pub struct NewVersion {
+    /// Under this name.
+    pub name: Name,
+    /// As it was found.
+    pub model: PinnedModel,
+    /// All inputs and outputs.
+    pub signature: Signature,
+    /// As derived without a job's settings.
+    pub pipeline: Pipeline,
+}
+
+/// What became of [`Store::move_alias`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AliasMoved {
+    /// It points there.
+    Done,
+    /// There is no model of this name.
+    NoModel,
+    /// It has no such version.
+    NoVersion {
+        /// The highest that it has.
+        newest: u64,
+    },
+}
+
+/// What sums of usage are asked for by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UsageBy {
+    /// The value of this label.
+    Label(String),
+    /// The registered name of the model, or its location.
+    Model,
+    /// The schedule that made the job.
+    Schedule,
+    /// The day on which the job ended.
+    Day,
+}
+
+/// Which sums of usage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsageFilter {
+    /// By what.
+    pub by: UsageBy,
+    /// The first day of ends, counted from 1970-01-01 UTC.
+    pub from_day: i64,
+    /// The last day, which counts.
+    pub to_day: i64,
+    /// At most this many groups: those that cost most.
+    pub limit: u32,
+}
+
+/// Sums over jobs that have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct UsageSums {
+    /// Jobs. As all of these a difference too: a job that is retried may have fewer records than before.
+    pub jobs: i64,
+    /// Records with an outcome.
+    pub records: i64,
+    /// Device-seconds.
+    pub device_seconds: f64,
+    /// Those of them that came to nothing.
+    pub retry_device_seconds: f64,
+    /// Price of the device-seconds.
+    pub cost: f64,
+    /// Price of those that came to nothing.
+    pub retry_cost: f64,
+}
+
+/// Sums over the jobs of one group and one currency.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UsageGroup {
+    /// The label's value, the model, the schedule; of days the number since 1970-01-01.
+    pub group: String,
+    /// Of the prices; `None` where there were none.
+    pub currency: Option<String>,
+    /// What they come to.
+    pub sums: UsageSums,
+}
+
+/// Sums of usage.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UsageReport {
+    /// The groups that cost most, those first.
+    pub items: Vec<UsageGroup>,
+    /// Over all groups, by currency.
+    pub grouped: Vec<(Option<String>, UsageSums)>,
+    /// Over all jobs, by currency: those too that are in no group.
+    pub total: Vec<(Option<String>, UsageSums)>,
+}
+
 /// All durable state. See the module's header for what holds for every method.
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug + 'static {
@@ -357,6 +452,10 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// How much waits and runs. Cheap enough to be asked every second: it reads the counts that jobs keep of their chunks, and no chunk.
     async fn backlog(&self) -> Result<Backlog>;
+
+    /// Whether nothing is unfinished: no job, no event to be told, no delivery. Then nothing falls due by time alone, and whoever makes work
+    /// rings.
+    async fn is_quiet(&self) -> Result<bool>;
 
     // ---- Jobs --------------------------------------------------------------------------------------------------
 
@@ -434,23 +533,27 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Commits a chunk: state `done`, its result, the job's counters and usage, in one transaction. Said again under the same lease it
     /// is done, and changes nothing: whoever lost the answer may ask again. When it was the last
     /// one of a job whose planning is done, applies `AllDone`; the ending is `completed`, or `failed` with a problem when
-    /// the error policy is violated or every record failed. Violating `max_failed_records` applies `Broke` at once.
+    /// the error policy is violated or every record failed. Violating `max_failed_records` applies `Broke` at once, and so does a cost
+    /// beyond the job's budget while something is left to be done.
     async fn commit_chunk(&self, lease: &ChunkLease, result: &ChunkResult) -> Result<Written>;
+
+    // Every end of an attempt that came to nothing charges its job with what it `spent`, in the same transaction, also when the lease is
+    // lost. A job that has cost more than its budget thereby breaks with `budget_exceeded`, unless nothing of it is left to be done.
 
     /// Puts the chunk back to `pending` after an error that may pass, due in `delay`; raises `failures`. With
     /// `failures` = the job's `max_attempts` the chunk is `failed` and the job breaks with the error.
-    async fn retry_chunk(&self, lease: &ChunkLease, error: &Problem, delay: Duration) -> Result<Written>;
+    async fn retry_chunk(&self, lease: &ChunkLease, error: &Problem, delay: Duration, spent: &Spent) -> Result<Written>;
 
     /// Puts the chunk back to `pending` after its runner died, or a batch of it did not end; raises `crashes`, and keeps what is known of
     /// it now, if that is news. Whether there is a next attempt at all is for [`Isolation::next`] to say.
-    async fn crash_chunk(&self, lease: &ChunkLease, error: &Problem, isolation: Option<&Isolation>) -> Result<Written>;
+    async fn crash_chunk(&self, lease: &ChunkLease, error: &Problem, isolation: Option<&Isolation>, spent: &Spent) -> Result<Written>;
 
     /// Sets the chunk `failed` and breaks the job with the error.
-    async fn fail_chunk(&self, lease: &ChunkLease, error: &Problem) -> Result<Written>;
+    async fn fail_chunk(&self, lease: &ChunkLease, error: &Problem, spent: &Spent) -> Result<Written>;
 
     /// Puts the chunk back to `pending`, due at once, at no cost to it: for a drain, or for a chunk that must stop because its
     /// job has an ending (then it becomes `cancelled`).
-    async fn release_chunk(&self, lease: &ChunkLease) -> Result<Written>;
+    async fn release_chunk(&self, lease: &ChunkLease, spent: &Spent) -> Result<Written>;
 
     /// Chunks of a job in `seq` order, from `from_seq` on.
     async fn chunks(&self, job: &JobId, from_seq: u64, limit: u32) -> Result<Vec<Chunk>>;
@@ -462,6 +565,10 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Leases a job that is `finalizing` or `cancelling` and has no chunk `running` under a live lease.
     async fn claim_finalizing(&self, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>>;
+
+    /// The completed job of the same schedule whose fire came last before this job's, of those with predictions; `None` for a job that no
+    /// schedule made.
+    async fn earlier_run(&self, job: &Job) -> Result<Option<Job>>;
 
     /// Keeps how far a job is from an earlier one, for [`Store::finish_job`] to tell; `None` when there is nothing to compare with.
     async fn keep_drift(&self, lease: &JobLease, compared: Option<&Compared>) -> Result<Written>;
@@ -588,6 +695,39 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Lets jobs be planned whose parents have all completed, and cancels those of which a parent came to something else, or is gone.
     /// How many it changed.
     async fn settle_dependencies(&self) -> Result<u64>;
+
+    // ---- Costs -------------------------------------------------------------------------------------------------
+    //
+    // A job that ends adds what it took to the sums of that day, and what it took on its provider to the rate of its model and pipeline.
+    // A job whose input is listed to the end gets an estimate from that rate.
+
+    /// Sums of what jobs took that ended on these days. They stay when jobs are purged.
+    async fn usage(&self, filter: &UsageFilter) -> Result<UsageReport>;
+
+    /// What was measured of the model with this digest and of this pipeline, and on which provider: the first of `providers`, or the one
+    /// that was used last where there are none.
+    async fn rate(&self, model: &str, pipeline: &Pipeline, providers: &[String]) -> Result<Option<(String, Rate)>>;
+
+    // ---- Models ------------------------------------------------------------------------------------------------
+
+    /// Makes the next version of a name, or gives the one that has the same digest, whose location is the new one from now on. Says
+    /// whether it is new. A version stays.
+    async fn register_model(&self, new: &NewVersion) -> Result<(ModelVersion, bool)>;
+
+    /// Models, by name, from the one after `after` on.
+    async fn registered_models(&self, after: Option<&Name>, limit: u32) -> Result<Vec<ModelEntry>>;
+
+    /// Versions of a model, newest first, from the one before `before` on; empty when there is no such model.
+    async fn model_versions(&self, name: &Name, before: Option<u64>, limit: u32) -> Result<Vec<ModelVersion>>;
+
+    /// One version.
+    async fn model_version(&self, name: &Name, which: &Which) -> Result<Option<ModelVersion>>;
+
+    /// Lets an alias point at a version, wherever it pointed before.
+    async fn move_alias(&self, name: &Name, alias: &Name, version: u64) -> Result<AliasMoved>;
+
+    /// Removes an alias; false when there is none.
+    async fn remove_alias(&self, name: &Name, alias: &Name) -> Result<bool>;
 
     // ---- Start -------------------------------------------------------------------------------------------------
 

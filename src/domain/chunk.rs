@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    cost::Spent,
     fault::Problem,
     isolation::Isolation,
     job::JobId,
@@ -162,8 +163,18 @@ pub struct ChunkResult {
 pub struct Usage {
     /// Wall time in which the runner held the chunk, seconds.
     pub wall_seconds: f64,
-    /// Time inside the runtime, summed over sessions, seconds.
+    /// Time of devices that it took, attempts that came to nothing included; see [`cost`](super::cost).
     pub device_seconds: f64,
+    /// What attempts took of it that came to nothing.
+    pub retry_device_seconds: f64,
+    /// Device-seconds inside the runtime: of all sessions on cores, of an accelerator the time in which it had anything to do.
+    pub inferring_seconds: f64,
+    /// Price of the device-seconds, 0 where there is none.
+    pub cost: f64,
+    /// Price of `retry_device_seconds`.
+    pub retry_cost: f64,
+    /// Of the prices; `None` where there is none.
+    pub currency: Option<String>,
     /// Bytes read from the store.
     pub bytes_read: u64,
     /// Bytes put.
@@ -195,6 +206,11 @@ impl Usage {
     pub fn add(&mut self, other: &Usage) {
         self.wall_seconds += other.wall_seconds;
         self.device_seconds += other.device_seconds;
+        self.retry_device_seconds += other.retry_device_seconds;
+        self.inferring_seconds += other.inferring_seconds;
+        self.cost += other.cost;
+        self.retry_cost += other.retry_cost;
+        self.currency = self.currency.take().or_else(|| other.currency.clone());
         self.bytes_read += other.bytes_read;
         self.bytes_written += other.bytes_written;
         for (stage, seconds) in &other.stage_seconds {
@@ -218,11 +234,40 @@ impl Usage {
 }
 
 impl Usage {
-    /// Takes a chunk's work away again: it is going to be done anew.
+    /// Says what the attempt took that did this work.
+    pub fn charge(&mut self, spent: &Spent) {
+        self.device_seconds = spent.device_seconds;
+        self.cost = spent.cost;
+        self.currency.clone_from(&spent.currency);
+    }
+
+    /// Adds what an attempt took that came to nothing.
+    pub fn waste(&mut self, spent: &Spent) {
+        self.device_seconds += spent.device_seconds;
+        self.retry_device_seconds += spent.device_seconds;
+        self.cost += spent.cost;
+        self.retry_cost += spent.cost;
+        self.currency = self.currency.take().or_else(|| spent.currency.clone());
+    }
+
+    /// What it took, for an attempt that did this work in vain.
+    pub fn spent(&self) -> Spent {
+        Spent { device_seconds: self.device_seconds, cost: self.cost, currency: self.currency.clone() }
+    }
+
+    /// Share of the device time of committed work in which a device was inferring; `None` before there is any.
+    pub fn utilisation(&self) -> Option<f64> {
+        let held = self.device_seconds - self.retry_device_seconds;
+        (held > 0.0 && self.inferring_seconds > 0.0).then(|| (self.inferring_seconds / held).min(1.0))
+    }
+
+    /// Takes a chunk's work away again: it is going to be done anew. What it took has come to nothing, and stays.
     pub fn subtract(&mut self, other: &Usage) {
         let less = |value: f64, by: f64| (value - by).max(0.0);
         self.wall_seconds = less(self.wall_seconds, other.wall_seconds);
-        self.device_seconds = less(self.device_seconds, other.device_seconds);
+        self.inferring_seconds = less(self.inferring_seconds, other.inferring_seconds);
+        self.retry_device_seconds += other.device_seconds - other.retry_device_seconds;
+        self.retry_cost += other.cost - other.retry_cost;
         self.bytes_read = self.bytes_read.saturating_sub(other.bytes_read);
         self.bytes_written = self.bytes_written.saturating_sub(other.bytes_written);
         for (stage, seconds) in &other.stage_seconds {

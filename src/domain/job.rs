@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    chunk::Usage, drift::Compared, fault::Problem, pipeline::Pipeline, schedule::Fire, spec::JobSpec, summary::Summary, time::Timestamp,
-    trace::TraceParent, uri::Uri,
+    chunk::Usage, cost::Estimate, drift::Compared, fault::Problem, pipeline::Pipeline, schedule::Fire, spec::JobSpec, summary::Summary,
+    time::Timestamp, trace::TraceParent, uri::Uri,
 };
 
 /// `job_` and a UUIDv7: ids sort by time of creation.
@@ -264,6 +264,21 @@ pub struct PinnedModel {
     pub file: String,
     /// Size of all its files.
     pub bytes: u64,
+    /// By which name it was asked for, if by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registered: Option<Registered>,
+}
+
+/// A registered model, as a job named it and as it was meant then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// Its name.
+    pub name: String,
+    /// The version that was meant.
+    pub version: u64,
+    /// The alias that was given, which may have moved since; `None` when the version itself was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
 }
 
 /// How far planning has come; written together with the chunks it stands for.
@@ -373,6 +388,8 @@ pub struct Job {
     pub summary: Summary,
     /// How far it is from an earlier job, once it was compared.
     pub drift: Option<Compared>,
+    /// What it was expected to take, since its input was listed to the end; `None` where nothing like it was run before.
+    pub estimate: Option<Estimate>,
     /// When it was accepted.
     pub created_at: Timestamp,
     /// When its first chunk was claimed.

@@ -8,6 +8,7 @@
 pub mod backlog;
 pub mod bottleneck;
 pub mod chunk;
+pub mod cost;
 pub mod covered;
 pub mod cron;
 pub mod delivery;
@@ -19,6 +20,7 @@ pub mod names;
 pub mod outcome;
 pub mod pipeline;
 pub mod progress;
+pub mod registry;
 pub mod schedule;
 pub mod signature;
 pub mod sketch;
@@ -32,6 +34,7 @@ pub mod webhook;
 
 pub use backlog::Backlog;
 pub use chunk::{Chunk, ChunkId, ChunkResult, ChunkState, ObjectSlice, PartFile, Slice};
+pub use cost::{Budget, Estimate, Pricing, Rate, Spent};
 pub use delivery::{Attempt, Delivery, DeliveryId, DeliveryState, Event};
 pub use drift::{Compared, Drift};
 pub use fault::{Fault, Problem};

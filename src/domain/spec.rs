@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{job::JobId, pipeline::PipelineSpec, uri::Uri, webhook::WebhookSpec};
+use super::{cost::Budget, job::JobId, pipeline::PipelineSpec, uri::Uri, webhook::WebhookSpec};
 
 /// Input formats. One word for one thing: the same names in requests, manifests and messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
@@ -297,6 +297,9 @@ pub struct JobSpec {
     /// Whether and how to compare it with an earlier job.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub drift: Option<DriftSpec>,
+    /// What it may cost.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub budget: Option<Budget>,
     /// Whom to tell; jobs of older versions have none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub webhook: Option<WebhookSpec>,

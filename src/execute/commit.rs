@@ -8,9 +8,9 @@ use tracing::Span;
 use super::supervisor::Ended;
 use crate::{
     db::{self, ChunkLease, Store, Written},
-    domain::{Chunk, Isolation, PartNames, spec::OutputSpec, time::full_jitter},
+    domain::{Chunk, Isolation, PartNames, Spent, spec::OutputSpec, time::full_jitter},
     objects::Stores,
-    telemetry::metrics::{AttemptEnd, Metrics},
+    telemetry::metrics::{AttemptEnd, Metrics, Use},
 };
 
 /// First delay before a chunk is tried again; doubled each time, up to [`MOST_DELAY`], and drawn at random below that.
@@ -26,26 +26,27 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    /// Applies the end of an attempt, trying for as long as the database does not answer: the lease's epoch makes a late write
+    /// Applies the end of an attempt and charges what it took, trying for as long as the database does not answer: the lease's epoch makes a late write
     /// harmless.
     pub(super) async fn apply(
         &self,
         lease: &ChunkLease,
         chunk: &Chunk,
-        output: &OutputSpec,
-        names: &PartNames,
-        ended: Ended,
+        (output, names): (&OutputSpec, &PartNames),
+        (ended, spent): (Ended, Spent),
         stop: &CancellationToken,
     ) {
         let mut delay = Duration::from_millis(200);
         loop {
-            match self.write(lease, chunk, &ended).await {
+            match self.write(lease, chunk, &ended, &spent).await {
                 Ok(Written::Done) => {
+                    self.metrics.spent(&spent, if matches!(ended, Ended::Done(_)) { Use::Kept } else { Use::Lost });
                     self.count(&ended);
                     return log(lease, &ended);
                 }
                 Ok(Written::Fenced) => {
                     self.metrics.attempt_ended(AttemptEnd::Fenced);
+                    self.metrics.spent(&spent, Use::Lost);
                     if matches!(ended, Ended::Done(_)) {
                         self.metrics.commit_fenced();
                     }
@@ -64,15 +65,15 @@ impl Committer {
         }
     }
 
-    async fn write(&self, lease: &ChunkLease, chunk: &Chunk, ended: &Ended) -> db::Result<Written> {
+    async fn write(&self, lease: &ChunkLease, chunk: &Chunk, ended: &Ended, spent: &Spent) -> db::Result<Written> {
         match ended {
             Ended::Done(result) => self.store.commit_chunk(lease, result).await,
-            Ended::Failed { problem, retryable: true } => self.store.retry_chunk(lease, problem, backoff(chunk.failures)).await,
-            Ended::Failed { problem, retryable: false } => self.store.fail_chunk(lease, problem).await,
-            Ended::Stopped => self.store.release_chunk(lease).await,
+            Ended::Failed { problem, retryable: true } => self.store.retry_chunk(lease, problem, backoff(chunk.failures), spent).await,
+            Ended::Failed { problem, retryable: false } => self.store.fail_chunk(lease, problem, spent).await,
+            Ended::Stopped => self.store.release_chunk(lease, spent).await,
             Ended::Lost(loss) => match Isolation::next(chunk.crashes, chunk.isolation.as_ref(), loss) {
-                Ok(isolation) => self.store.crash_chunk(lease, &loss.problem, isolation.as_ref()).await,
-                Err(problem) => self.store.fail_chunk(lease, &problem).await,
+                Ok(isolation) => self.store.crash_chunk(lease, &loss.problem, isolation.as_ref(), spent).await,
+                Err(problem) => self.store.fail_chunk(lease, &problem, spent).await,
             },
         }
     }

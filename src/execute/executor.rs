@@ -16,11 +16,11 @@ use super::{
     commit::Committer,
     lease::{self, Held},
     runners::Runners,
-    supervisor::Ended,
+    supervisor::{Ended, Ran},
 };
 use crate::{
-    db::{ClaimedChunk, Store},
-    domain::{Job, JobId, PartNames, Problem},
+    db::{self, ClaimedChunk, Store},
+    domain::{Job, JobId, PartNames, Pricing, Problem, Spent},
     model::{self, Models},
     objects::Stores,
     runner::{featurize::ImageLimits, protocol::ChunkTask},
@@ -45,6 +45,8 @@ pub struct Options {
     pub providers: Vec<String>,
     /// What a picture may cost.
     pub image_limits: ImageLimits,
+    /// What this node's devices cost.
+    pub pricing: Option<Pricing>,
 }
 
 /// Runs chunks on supervised runners.
@@ -102,7 +104,7 @@ impl Executor {
             tokio::select! {
                 () = &mut rung => {}
                 Some(_) = running.join_next() => {}
-                () = tokio::time::sleep(executor.options.poll) => {}
+                () = db::pause(&*executor.store, executor.options.poll) => {}
                 () = stop.cancelled() => {}
             }
         }
@@ -156,7 +158,7 @@ impl Executor {
         let token = PartNames::token(&lease.chunk.job, rand::random());
         let names = PartNames::new(lease.chunk.seq, &token, output.format, output.compression);
         held.insert(attempt, lease.clone());
-        let ended = match self.models.ensure(&job.model).await {
+        let ran = match self.models.ensure(&job.model).await {
             Ok(model_dir) => {
                 let (names, providers) = (names.clone(), &self.options.providers);
                 let task = ChunkTask {
@@ -176,12 +178,17 @@ impl Executor {
                     () = tokio::time::sleep(CACHE_PAUSE) => {}
                     () = stop.cancelled() => {}
                 }
-                Ended::Stopped
+                Ran::nowhere(Ended::Stopped)
             }
-            Err(error) => model_failure(&error),
+            Err(error) => Ran::nowhere(model_failure(&error)),
         };
+        let Ran { mut ended, held: devices } = ran;
+        let spent = Spent::new(&devices.provider, devices.device_seconds, self.options.pricing.as_ref());
+        if let Ended::Done(result) = &mut ended {
+            result.usage.charge(&spent);
+        }
         let committer = Committer { store: self.store.clone(), stores: self.stores.clone(), metrics: self.metrics.clone() };
-        committer.apply(&lease, &chunk, &output, &names, ended, stop).await;
+        committer.apply(&lease, &chunk, (&output, &names), (ended, spent), stop).await;
         held.remove(attempt);
         // The finaliser waits for the last chunk, and other executors for a job's turn.
         self.wake.notify_waiters();

@@ -113,7 +113,7 @@ impl Finalizer {
                 () = &mut rung => {}
                 // A panic is a fault of this room, which ends with it.
                 Some(ended) = ending.join_next() => ended.expect("finalising does not panic"),
-                () = tokio::time::sleep(finalizer.poll) => {}
+                () = db::pause(&*finalizer.store, finalizer.poll) => {}
                 () = stop.cancelled() => {}
             }
         }
@@ -171,7 +171,7 @@ impl Finalizer {
         let Some(drift) = &job.spec.drift else { return Ok(()) };
         let earlier = match &drift.against {
             Some(against) => self.store.job(against).await?,
-            None => None,
+            None => self.store.earlier_run(job).await?,
         };
         let compared = earlier.and_then(|earlier| {
             let drift_of = Drift::between(&earlier.summary, &job.summary)?;

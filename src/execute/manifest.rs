@@ -325,7 +325,7 @@ mod tests {
         .unwrap();
         Job {
             id: JobId::parse("job_0199e8c0a0b07c3d8e4f5a6b7c8d9e0f").unwrap(),
-            model: PinnedModel { uri: spec.model.clone(), digest: "d1".into(), file: "model.onnx".into(), bytes: 9 },
+            model: PinnedModel { uri: spec.model.clone(), digest: "d1".into(), file: "model.onnx".into(), bytes: 9, registered: None },
             spec,
             pipeline,
             state: JobState::Finalizing,
@@ -336,6 +336,7 @@ mod tests {
             usage: Usage { provider: "cpu".into(), runtime: "1.31.1".into(), wall_seconds: 0.25, ..Usage::default() },
             summary: Summary::default(),
             drift: None,
+            estimate: None,
             created_at: Timestamp(1_764_000_000_000_000),
             started_at: Some(Timestamp(1_764_000_001_000_000)),
             finished_at: None,

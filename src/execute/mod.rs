@@ -13,6 +13,7 @@ mod finalize;
 mod janitor;
 mod lease;
 pub mod manifest;
+mod meter;
 mod runners;
 mod sample;
 mod supervisor;

@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::supervisor::{Ended, RunnerOptions, RunnerStatus, Shown, Supervisor};
+use super::supervisor::{Ended, Ran, RunnerOptions, RunnerStatus, Shown, Supervisor};
 use crate::{runner::protocol::ChunkTask, telemetry::Metrics};
 
 /// Runs chunks; cheap to clone.
@@ -59,35 +59,35 @@ impl Runners {
     }
 
     /// Runs one attempt to its end on the device that has the fewest.
-    async fn run_shared(&self, task: ChunkTask) -> Ended {
+    async fn run_shared(&self, task: ChunkTask) -> Ran {
         let attempt = task.attempt;
         // One that cannot start has none in flight for long, and would draw all that there are.
         let least = |on_device: &&OnDevice| (on_device.runner.status().trouble().is_some(), on_device.attempts().len());
-        let Some(on_device) = self.shared.iter().min_by_key(least) else { return Ended::Stopped };
+        let Some(on_device) = self.shared.iter().min_by_key(least) else { return Ran::nowhere(Ended::Stopped) };
         on_device.attempts().insert(attempt);
-        let ended = on_device.runner.run(task).await;
+        let ran = on_device.runner.run(task).await;
         on_device.attempts().remove(&attempt);
-        ended
+        ran
     }
 
     /// Runs one attempt to its end.
-    pub(super) async fn run(&self, task: ChunkTask) -> Ended {
+    pub(super) async fn run(&self, task: ChunkTask) -> Ran {
         if task.isolation.is_none() {
             return self.run_shared(task).await;
         }
         let (attempt, cancelled) = (task.attempt, CancellationToken::new());
         self.isolated().insert(attempt, cancelled.clone());
-        let ended = tokio::select! {
-            () = cancelled.cancelled() => Ended::Stopped,
+        let ran = tokio::select! {
+            () = cancelled.cancelled() => Ran::nowhere(Ended::Stopped),
             turn = self.turn.acquire() => {
-                let ended = if cancelled.is_cancelled() { Ended::Stopped } else { self.apart.run(task).await };
+                let ran = if cancelled.is_cancelled() { Ran::nowhere(Ended::Stopped) } else { self.apart.run(task).await };
                 self.apart.shutdown().await;
                 drop(turn);
-                ended
+                ran
             }
         };
         self.isolated().remove(&attempt);
-        ended
+        ran
     }
 
     /// Asks an attempt to stop; its `run` returns.

@@ -1,6 +1,7 @@
 //! Keeps one runner process alive and speaks with it.
 //!
-//! In: chunk tasks. Out: how each attempt ended. The process is started with the first task, and again after it died. It is killed
+//! In: chunk tasks. Out: how each attempt ended, and what device time it held. The process is started with the first task, and again
+//! after it died or was idle for so long that it was let go. It is killed
 //! when it stops answering, when a model does not finish loading, or when a batch past its deadline does not let go.
 
 use std::{
@@ -26,6 +27,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+use super::meter::{Held, Meter};
 use crate::{
     domain::{ChunkResult, Loss, Place, Problem, isolation::End},
     objects,
@@ -63,6 +65,8 @@ pub struct RunnerOptions {
     pub load_timeout: Duration,
     /// How long one batch may stay in the runtime.
     pub batch_timeout: Duration,
+    /// How long a runner that has nothing to do keeps its models, and is kept itself.
+    pub idle_unload: Duration,
     /// How the runner's log lines look: as this process's.
     pub log_format: LogFormat,
     /// What the runner logs.
@@ -82,9 +86,23 @@ pub(super) enum Ended {
     Lost(Box<Loss>),
 }
 
+/// An attempt that is over.
+#[derive(Debug)]
+pub(super) struct Ran {
+    pub(super) ended: Ended,
+    pub(super) held: Held,
+}
+
+impl Ran {
+    /// One that no runner was handed.
+    pub(super) fn nowhere(ended: Ended) -> Self {
+        Self { ended, held: Held::default() }
+    }
+}
+
 #[derive(Debug)]
 enum Request {
-    Run(Box<ChunkTask>, oneshot::Sender<Ended>),
+    Run(Box<ChunkTask>, oneshot::Sender<Ran>),
     Cancel(u64),
     Shutdown(oneshot::Sender<()>),
 }
@@ -136,7 +154,19 @@ impl Supervisor {
         // Commands are few and answered at once; the bound only has to exceed the chunks in flight.
         let (commands, receive) = mpsc::channel(64);
         let status = RunnerStatus::new(options.library.clone());
-        let actor = Actor { options, metrics, shown, status: status.clone(), process: None, attempts: HashMap::new(), failed_starts: 0 };
+        let now = Instant::now();
+        let meter = Meter::new(options.workers, now);
+        let actor = Actor {
+            options,
+            metrics,
+            shown,
+            status: status.clone(),
+            process: None,
+            attempts: HashMap::new(),
+            meter,
+            worked: now,
+            failed_starts: 0,
+        };
         (Self { commands, status }, tokio::spawn(actor.run(receive)))
     }
 
@@ -146,12 +176,12 @@ impl Supervisor {
     }
 
     /// Runs one attempt to its end.
-    pub(super) async fn run(&self, task: ChunkTask) -> Ended {
-        let (reply, ended) = oneshot::channel();
+    pub(super) async fn run(&self, task: ChunkTask) -> Ran {
+        let (reply, ran) = oneshot::channel();
         if self.commands.send(Request::Run(Box::new(task), reply)).await.is_err() {
-            return Ended::Stopped;
+            return Ran::nowhere(Ended::Stopped);
         }
-        ended.await.unwrap_or(Ended::Stopped)
+        ran.await.unwrap_or_else(|_| Ran::nowhere(Ended::Stopped))
     }
 
     /// Asks an attempt to stop; its `run` returns.
@@ -170,7 +200,7 @@ impl Supervisor {
 
 struct InFlight {
     task: Box<ChunkTask>,
-    reply: oneshot::Sender<Ended>,
+    reply: oneshot::Sender<Ran>,
     /// When it was asked to stop.
     stopping: Option<Instant>,
     /// Why it was asked to stop, if not on request.
@@ -202,6 +232,9 @@ struct Actor {
     status: RunnerStatus,
     process: Option<Process>,
     attempts: HashMap<u64, InFlight>,
+    meter: Meter,
+    /// When the process last had something to do.
+    worked: Instant,
     failed_starts: u32,
 }
 
@@ -224,7 +257,8 @@ impl Actor {
                     Some(frame) => self.hear(frame).await,
                     None => self.died().await,
                 },
-                _ = tick.tick() => self.check().await,
+                // Without a process there is nothing to look at: an idle service sleeps.
+                _ = tick.tick(), if self.process.is_some() => self.check().await,
             }
         }
     }
@@ -240,7 +274,7 @@ impl Actor {
         }
     }
 
-    async fn begin(&mut self, task: Box<ChunkTask>, reply: oneshot::Sender<Ended>) {
+    async fn begin(&mut self, task: Box<ChunkTask>, reply: oneshot::Sender<Ran>) {
         if self.process.is_none() {
             match spawn(&self.options) {
                 Ok(process) => {
@@ -251,13 +285,14 @@ impl Actor {
                     self.metrics.runner_ended(RunnerEnd::NotStarted);
                     self.status.set(Some(format!("the runner process could not be started: {error}")));
                     let problem = Problem::new("runner_not_started", "The runner process could not be started", error.to_string());
-                    let _gone = reply.send(Ended::Failed { problem, retryable: true });
+                    let _gone = reply.send(Ran::nowhere(Ended::Failed { problem, retryable: true }));
                     return;
                 }
             }
         }
         let attempt = task.attempt;
         let frame = ToRunner::Run(task.clone());
+        self.meter.begin(attempt, &task.providers, Instant::now());
         self.attempts.insert(attempt, InFlight { task, reply, stopping: None, verdict: None, at: (Place::Elsewhere, 0) });
         self.send(&frame).await;
     }
@@ -319,14 +354,28 @@ impl Actor {
                 }
             }
             // A supervised runner is asked for chunks alone.
-            FromRunner::Sampled { .. } | FromRunner::Goodbye => {}
+            FromRunner::Sampled { .. } | FromRunner::Inferred { .. } | FromRunner::Goodbye => {}
         }
     }
 
     fn end(&mut self, attempt: u64, ended: Ended) {
         if let Some(in_flight) = self.attempts.remove(&attempt) {
-            let _gone = in_flight.reply.send(ended);
+            self.answer(attempt, in_flight, |_| ended);
         }
+    }
+
+    /// Ends every attempt, each in its way.
+    fn end_all(&mut self, ended: impl Fn(&mut InFlight) -> Ended) {
+        for (attempt, in_flight) in std::mem::take(&mut self.attempts) {
+            self.answer(attempt, in_flight, &ended);
+        }
+    }
+
+    fn answer(&mut self, attempt: u64, mut in_flight: InFlight, ended: impl FnOnce(&mut InFlight) -> Ended) {
+        self.worked = Instant::now();
+        let held = self.meter.end(attempt, self.worked);
+        let ended = ended(&mut in_flight);
+        let _gone = in_flight.reply.send(Ran { ended, held });
     }
 
     /// Loading cannot be interrupted from inside: the process goes, and with it, at no cost to them, the other attempts.
@@ -344,15 +393,15 @@ impl Actor {
         let stuck = self.attempts.values().any(|a| a.stopping.is_some_and(|since| since.elapsed() > STOP_GRACE));
         if silent {
             let problem = Problem::new("runner_crash", "The runner process died", "it stopped answering and was killed");
-            for (_, in_flight) in self.attempts.drain() {
-                let loss = in_flight.loss(End::Kill, problem.clone());
-                let _gone = in_flight.reply.send(Ended::Lost(in_flight.verdict.unwrap_or(loss)));
-            }
+            self.end_all(|in_flight| Ended::Lost(in_flight.verdict.take().unwrap_or_else(|| in_flight.loss(End::Kill, problem.clone()))));
             self.metrics.runner_ended(RunnerEnd::Silent);
             self.kill("it stopped answering").await;
         } else if stuck {
             self.metrics.runner_ended(RunnerEnd::Stuck);
             self.kill("an attempt did not stop when asked").await;
+        } else if self.attempts.is_empty() && self.worked.elapsed() > self.options.idle_unload {
+            tracing::info!("the runner has had nothing to do for {:?} and is let go", self.options.idle_unload);
+            self.shutdown().await;
         }
     }
 
@@ -365,10 +414,7 @@ impl Actor {
         {
             tracing::debug!(%error, "the runner was gone already");
         }
-        for (_, in_flight) in self.attempts.drain() {
-            let ended = in_flight.verdict.map_or(Ended::Stopped, Ended::Lost);
-            let _gone = in_flight.reply.send(ended);
-        }
+        self.end_all(|in_flight| in_flight.verdict.take().map_or(Ended::Stopped, Ended::Lost));
     }
 
     /// The frames ended: the process is dead or about to be.
@@ -393,31 +439,27 @@ impl Actor {
             self.status.set(Some(format!("the runner did not start: {detail}")));
             let problem = Problem::new("runner_not_started", "The runner process could not be started", detail);
             tokio::time::sleep(Duration::from_millis(200 * u64::from(self.failed_starts.min(25)))).await;
-            for (_, in_flight) in self.attempts.drain() {
-                // A start that fails by itself will fail again; one that was ended from outside says nothing about the next.
-                let ended = match end {
-                    End::Kill => Ended::Lost(in_flight.loss(end, problem.clone())),
-                    End::Fault | End::Timeout => Ended::Failed { problem: problem.clone(), retryable: true },
-                };
-                let _gone = in_flight.reply.send(ended);
-            }
+            // A start that fails by itself will fail again; one that was ended from outside says nothing about the next.
+            self.end_all(|in_flight| match end {
+                End::Kill => Ended::Lost(in_flight.loss(end, problem.clone())),
+                End::Fault | End::Timeout => Ended::Failed { problem: problem.clone(), retryable: true },
+            });
             return;
         }
         let lost = self.attempts.len();
         tracing::warn!(status, lost, "the runner died ({status}) with {lost} chunks in flight");
         let problem = Problem::new("runner_crash", "The runner process died", format!("it ended with {status}"));
-        for (_, in_flight) in self.attempts.drain() {
+        self.end_all(|in_flight| {
             tracing::debug!(chunk = in_flight.task.chunk, "attempt lost with its runner");
-            let loss = in_flight.loss(end, problem.clone());
-            let loss = in_flight.verdict.unwrap_or(loss);
-            let _gone = in_flight.reply.send(Ended::Lost(loss));
-        }
+            Ended::Lost(in_flight.verdict.take().unwrap_or_else(|| in_flight.loss(end, problem.clone())))
+        });
     }
 
     async fn shutdown(&mut self) {
         if !self.attempts.is_empty() {
             return self.kill("the service stops").await;
         }
+        self.show(None);
         self.send(&ToRunner::Drain).await;
         if let Some(mut process) = self.process.take()
             && tokio::time::timeout(Duration::from_secs(2), process.child.wait()).await.is_err()

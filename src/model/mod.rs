@@ -144,8 +144,24 @@ impl Models {
     /// [`Error`].
     pub async fn inspect(&self, uri: &Uri, overrides: &PipelineSpec) -> Result<Inspection, Error> {
         let entry = self.fetch(uri).await?;
-        let folder = self.cache.join(&entry.digest);
-        let path = folder.join(&entry.file);
+        let model = PinnedModel { uri: uri.clone(), digest: entry.digest, file: entry.file, bytes: entry.bytes, registered: None };
+        self.derived(model, overrides).await
+    }
+
+    /// The same of a model that was pinned before, whatever lies at its location now; refused when its files are not in the cache and
+    /// what lies there is not they.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn resolve_pinned(&self, model: &PinnedModel, overrides: &PipelineSpec) -> Result<Resolved, Error> {
+        self.ensure(model).await?;
+        self.derived(model.clone(), overrides).await.map(|found| Resolved { model: found.model, pipeline: found.pipeline })
+    }
+
+    /// What is known of a model whose files are in the cache.
+    async fn derived(&self, model: PinnedModel, overrides: &PipelineSpec) -> Result<Inspection, Error> {
+        let folder = self.cache.join(&model.digest);
+        let path = folder.join(&model.file);
         let bytes = tokio::fs::read(&path).await.map_err(cache::failed(&path))?;
         let (max_nesting, spec) = (self.limits.max_nesting, overrides.clone());
         // Large graphs and vocabularies take their time to parse.
@@ -167,10 +183,7 @@ impl Models {
             (None, vec![Fault::new("/model", "invalid_model", detail)])
         });
         match derived {
-            Some((signature, pipeline, origins)) if faults.is_empty() => {
-                let model = PinnedModel { uri: uri.clone(), digest: entry.digest, file: entry.file, bytes: entry.bytes };
-                Ok(Inspection { model, signature, pipeline, origins })
-            }
+            Some((signature, pipeline, origins)) if faults.is_empty() => Ok(Inspection { model, signature, pipeline, origins }),
             _ => Err(Error::Refused(faults)),
         }
     }

@@ -97,7 +97,7 @@ impl Notifier {
             tokio::select! {
                 () = &mut rung => {}
                 Some(ended) = in_flight.attempts.join_next_with_id() => in_flight.ended(ended),
-                () = tokio::time::sleep(self.options.poll) => {}
+                () = db::pause(&*self.store, self.options.poll) => {}
                 () = stop.cancelled() => {}
             }
         }

@@ -107,7 +107,7 @@ impl Planner {
                 () = &mut rung => {}
                 // A panic is a fault of this room, which ends with it.
                 Some(ended) = planning.join_next() => ended.expect("planning does not panic"),
-                () = tokio::time::sleep(planner.options.poll) => {}
+                () = db::pause(&*planner.store, planner.options.poll) => {}
                 () = stop.cancelled() => {}
             }
         }

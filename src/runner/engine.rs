@@ -137,6 +137,7 @@ impl Engine {
             let _in_span = attempt.span.clone().entered();
             let result = catch_unwind(AssertUnwindSafe(|| work(&engine, &attempt)));
             lock(&engine.running).remove(&id);
+            engine.models.occupancy.take(id, Instant::now());
             answer(match result {
                 Ok(Ok(done)) => done,
                 Ok(Err(Failure::Stopped)) => FromRunner::Stopped { attempt: id },
@@ -192,6 +193,7 @@ impl Engine {
     fn execute_sample(&self, attempt: &Arc<Attempt>, records: u64) -> Result<Sample, Failure> {
         let task = &attempt.task;
         let loaded = self.load(task)?;
+        let started = Instant::now();
         let (done, outcomes) = unbounded();
         let (objects, stores) = (Ahead::start(&self.stores, attempt, &self.handle), self.stores.clone());
         let reader = Reader::new(attempt.clone(), objects, loaded.clone(), stores, self.handle.clone(), self.work.clone(), done);
@@ -208,7 +210,7 @@ impl Engine {
             if let Some(failure) = attempt.failure() {
                 return Err(failure);
             }
-            Ok(sample::describe(attempt, &loaded, &self.runtime, seen.as_ref(), collected?))
+            Ok(sample::describe(attempt, &loaded, &self.runtime, seen.as_ref(), collected?, started.elapsed()))
         })
     }
 }

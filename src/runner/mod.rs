@@ -27,9 +27,11 @@ pub mod tensor;
 
 mod ahead;
 mod attempt;
+mod direct;
 mod engine;
 mod isolate;
 mod models;
+mod occupancy;
 mod pack;
 mod pictures;
 mod process;
@@ -44,6 +46,7 @@ mod voice;
 mod worker;
 mod writer;
 
+pub(crate) use direct::{INFERENCE_FAILED, INVALID_TENSOR};
 pub use process::{Options, run};
 pub(crate) use reader::{MAX_MEDIA_BYTES, MAX_RECORD_BYTES};
 pub use stages::Waits;

@@ -10,6 +10,7 @@ use super::{
     attempt::usual_batch_size,
     featurize::Assets,
     infer::{self, Device, LoadOptions, Room, Session},
+    occupancy::Occupancy,
     protocol::ChunkTask,
     tune::Tuner,
 };
@@ -33,6 +34,8 @@ pub(super) struct Loaded {
     pub(super) assets: Assets,
     /// The provider that took it.
     pub(super) provider: String,
+    /// Counts the time of the device that its sessions share; `None` where each has one of its own.
+    pub(super) occupancy: Option<Arc<Occupancy>>,
     /// Finds the size of its batches; `None` where the model has one of its own.
     pub(super) tuner: Option<Tuner>,
     /// What one call has room for.
@@ -62,11 +65,20 @@ pub(super) struct Models {
     kept: Mutex<Vec<Arc<Loaded>>>,
     one_at_a_time: Mutex<()>,
     loading: Mutex<Option<(u64, Instant)>>,
+    /// Of the accelerator, which all models share.
+    pub(super) occupancy: Arc<Occupancy>,
 }
 
 impl Models {
     pub(super) fn new(workers: usize, device: Device) -> Self {
-        Self { workers, device, kept: Mutex::default(), one_at_a_time: Mutex::default(), loading: Mutex::default() }
+        Self {
+            workers,
+            device,
+            kept: Mutex::default(),
+            one_at_a_time: Mutex::default(),
+            loading: Mutex::default(),
+            occupancy: Arc::default(),
+        }
     }
 
     /// The attempt that is loading a model, and since when.
@@ -137,6 +149,7 @@ impl Models {
             signature: task.pipeline.signature.clone(),
             sessions,
             assets,
+            occupancy: on_device.then(|| self.occupancy.clone()),
             provider,
             tuner,
             room,

@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{self, BufReader},
     os::{fd::AsFd, unix::net::UnixStream},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     thread,
     time::{Duration, Instant},
@@ -14,12 +15,15 @@ use std::{
 use rustix::process::{Resource, Rlimit};
 
 use super::{
+    direct::{self, Outputs},
     engine::Engine,
     infer,
-    protocol::{FromRunner, ToRunner, read_frame},
+    protocol::{FromRunner, InferTask, ToRunner, read_frame},
     voice::Voice,
+    worker::panic_text,
 };
 use crate::{
+    domain::Problem,
     objects::{self, Stores},
     telemetry::tally::Tally,
 };
@@ -101,6 +105,10 @@ pub fn run(options: Options) -> io::Result<()> {
                 let voice = voice.clone();
                 engine.sample(*task, move |answer| voice.say(&answer));
             }
+            Ok(Some(ToRunner::Infer(task))) => {
+                let voice = voice.clone();
+                thread::Builder::new().name("infer".to_owned()).spawn(move || voice.say(&direct_answer(*task)))?;
+            }
             Ok(Some(ToRunner::Cancel { attempt })) => engine.cancel(attempt),
             Ok(Some(ToRunner::Drain)) => {
                 while engine.in_flight() > 0 {
@@ -115,6 +123,18 @@ pub fn run(options: Options) -> io::Result<()> {
                 tracing::error!(%error, "the supervisor's frames cannot be read");
                 exit();
             }
+        }
+    }
+}
+
+fn direct_answer(task: InferTask) -> FromRunner {
+    let done = catch_unwind(AssertUnwindSafe(|| direct::infer(task)));
+    match done {
+        Ok(Ok(Outputs { tensors, left_out })) => FromRunner::Inferred { outputs: tensors, left_out },
+        Ok(Err(problem)) => FromRunner::Failed { attempt: 0, problem, retryable: false },
+        Err(panic) => {
+            let problem = Problem::new("internal_error", "The runner met a fault of its own", panic_text(&*panic));
+            FromRunner::Failed { attempt: 0, problem, retryable: false }
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{featurize::ImageLimits, infer::has_devices};
 use crate::{
     domain::{
-        ChunkResult, Isolation, JobSpec, ObjectSlice, PartNames, Pipeline, Place, Problem, RecordError, Span,
+        ChunkResult, Isolation, JobSpec, ObjectSlice, PartNames, Pipeline, Place, Problem, RecordError, Signature, Span,
         job::PinnedModel,
         spec::{CsvOptions, IncludeInput, OutputCompression, OutputFormat, ReviewSpec},
         uri::Uri,
@@ -137,6 +137,8 @@ pub struct Sample {
     pub cut: bool,
     /// Records a call of the runtime.
     pub batch_size: u32,
+    /// How long reading, inferring and encoding took, seconds, with the model loaded.
+    pub seconds: f64,
     /// The provider that took the model.
     pub provider: String,
     /// Version of the runtime library.
@@ -161,6 +163,45 @@ pub struct SampleInput {
     pub columns: Vec<String>,
 }
 
+/// Tensors to put into a model as they are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InferTask {
+    /// The model's folder in the cache.
+    pub model_dir: PathBuf,
+    /// The pinned model.
+    pub model: PinnedModel,
+    /// All its inputs and outputs.
+    pub signature: Signature,
+    /// Execution providers, in order of preference.
+    pub providers: Vec<String>,
+    /// A tensor for each input.
+    pub inputs: Vec<InferInput>,
+}
+
+/// A tensor that a caller gave.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InferInput {
+    /// The input that it is for.
+    pub name: String,
+    /// Its dimensions; the first counts records.
+    pub shape: Vec<usize>,
+    /// Its elements as JSON, flat or nested, row-major.
+    pub data: String,
+}
+
+/// A tensor that a model gave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InferredTensor {
+    /// The output.
+    pub name: String,
+    /// As the Open Inference Protocol names types.
+    pub datatype: String,
+    /// Its dimensions; the first counts records.
+    pub shape: Vec<usize>,
+    /// Its elements as JSON, flat, row-major.
+    pub data: String,
+}
+
 /// Supervisor → runner.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -169,6 +210,8 @@ pub enum ToRunner {
     Run(Box<ChunkTask>),
     /// Load the model unless it is loaded, then run the first records, writing nothing.
     Sample(Box<SampleTask>),
+    /// Load the model and run these tensors.
+    Infer(Box<InferTask>),
     /// Stop this attempt at the next chance; it answers with `Stopped`.
     Cancel {
         /// Which.
@@ -221,9 +264,16 @@ pub enum FromRunner {
         /// What they came to.
         sample: Box<Sample>,
     },
+    /// The tensors went through the model.
+    Inferred {
+        /// Outputs that are tensors.
+        outputs: Vec<InferredTensor>,
+        /// Names of the others.
+        left_out: Vec<String>,
+    },
     /// The attempt could not be finished.
     Failed {
-        /// Which attempt.
+        /// Which attempt; 0 for tensors.
         attempt: u64,
         /// Why.
         problem: Problem,

@@ -1,6 +1,6 @@
 //! The outcomes of a chunk's first records, for a dry run: collected instead of written.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use arrow::array::RecordBatch;
 use crossbeam_channel::Receiver;
@@ -84,7 +84,14 @@ impl Collected {
 }
 
 /// What was collected, with what was seen of the data and of the model.
-pub(super) fn describe(attempt: &Attempt, loaded: &Loaded, runtime: &str, seen: Option<&Bound>, collected: Collected) -> Sample {
+pub(super) fn describe(
+    attempt: &Attempt,
+    loaded: &Loaded,
+    runtime: &str,
+    seen: Option<&Bound>,
+    collected: Collected,
+    took: Duration,
+) -> Sample {
     let columns = seen.iter().flat_map(|(schema, _)| schema.fields().iter()).map(|field| {
         let kind = match field.metadata().get(ENCODING).map(String::as_str) {
             Some(ENCODING_CSV) => "text".to_owned(),
@@ -101,6 +108,7 @@ pub(super) fn describe(attempt: &Attempt, loaded: &Loaded, runtime: &str, seen: 
         errors: collected.errors,
         cut: collected.cut,
         batch_size: attempt.batch_size as u32,
+        seconds: took.as_secs_f64(),
         provider: loaded.provider.clone(),
         runtime: runtime.to_owned(),
     }

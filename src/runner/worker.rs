@@ -84,6 +84,9 @@ pub(super) fn predict(index: usize, work: Work, busy: &BusySlot, mark: &Mark, ta
         let mut inside_runtime = |inside: Option<usize>| {
             let records = inside.map(|records| records as u64);
             records.into_iter().for_each(|records| tally.batch(records));
+            if let Some(device) = &loaded.occupancy {
+                if records.is_some() { device.enter(id, Instant::now()) } else { device.leave(id, Instant::now()) }
+            }
             *lock(busy) = records.map(|records| InRuntime { attempt: id, since: Instant::now(), records, span });
         };
         let started = Instant::now();

@@ -238,7 +238,10 @@ impl<'a> Writer<'a> {
         let (batch_size, found) = found.unwrap_or((attempt.batch_size, None));
         result.usage = Usage {
             wall_seconds: started.elapsed().as_secs_f64(),
-            device_seconds: stage_seconds.get("infer").copied().unwrap_or_default(),
+            inferring_seconds: match &loaded.occupancy {
+                Some(device) => device.take(attempt.task.attempt, Instant::now()).as_secs_f64(),
+                None => stage_seconds.get("infer").copied().unwrap_or_default(),
+            },
             bytes_read: attempt.bytes_read.load(Ordering::Relaxed),
             bytes_written: result.part.iter().chain(&result.errors).chain(&result.review).map(|p| p.bytes).sum(),
             stage_seconds,
@@ -250,6 +253,8 @@ impl<'a> Writer<'a> {
             runtime: runtime.to_owned(),
             tokens: attempt.tokens.real.load(Ordering::Relaxed),
             padding_tokens: attempt.tokens.padding.load(Ordering::Relaxed),
+            // What devices were held, and at what price, is known outside.
+            ..Usage::default()
         };
         Ok(result)
     }

@@ -19,7 +19,7 @@ use super::{
     process::{Processes, RunnerPids},
     tally::{Counts, Operation, Outcome, Tally},
 };
-use crate::domain::{Backlog, ChunkResult, JobState, job::Ending};
+use crate::domain::{Backlog, ChunkResult, JobState, Spent, job::Ending};
 
 /// The media type of [`Metrics::encode`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -50,6 +50,26 @@ pub enum AttemptEnd {
     Released,
     /// It came too late: the lease was lost.
     Fenced,
+}
+
+/// What device time came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// To a committed chunk.
+    Kept,
+    /// To nothing.
+    Lost,
+}
+
+impl Use {
+    const ALL: [Self; 2] = [Self::Kept, Self::Lost];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Lost => "lost",
+        }
+    }
 }
 
 /// Why a runner has to be replaced.
@@ -176,6 +196,8 @@ struct Inner {
     bytes_read: Counter,
     bytes_written: Counter,
     stages: Family<Labels<1>, Counter<f64, AtomicU64>>,
+    device: Family<Labels<1>, Counter<f64, AtomicU64>>,
+    cost: Family<Labels<1>, Counter<f64, AtomicU64>>,
     batches: Histogram,
     store_requests: Family<Labels<2>, Counter>,
     store_retries: Family<Labels<2>, Counter>,
@@ -213,6 +235,8 @@ impl Metrics {
             bytes_read: Counter::default(),
             bytes_written: Counter::default(),
             stages: Family::default(),
+            device: Family::default(),
+            cost: Family::default(),
             batches: Histogram::new(BATCHES),
             store_requests: Family::default(),
             store_retries: Family::default(),
@@ -309,6 +333,12 @@ impl Metrics {
         }
     }
 
+    /// Counts the device time that an attempt held, and its price.
+    pub fn spent(&self, spent: &Spent, to: Use) {
+        self.0.device.get_or_create(&[("use", to.name())]).inc_by(spent.device_seconds);
+        self.0.cost.get_or_create(&[("use", to.name())]).inc_by(spent.cost);
+    }
+
     /// Names the process of a device's runner, whose memory and processor time are shown; `None` when it is gone.
     pub fn runner_is(&self, device: u32, pid: Option<u32>) {
         self.0.runners.set(device, pid);
@@ -361,6 +391,10 @@ impl Inner {
         for stage in STAGES {
             drop(self.stages.get_or_create(&[("stage", stage)]));
         }
+        for to in Use::ALL {
+            drop(self.device.get_or_create(&[("use", to.name())]));
+            drop(self.cost.get_or_create(&[("use", to.name())]));
+        }
         for operation in Operation::ALL {
             drop(self.store_requests.get_or_create(&[("operation", operation.name()), ("outcome", Outcome::Ok.name())]));
         }
@@ -392,6 +426,8 @@ impl Inner {
             Unit::Seconds,
             self.stages.clone(),
         );
+        r.register_with_unit("device", "Time of devices that attempts held, by what it came to", Unit::Seconds, self.device.clone());
+        r.register("cost", "Price of that time, in the currency of `[pricing]`", self.cost.clone());
         r.register_with_unit("batch", "Records in a call of the runtime", Unit::Other("records".to_owned()), self.batches.clone());
         r.register("store_requests", "Calls of object stores by operation and by outcome after all retries", self.store_requests.clone());
         r.register("store_retries", "Requests to object stores that were sent again, by operation and reason", self.store_retries.clone());

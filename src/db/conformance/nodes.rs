@@ -74,7 +74,7 @@ async fn sixteen_nodes_commit_every_chunk_once() {
                     idle = if claimed.is_empty() { idle + 1 } else { 0 };
                     for claimed in claimed {
                         match random.random_range(0..10) {
-                            0 => drop(store.retry_chunk(&claimed.lease, &problem(), Duration::ZERO).await.unwrap()),
+                            0 => drop(store.retry_chunk(&claimed.lease, &problem(), Duration::ZERO, &Spent::default()).await.unwrap()),
                             // Dies with it: all clocks go on until the lease has run out.
                             1 => clock.iter().for_each(|node| node.advance_clock(TTL)),
                             2 => drop(store.renew_chunks(std::slice::from_ref(&claimed.lease), TTL).await.unwrap()),
@@ -129,14 +129,14 @@ async fn jobs_can_be_paused_retried_and_cancelled_while_many_claim_from_them() {
                         let _any = store.commit_chunk(&lease, &result(1, 0)).await.unwrap();
                     }
                     if let Some(lease) = held.pop() {
-                        let _any = store.release_chunk(&lease).await.unwrap();
+                        let _any = store.release_chunk(&lease, &Spent::default()).await.unwrap();
                     }
                     if let Some((lease, job)) = store.claim_finalizing("f", TTL).await.unwrap() {
                         let _any = store.finish_job(&lease, job.ending.unwrap_or(Ending::Failed), None).await.unwrap();
                     }
                 }
                 for lease in held {
-                    let _any = store.release_chunk(&lease).await.unwrap();
+                    let _any = store.release_chunk(&lease, &Spent::default()).await.unwrap();
                 }
             })
         })

@@ -129,7 +129,7 @@ async fn a_paused_job_can_be_cancelled_expired_and_broken(b: Bench) {
     let id = b.planned(new_job("s3://lake/3/"), 2).await;
     let running = b.claim_one().await;
     b.store.pause_job(&id).await.unwrap();
-    let _written = b.store.fail_chunk(&running, &problem()).await.unwrap();
+    let _written = b.store.fail_chunk(&running, &problem(), &Spent::default()).await.unwrap();
     b.finalize(Ending::Failed).await;
     assert!(b.job(&id).await.breaks.paused_at.is_none());
 }
@@ -142,13 +142,13 @@ async fn ended(b: &Bench, ending: Ending) -> JobId {
     let leases: Vec<ChunkLease> = b.claim(2).await.into_iter().map(|c| c.lease).collect();
     let _written = b.store.commit_chunk(&leases[0], &result(5, 2)).await.unwrap();
     match ending {
-        Ending::Failed => drop(b.store.fail_chunk(&leases[1], &problem()).await.unwrap()),
+        Ending::Failed => drop(b.store.fail_chunk(&leases[1], &problem(), &Spent::default()).await.unwrap()),
         Ending::Cancelled => {
             b.store.cancel_job(&id).await.unwrap();
-            let _written = b.store.release_chunk(&leases[1]).await.unwrap();
+            let _written = b.store.release_chunk(&leases[1], &Spent::default()).await.unwrap();
         }
         Ending::Expired => {
-            let _written = b.store.retry_chunk(&leases[1], &problem(), TTL).await.unwrap();
+            let _written = b.store.retry_chunk(&leases[1], &problem(), TTL, &Spent::default()).await.unwrap();
             b.advance(Duration::from_secs(1001));
             b.store.expire_jobs().await.unwrap();
         }

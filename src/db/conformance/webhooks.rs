@@ -67,7 +67,7 @@ async fn a_job_tells_once_that_it_started_and_once_how_it_ended(b: Bench) {
     let id = b.planned(with_webhook("s3://lake/out/"), 3).await;
     assert!(b.events().await.is_empty(), "a job that waits has nothing to tell");
     let mut leases = b.claim(2).await;
-    let _written = b.store.release_chunk(&leases.pop().unwrap().lease).await.unwrap();
+    let _written = b.store.release_chunk(&leases.pop().unwrap().lease, &Spent::default()).await.unwrap();
     leases.extend(b.claim(5).await);
     assert_eq!(b.kinds().await, [EventKind::Started]);
     for lease in leases {

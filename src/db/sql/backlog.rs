@@ -43,3 +43,14 @@ pub(super) async fn read(db: &mut Db<'_>, clock_offset_us: i64) -> Result<Backlo
         lease_expiries: 0,
     })
 }
+
+/// Three looks at the beginning of an index.
+pub(super) async fn is_quiet(db: &mut Db<'_>) -> Result<bool> {
+    // Indexes: job_backlog, event_to_fan_out, delivery_pending.
+    let unfinished: i64 = sql("SELECT (SELECT count(*) FROM (SELECT 1 FROM job WHERE finished_at IS NULL LIMIT 1) AS a) \
+              + (SELECT count(*) FROM (SELECT 1 FROM event WHERE fanned_out = 0 LIMIT 1) AS b) \
+              + (SELECT count(*) FROM (SELECT 1 FROM webhook_delivery WHERE state = 'pending' LIMIT 1) AS c)")
+    .scalar(db)
+    .await?;
+    Ok(unfinished == 0)
+}

@@ -5,7 +5,7 @@
 use std::{cmp::Reverse, collections::HashSet, time::Duration};
 
 use super::{
-    Tx,
+    Tx, costs,
     driver::{Db, sql},
     jobs, micros, rows,
     rows::document,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     db::{ChunkLease, ClaimedChunk, Error, Result, Written},
-    domain::{Chunk, ChunkId, ChunkResult, EventKind, Isolation, JobId, Problem, chunk::Usage},
+    domain::{Chunk, ChunkId, ChunkResult, EventKind, Isolation, JobId, Problem, Spent, chunk::Usage},
 };
 
 /// Which jobs have something to claim. Index: job_to_run.
@@ -283,7 +283,11 @@ async fn settle(
 
 pub(super) async fn commit(tx: &mut Tx<'_>, lease: &ChunkLease, result: &ChunkResult) -> Result<Written> {
     if !settle(tx, lease, "done", Some(result), None).await? {
-        return if committed(tx, lease, result).await? { Ok(Written::Done) } else { Ok(Written::Fenced) };
+        if committed(tx, lease, result).await? {
+            return Ok(Written::Done);
+        }
+        costs::charge(tx, &lease.chunk.job, &result.usage.spent()).await?;
+        return Ok(Written::Fenced);
     }
     let job = jobs::existing(tx, &lease.chunk.job).await?;
     let mut usage: Usage = job.usage.clone();
@@ -316,6 +320,7 @@ pub(super) async fn commit(tx: &mut Tx<'_>, lease: &ChunkLease, result: &ChunkRe
         jobs::break_job(tx, &job.id, &problem).await?;
     }
     jobs::complete_if_done(tx, &lease.chunk.job).await?;
+    costs::keep_to_budget(tx, &lease.chunk.job).await?;
     Ok(Written::Done)
 }
 
@@ -333,7 +338,13 @@ async fn committed(tx: &mut Tx<'_>, lease: &ChunkLease, result: &ChunkResult) ->
     Ok(kept.part == result.part && kept.errors == result.errors)
 }
 
-pub(super) async fn fail(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem) -> Result<Written> {
+pub(super) async fn fail(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem, spent: &Spent) -> Result<Written> {
+    let written = settle_as_failed(tx, lease, error).await?;
+    costs::charge(tx, &lease.chunk.job, spent).await?;
+    Ok(written)
+}
+
+async fn settle_as_failed(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem) -> Result<Written> {
     if !settle(tx, lease, "failed", None, Some(error)).await? {
         return Ok(Written::Fenced);
     }
@@ -341,26 +352,43 @@ pub(super) async fn fail(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem) -
     Ok(Written::Done)
 }
 
-pub(super) async fn retry(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem, delay: Duration) -> Result<Written> {
+pub(super) async fn retry(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem, delay: Duration, spent: &Spent) -> Result<Written> {
     jobs::hold(tx, &lease.chunk.job).await?;
+    let written = put_off(tx, lease, error, delay).await?;
+    costs::charge(tx, &lease.chunk.job, spent).await?;
+    Ok(written)
+}
+
+/// Lets a chunk wait again for that long, unless it has failed too often.
+async fn put_off(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem, delay: Duration) -> Result<Written> {
     let Some(failures) = failures(tx, lease).await? else { return Ok(Written::Fenced) };
     let attempts = jobs::existing(tx, &lease.chunk.job).await?.spec.execution.max_attempts;
     if failures + 1 >= i64::from(attempts) {
         let detail = format!("{} (chunk {}, attempt {} of {attempts})", error.detail, lease.chunk.seq, failures + 1);
-        return fail(tx, lease, &Problem { detail, ..error.clone() }).await;
+        return settle_as_failed(tx, lease, &Problem { detail, ..error.clone() }).await;
     }
     let not_before = Some(tx.now + micros(delay));
     give_back(tx, lease, Back { failures: 1, not_before, error: Some(error), ..Back::default() }).await
 }
 
-pub(super) async fn crash(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem, isolation: Option<&Isolation>) -> Result<Written> {
+pub(super) async fn crash(
+    tx: &mut Tx<'_>,
+    lease: &ChunkLease,
+    error: &Problem,
+    isolation: Option<&Isolation>,
+    spent: &Spent,
+) -> Result<Written> {
     jobs::hold(tx, &lease.chunk.job).await?;
-    give_back(tx, lease, Back { crashes: 1, error: Some(error), isolation, ..Back::default() }).await
+    let written = give_back(tx, lease, Back { crashes: 1, error: Some(error), isolation, ..Back::default() }).await?;
+    costs::charge(tx, &lease.chunk.job, spent).await?;
+    Ok(written)
 }
 
-pub(super) async fn release(tx: &mut Tx<'_>, lease: &ChunkLease) -> Result<Written> {
+pub(super) async fn release(tx: &mut Tx<'_>, lease: &ChunkLease, spent: &Spent) -> Result<Written> {
     jobs::hold(tx, &lease.chunk.job).await?;
-    give_back(tx, lease, Back::default()).await
+    let written = give_back(tx, lease, Back::default()).await?;
+    costs::charge(tx, &lease.chunk.job, spent).await?;
+    Ok(written)
 }
 
 /// Failures of a chunk so far; `None` when the lease is lost.

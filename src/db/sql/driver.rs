@@ -16,6 +16,8 @@ use crate::db::{Error, Result};
 const OUTPUTS: i64 = 0x4e53_6f75;
 /// Another one.
 const CHANGES: i64 = 0x4e53_6368;
+/// Another.
+const MODELS: i64 = 0x4e53_6d6f;
 
 /// A connection.
 pub(super) enum Db<'c> {
@@ -51,19 +53,25 @@ impl Db<'_> {
     /// Lets one transaction at a time claim output prefixes, until its end: two that overlap are different rows, so that no row's lock
     /// keeps them apart.
     pub(super) async fn claim_outputs_alone(&mut self) -> Result<()> {
+        self.alone(OUTPUTS).await
+    }
+
+    /// Lets one transaction at a time number versions of models.
+    pub(super) async fn register_models_alone(&mut self) -> Result<()> {
+        self.alone(MODELS).await
+    }
+
+    async fn alone(&mut self, lock: i64) -> Result<()> {
         match self {
             Self::Sqlite(_) => Ok(()),
-            Self::Postgres(_) => sql("SELECT pg_advisory_xact_lock(?)").bind(OUTPUTS).execute(self).await.map(drop),
+            Self::Postgres(_) => sql("SELECT pg_advisory_xact_lock(?)").bind(lock).execute(self).await.map(drop),
         }
     }
 
     /// Lets one transaction at a time number state changes, until its end: a number that is drawn earlier is visible earlier. Whoever
     /// holds this waits for nothing any more.
     pub(super) async fn number_changes_alone(&mut self) -> Result<()> {
-        match self {
-            Self::Sqlite(_) => Ok(()),
-            Self::Postgres(_) => sql("SELECT pg_advisory_xact_lock(?)").bind(CHANGES).execute(self).await.map(drop),
-        }
+        self.alone(CHANGES).await
     }
 }
 

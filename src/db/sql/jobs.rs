@@ -4,7 +4,7 @@ use futures::future::BoxFuture;
 use std::time::Duration;
 
 use super::{
-    Tx,
+    Tx, costs,
     driver::{Db, sql},
     keys, micros, rows,
     rows::document,
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     db::{Changed, Created, Error, JobFilter, JobLease, NewJob, Result, Written},
     domain::{
-        Compared, EventKind, Job, JobEvent, JobId, JobState, ObjectSlice, Problem, Timestamp, Uri,
+        Compared, EventKind, Fire, Job, JobEvent, JobId, JobState, ObjectSlice, Problem, Timestamp, Uri,
         chunk::Usage,
         delivery::JobSnapshot,
         job::{Conflict, Ending, PlanCursor},
@@ -382,6 +382,9 @@ pub(super) async fn append_chunks(
     .bind((!cursor.done).then_some(tx.now + micros(ttl)))
     .bind(lease.job.as_str())
     .execute(&mut tx.db).await?;
+    if cursor.done {
+        costs::estimate(tx, &job, cursor.bytes).await?;
+    }
     if added > 0
         && let Ok(moved) = apply(tx, &mut job, JobEvent::ChunksPlanned).await
     {
@@ -468,6 +471,20 @@ pub(super) async fn claim_finalizing(tx: &mut Tx<'_>, worker: &str, ttl: Duratio
     Ok(Some((lease, job)))
 }
 
+pub(super) async fn earlier_run(db: &mut Db<'_>, fire: &Fire) -> Result<Option<Job>> {
+    // Index: job_of_schedule.
+    let row = sql(format!(
+        "SELECT {} FROM job WHERE schedule_id = ? AND fire_at < ? AND state = 'completed' AND succeeded > 0 AND purged_at IS NULL \
+         ORDER BY fire_at DESC LIMIT 1",
+        rows::JOB
+    ))
+    .bind(fire.schedule.as_str())
+    .bind(fire.time.0)
+    .row(db)
+    .await?;
+    row.as_ref().map(rows::job).transpose()
+}
+
 pub(super) async fn keep_drift(tx: &mut Tx<'_>, lease: &JobLease, compared: Option<&Compared>) -> Result<Written> {
     hold(tx, &lease.job).await?;
     if !holds(tx, lease).await? {
@@ -495,6 +512,8 @@ pub(super) async fn finish(tx: &mut Tx<'_>, lease: &JobLease, ending: Ending, er
             if ending == Ending::Completed && job.drift.as_ref().is_some_and(Compared::exceeds) {
                 webhooks::announce(tx, &lease.job, EventKind::Drift).await?;
             }
+            costs::book(tx, &job).await?;
+            costs::measure(tx, &job, ending).await?;
             Ok(Written::Done)
         }
         Err(conflict) => Err(Error::Damaged { table: "job", id: lease.job.to_string(), what: conflict.to_string() }),

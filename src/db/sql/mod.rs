@@ -7,6 +7,7 @@
 mod backlog;
 mod changes;
 mod chunks;
+mod costs;
 mod covered;
 mod driver;
 mod inspect;
@@ -15,6 +16,7 @@ mod jobs;
 mod keys;
 mod pauses;
 mod postgres;
+mod registry;
 mod rows;
 mod schedules;
 mod sqlite;
@@ -42,16 +44,17 @@ use self::{
     sqlite::Sqlite,
 };
 use super::{
-    AttemptResult, Changed, ChunkLease, ClaimedChunk, ClaimedDelivery, ClaimedRun, Created, Database, DeliveryFilter, DeliveryLease,
-    DeliveryRecord, Followed, IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, NewSchedule, PendingEvent, Result, Retried,
-    RunLease, ScheduleChange, ScheduleFilter, Store, Unmade, Written,
+    AliasMoved, AttemptResult, Changed, ChunkLease, ClaimedChunk, ClaimedDelivery, ClaimedRun, Created, Database, DeliveryFilter,
+    DeliveryLease, DeliveryRecord, Followed, IdempotencyKey, JobFilter, JobLease, NewDelivery, NewJob, NewSchedule, NewVersion,
+    PendingEvent, Result, Retried, RunLease, ScheduleChange, ScheduleFilter, Store, Unmade, UsageFilter, UsageReport, Written,
 };
 use crate::domain::{
-    Backlog, Chunk, ChunkId, ChunkResult, Compared, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Problem, Progress,
-    Run, Schedule, ScheduleId, StateChange, Timestamp, Uri,
+    Backlog, Chunk, ChunkId, ChunkResult, Compared, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Pipeline, Problem,
+    Progress, Rate, Run, Schedule, ScheduleId, Spent, StateChange, Timestamp, Uri,
     covered::{Block, Entry},
     delivery::JobSnapshot,
     job::{Ending, PlanCursor},
+    registry::{ModelEntry, ModelVersion, Name, Which},
     schedule::Due,
     spec::OutputSpec,
 };
@@ -163,6 +166,10 @@ impl Store for SqlStore {
         Ok(Backlog { lease_expiries: self.expiries.load(Ordering::Relaxed), ..backlog })
     }
 
+    async fn is_quiet(&self) -> Result<bool> {
+        backlog::is_quiet(&mut self.reader().await?.db()).await
+    }
+
     async fn create_job(&self, new: NewJob) -> Result<Created> {
         self.write(move |tx| Box::pin(async move { jobs::create(tx, &new).await })).await
     }
@@ -263,24 +270,24 @@ impl Store for SqlStore {
         self.write(move |tx| Box::pin(async move { chunks::commit(tx, &lease, &result).await })).await
     }
 
-    async fn retry_chunk(&self, lease: &ChunkLease, error: &Problem, delay: Duration) -> Result<Written> {
-        let (lease, error) = (lease.clone(), error.clone());
-        self.write(move |tx| Box::pin(async move { chunks::retry(tx, &lease, &error, delay).await })).await
+    async fn retry_chunk(&self, lease: &ChunkLease, error: &Problem, delay: Duration, spent: &Spent) -> Result<Written> {
+        let (lease, error, spent) = (lease.clone(), error.clone(), spent.clone());
+        self.write(move |tx| Box::pin(async move { chunks::retry(tx, &lease, &error, delay, &spent).await })).await
     }
 
-    async fn crash_chunk(&self, lease: &ChunkLease, error: &Problem, isolation: Option<&Isolation>) -> Result<Written> {
-        let (lease, error, isolation) = (lease.clone(), error.clone(), isolation.cloned());
-        self.write(move |tx| Box::pin(async move { chunks::crash(tx, &lease, &error, isolation.as_ref()).await })).await
+    async fn crash_chunk(&self, lease: &ChunkLease, error: &Problem, isolation: Option<&Isolation>, spent: &Spent) -> Result<Written> {
+        let (lease, error, isolation, spent) = (lease.clone(), error.clone(), isolation.cloned(), spent.clone());
+        self.write(move |tx| Box::pin(async move { chunks::crash(tx, &lease, &error, isolation.as_ref(), &spent).await })).await
     }
 
-    async fn fail_chunk(&self, lease: &ChunkLease, error: &Problem) -> Result<Written> {
-        let (lease, error) = (lease.clone(), error.clone());
-        self.write(move |tx| Box::pin(async move { chunks::fail(tx, &lease, &error).await })).await
+    async fn fail_chunk(&self, lease: &ChunkLease, error: &Problem, spent: &Spent) -> Result<Written> {
+        let (lease, error, spent) = (lease.clone(), error.clone(), spent.clone());
+        self.write(move |tx| Box::pin(async move { chunks::fail(tx, &lease, &error, &spent).await })).await
     }
 
-    async fn release_chunk(&self, lease: &ChunkLease) -> Result<Written> {
-        let lease = lease.clone();
-        self.write(move |tx| Box::pin(async move { chunks::release(tx, &lease).await })).await
+    async fn release_chunk(&self, lease: &ChunkLease, spent: &Spent) -> Result<Written> {
+        let (lease, spent) = (lease.clone(), spent.clone());
+        self.write(move |tx| Box::pin(async move { chunks::release(tx, &lease, &spent).await })).await
     }
 
     async fn chunks(&self, job: &JobId, from_seq: u64, limit: u32) -> Result<Vec<Chunk>> {
@@ -298,6 +305,11 @@ impl Store for SqlStore {
         }
         let worker = worker.to_owned();
         self.write(move |tx| Box::pin(async move { jobs::claim_finalizing(tx, &worker, ttl).await })).await
+    }
+
+    async fn earlier_run(&self, job: &Job) -> Result<Option<Job>> {
+        let Some(fire) = &job.fire else { return Ok(None) };
+        jobs::earlier_run(&mut self.reader().await?.db(), fire).await
     }
 
     async fn keep_drift(&self, lease: &JobLease, compared: Option<&Compared>) -> Result<Written> {
@@ -482,6 +494,41 @@ impl Store for SqlStore {
         let offset = self.clock_offset_us();
         let Some(job) = janitor::due(&mut self.reader().await?.db(), age, offset).await? else { return Ok(0) };
         self.write(move |tx| Box::pin(async move { janitor::purge(tx, &job, age, limit).await })).await
+    }
+
+    async fn usage(&self, filter: &UsageFilter) -> Result<UsageReport> {
+        costs::report(&mut self.reader().await?.db(), filter).await
+    }
+
+    async fn rate(&self, model: &str, pipeline: &Pipeline, providers: &[String]) -> Result<Option<(String, Rate)>> {
+        costs::rate(&mut self.reader().await?.db(), model, pipeline, providers).await
+    }
+
+    async fn register_model(&self, new: &NewVersion) -> Result<(ModelVersion, bool)> {
+        let new = new.clone();
+        self.write(move |tx| Box::pin(async move { registry::register(tx, &new).await })).await
+    }
+
+    async fn registered_models(&self, after: Option<&Name>, limit: u32) -> Result<Vec<ModelEntry>> {
+        registry::list(&mut self.reader().await?.db(), after, limit).await
+    }
+
+    async fn model_versions(&self, name: &Name, before: Option<u64>, limit: u32) -> Result<Vec<ModelVersion>> {
+        registry::versions(&mut self.reader().await?.db(), name, before, limit).await
+    }
+
+    async fn model_version(&self, name: &Name, which: &Which) -> Result<Option<ModelVersion>> {
+        registry::find(&mut self.reader().await?.db(), name, which).await
+    }
+
+    async fn move_alias(&self, name: &Name, alias: &Name, version: u64) -> Result<AliasMoved> {
+        let (name, alias) = (name.clone(), alias.clone());
+        self.write(move |tx| Box::pin(async move { registry::move_alias(tx, &name, &alias, version).await })).await
+    }
+
+    async fn remove_alias(&self, name: &Name, alias: &Name) -> Result<bool> {
+        let (name, alias) = (name.clone(), alias.clone());
+        self.write(move |tx| Box::pin(async move { registry::remove_alias(tx, &name, &alias).await })).await
     }
 
     fn wake(&self, bell: Arc<Notify>) {

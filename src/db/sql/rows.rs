@@ -14,7 +14,7 @@ use crate::{
 
 /// Columns of [`job`], in one place. A paused job keeps in its row the state that it had before.
 pub(super) const JOB: &str = "id, spec, model, pipeline, CASE WHEN paused_at IS NULL THEN state ELSE 'paused' END AS state, ending, error, \
-                              plan, objects, bytes, chunks, chunks_done, succeeded, failed, usage, summary, created_at, started_at, \
+                              plan, objects, bytes, chunks, chunks_done, succeeded, failed, usage, summary, estimate, created_at, started_at, \
                               finished_at, paused_at, idle, retries, trace, drift, schedule_id, fire_at, only_new, blocked, wait_until";
 /// Columns of [`schedule`], in one place, of `schedule s`.
 pub(super) const SCHEDULE: &str = "s.id, s.spec, s.next_at, s.paused_at, s.revision, s.created_at, s.updated_at";
@@ -111,6 +111,7 @@ pub(super) fn job(row: &Row) -> Result<Job> {
         usage: r.json("usage")?,
         summary: r.json("summary")?,
         drift: r.json_or_none("drift")?,
+        estimate: r.json_or_none("estimate")?,
         created_at: Timestamp(r.get("created_at")?),
         started_at: r.time("started_at")?,
         finished_at: r.time("finished_at")?,
