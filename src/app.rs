@@ -17,6 +17,7 @@ use crate::{
     objects::{self, Stores},
     plan::{self, Planner},
     schedule::Scheduler,
+    tables::Connections,
     telemetry::{LogFormat, Metrics},
 };
 
@@ -104,6 +105,8 @@ impl App {
         store.release_all().await.map_err(|e| describe(&e))?;
         let store: Arc<dyn Store> = Arc::new(store);
 
+        let connections = Connections::new(sections.connections);
+        connections.check()?;
         let metrics = Metrics::new();
         let reach = objects::Options { file_roots, buckets: sections.buckets, manners: settings.stores.manners() };
         let stores = Stores::new(reach.clone())?.counted(metrics.tally());
@@ -120,6 +123,7 @@ impl App {
             device_memory_limit: settings.device_memory_limit,
             memory_limit: settings.runner_memory_limit,
             stores: reach,
+            connections: connections.clone(),
             load_timeout: seconds(settings.load_timeout),
             batch_timeout: seconds(settings.batch_timeout),
             idle_unload: settings.runner_idle_unload,
@@ -146,6 +150,7 @@ impl App {
         let api = ApiState {
             store: store.clone(),
             stores: stores.clone(),
+            connections: connections.clone(),
             models: models.clone(),
             guard,
             sampler,
@@ -174,6 +179,7 @@ impl App {
             finalizer: Finalizer {
                 store: store.clone(),
                 stores: stores.clone(),
+                connections,
                 worker: worker.clone(),
                 wake: wake.clone(),
                 metrics: metrics.clone(),

@@ -29,6 +29,8 @@ pub mod plan;
 pub mod runner;
 /// Schedules that are due → fires → jobs, each once.
 pub mod schedule;
+/// Tables in databases that the configuration names: where predictions go beside parts.
+pub mod tables;
 /// Logs, metrics, traces; any room may use it.
 pub mod telemetry;
 /// Rereads a finished job's output and proves its manifest; needs no service.

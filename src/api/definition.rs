@@ -14,6 +14,7 @@ use crate::domain::{
         CsvOptions, DriftSpec, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputKind, InputSpec,
         Layout, OutputCompression, OutputFormat, OutputSpec, ReviewSpec,
     },
+    table::{TableMode, TableName, TableSpec},
 };
 
 pub(super) const JOB: [&str; 13] = [
@@ -36,6 +37,7 @@ pub(super) const INPUT: [&str; 7] = ["uri", "format", "compression", "include", 
 pub(super) const CSV: [&str; 2] = ["delimiter", "header"];
 pub(super) const OUTPUT: [&str; 9] =
     ["uri", "format", "compression", "include_input", "prediction_prefix", "layout", "if_exists", "table", "review"];
+pub(super) const TABLE: [&str; 5] = ["connection", "table", "mode", "key", "create"];
 pub(super) const REVIEW: [&str; 2] = ["uri", "when"];
 pub(super) const EXECUTION: [&str; 7] =
     ["batch_size", "chunk_records", "priority", "max_parallel_chunks", "max_attempts", "deadline", "providers"];
@@ -65,6 +67,7 @@ pub(super) const OUTPUT_FORMATS: [(&str, OutputFormat); 3] =
 pub(super) const OUTPUT_COMPRESSIONS: [(&str, OutputCompression); 3] =
     [("none", OutputCompression::None), ("gzip", OutputCompression::Gzip), ("zstd", OutputCompression::Zstd)];
 pub(super) const LAYOUTS: [(&str, Layout); 2] = [("parts", Layout::Parts), ("mirror", Layout::Mirror)];
+pub(super) const TABLE_MODES: [(&str, TableMode); 2] = [("replace_chunk", TableMode::ReplaceChunk), ("upsert", TableMode::Upsert)];
 pub(super) const IF_EXISTS: [(&str, IfExists); 2] = [("fail", IfExists::Fail), ("replace", IfExists::Replace)];
 /// Fields by the object that they stand in.
 const BELOW: [(&str, &[&str]); 6] = [
@@ -339,6 +342,7 @@ fn output(field: &Field<'_>, faults: &mut Faults) -> Option<OutputSpec> {
         layout: Layout::Parts,
         if_exists: IfExists::Fail,
         review: None,
+        table: None,
     };
     if field.value().is_some_and(Value::is_object) {
         let object = field.any_object(faults);
@@ -353,10 +357,41 @@ fn output(field: &Field<'_>, faults: &mut Faults) -> Option<OutputSpec> {
         spec.prediction_prefix = prefix.unwrap_or_default().to_owned();
         spec.layout = object.field("layout").choice(&LAYOUTS, faults).unwrap_or_default();
         spec.if_exists = object.field("if_exists").choice(&IF_EXISTS, faults).unwrap_or_default();
-        object.field("table").not_supported("a table as a second destination", faults);
+        spec.table = table(&object.field("table"), faults);
         spec.review = review(&object.field("review"), faults);
     }
     uri.is_some().then_some(spec)
+}
+
+fn table(field: &Field<'_>, faults: &mut Faults) -> Option<TableSpec> {
+    const CONNECTION: &str = "name a section [connections.NAME] of the service's configuration, such as \"warehouse\"";
+    const NAME: &str = "write a name such as \"scores\" or \"risk.scores\"";
+    const KEY: &str = "name columns of the rows that tell them apart, such as [\"id\"]";
+    let object = field.object(&TABLE, faults);
+    if !object.is_present() {
+        return None;
+    }
+    let (connection, table, key) = (object.field("connection"), object.field("table"), object.field("key"));
+    let mode = object.field("mode").choice(&TABLE_MODES, faults).unwrap_or_default();
+    let create = object.field("create").bool(faults).unwrap_or(false);
+    let named = if connection.required(CONNECTION, faults) { connection.text(CONNECTION, faults).map(str::to_owned) } else { None };
+    let text = if table.required(NAME, faults) { table.text(NAME, faults) } else { None };
+    let name = text.and_then(|text| match TableName::try_from(text.to_owned()) {
+        Ok(name) => Some(name),
+        Err(error) => {
+            faults.add(&table, "invalid_table", error.to_string(), NAME);
+            None
+        }
+    });
+    let columns = key.texts(faults).unwrap_or_default();
+    match mode {
+        TableMode::Upsert if columns.is_empty() => faults.add(&key, "missing", "mode \"upsert\" needs a key", KEY),
+        TableMode::ReplaceChunk if !columns.is_empty() => {
+            faults.add(&key, "contradiction", "only mode \"upsert\" has a key", "leave it out, or write \"mode\": \"upsert\"");
+        }
+        _ => {}
+    }
+    Some(TableSpec { connection: named?, table: name?, mode, key: columns, create })
 }
 
 fn review(field: &Field<'_>, faults: &mut Faults) -> Option<ReviewSpec> {

@@ -17,11 +17,12 @@ use super::{
     waits::WaitingBody,
 };
 use crate::{
-    domain::{Estimate, Fault, JobSpec, JobState, ObjectSlice, Problem, Spent, cost::Basis, spec::OutputSpec},
+    domain::{Estimate, Fault, JobSpec, JobState, ObjectSlice, Problem, Spent, cost::Basis, spec::OutputSpec, table::TableSpec},
     model::Resolved,
     objects,
     plan::{self, Preview},
     runner::{infer::has_devices, protocol::Sample},
+    tables,
 };
 
 /// Records run when nobody says how many.
@@ -53,6 +54,8 @@ pub(super) struct DryRun {
     errors: Vec<Value>,
     /// Whether rows were left out because together they are too large for an answer.
     rows_cut: bool,
+    /// The job's table, if it has one and it can be said.
+    table: Option<TableBody>,
     /// The first input objects, up to a hundred, in input order.
     objects: Vec<ObjectBody>,
     /// How much there is to do.
@@ -141,6 +144,13 @@ pub(super) async fn dry_run(state: &ApiState, definition: &Value, records: u64) 
         }
         None => None,
     };
+    let mut table = None;
+    if let Some(spec) = &spec.output.table {
+        match look_at_table(state, spec, sample.as_ref()).await {
+            Ok(found) => table = found,
+            Err(error) => problems.push(ApiProblem::of_job(&Problem::new(error.code(), "The table cannot be written", error.to_string()))),
+        }
+    }
     let inputs = resolved.pipeline.signature.inputs.iter().map(|input| {
         let bound = sample.iter().flat_map(|s| &s.inputs).find(|bound| bound.input == input.name);
         let (dtype, shape) = dtype_and_shape(input);
@@ -161,6 +171,7 @@ pub(super) async fn dry_run(state: &ApiState, definition: &Value, records: u64) 
         inputs,
         rows,
         errors,
+        table,
         rows_cut: sample.as_ref().is_some_and(|s| s.cut),
         objects: preview.objects.iter().take(SHOWN_OBJECTS).map(|o| ObjectBody { key: o.key.clone(), bytes: o.size }).collect(),
         estimate: EstimateBody::new(&preview),
@@ -229,6 +240,15 @@ fn shown(sample: &Sample) -> Result<Shown, ApiProblem> {
     Ok((columns, rows.map_err(|e| ApiProblem::internal(&e))?, errors.map_err(|e| ApiProblem::internal(&e))?))
 }
 
+/// Connects, and holds the table against the columns of the first rows, if there are any.
+async fn look_at_table(state: &ApiState, spec: &TableSpec, sample: Option<&Sample>) -> Result<Option<TableBody>, tables::Error> {
+    let mut connection = state.connections.open(&spec.connection).await?;
+    let Some(sample) = sample.filter(|sample| !sample.table.is_empty()) else { return Ok(None) };
+    let found = tables::look(&mut connection, spec, &sample.table).await?;
+    let columns = found.columns.into_iter().map(|column| ColumnBody { name: column.name, kind: column.sql_type }).collect();
+    Ok(Some(TableBody { exists: found.exists, columns, statement: found.statement }))
+}
+
 /// Why a job would not get its output prefix; faults and stores that do not answer are answers of their own.
 async fn output_problem(state: &ApiState, output: &OutputSpec) -> Result<Option<JobProblem>, ApiProblem> {
     if let Some((by, uri)) = state.store.output_claim(output).await? {
@@ -245,6 +265,17 @@ async fn output_problem(state: &ApiState, output: &OutputSpec) -> Result<Option<
 fn unreadable(error: &objects::Error) -> Preview {
     let problem = Problem::new(error.code(), "The input cannot be listed", error.to_string());
     Preview { objects: Vec::new(), all: true, estimate: plan::Estimate::default(), problem: Some(problem) }
+}
+
+/// A job's table.
+#[derive(Debug, Serialize, ToSchema)]
+struct TableBody {
+    /// Whether it is there; otherwise the job would make it.
+    exists: bool,
+    /// Its columns, or those that it would be made with, as PostgreSQL names their types.
+    columns: Vec<ColumnBody>,
+    /// What would make it.
+    statement: Option<String>,
 }
 
 impl EstimateBody {

@@ -33,6 +33,7 @@ use crate::{
     objects::{Options, Stores},
     plan,
     runner::featurize::ImageLimits,
+    tables::Connections,
     telemetry::{LogFormat, Metrics},
 };
 
@@ -151,6 +152,7 @@ impl Edge {
             device_memory_limit: None,
             memory_limit: None,
             stores: Options::default(),
+            connections: Connections::default(),
             load_timeout: Duration::from_secs(1),
             batch_timeout: Duration::from_secs(1),
             idle_unload: Duration::from_secs(1),
@@ -161,6 +163,7 @@ impl Edge {
         let state = ApiState {
             store: Arc::new(Down),
             stores,
+            connections: Connections::default(),
             models,
             guard: Guard::default(),
             sampler,

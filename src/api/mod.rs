@@ -67,6 +67,7 @@ use crate::{
     notify::Guard,
     objects::Stores,
     plan,
+    tables::Connections,
     telemetry::Metrics,
 };
 use problem::ApiProblem;
@@ -85,6 +86,8 @@ pub struct ApiState {
     pub store: Arc<dyn Store>,
     /// Reaches outputs: presigned URLs, downloads, the check for an occupied prefix.
     pub stores: Stores,
+    /// Databases that a job's table may be in.
+    pub connections: Connections,
     /// Resolves models at acceptance.
     pub models: Arc<Models>,
     /// Which addresses a webhook may name.

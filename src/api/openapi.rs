@@ -83,11 +83,12 @@ pub fn document() -> OpenApiDocument {
     let tasks = Task::ALL.map(Task::name);
     let states = JobState::ALL.map(JobState::name);
     let chunk_states = [ChunkState::Pending, ChunkState::Running, ChunkState::Done, ChunkState::Failed, ChunkState::Cancelled];
-    let words: [(&str, &str, Vec<&str>); 23] = [
+    let words: [(&str, &str, Vec<&str>); 24] = [
         ("InputDefinition", "format", names(&definition::FORMATS)),
         ("InputDefinition", "compression", names(&definition::COMPRESSIONS)),
         ("OutputDefinition", "format", names(&definition::OUTPUT_FORMATS)),
         ("OutputDefinition", "compression", names(&definition::OUTPUT_COMPRESSIONS)),
+        ("TableDefinition", "mode", names(&definition::TABLE_MODES)),
         ("PipelineDefinition", "task", tasks.to_vec()),
         ("PipelineDefinition", "missing", names(&pipeline::MISSING)),
         ("PipelineDefinition", "activation", names(&pipeline::ACTIVATIONS)),

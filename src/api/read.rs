@@ -366,11 +366,4 @@ impl<'v> Field<'v> {
         }
         parsed
     }
-
-    /// Refuses a field that has a meaning which is not there yet.
-    pub(super) fn not_supported(&self, what: &str, faults: &mut Faults) {
-        if self.value.is_some() {
-            faults.add(self, "not_supported", format!("{what} is not supported yet"), "leave this field out");
-        }
-    }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::definition::{COMPRESSIONS, FORMATS, IF_EXISTS, LAYOUTS, OUTPUT_COMPRESSIONS, OUTPUT_FORMATS};
+use super::definition::{COMPRESSIONS, FORMATS, IF_EXISTS, LAYOUTS, OUTPUT_COMPRESSIONS, OUTPUT_FORMATS, TABLE_MODES};
 use super::waits::WaitDefinition;
 use crate::domain::{
     Budget, EventKind, WebhookSecret, WebhookSpec,
@@ -168,6 +168,30 @@ pub(super) struct OutputDefinition {
     if_exists: Option<&'static str>,
     /// A second prefix for the rows of flagged records; not together with `mirror` or `replace`.
     review: Option<ReviewDefinition>,
+    /// A table of a database that predictions are written to as well.
+    table: Option<TableDefinition>,
+}
+
+/// A table in PostgreSQL, of a database that the service's configuration names. Each chunk's rows are in it exactly once, however often it ran;
+/// what the bucket holds is the same as without it.
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"connection": "warehouse", "table": "risk.scores", "mode": "upsert", "key": ["id"], "create": true}))]
+pub(super) struct TableDefinition {
+    /// A section `[connections.NAME]` of the configuration.
+    connection: String,
+    /// The table, where it is not in the connection's own schema with that in front: `schema.table`.
+    table: String,
+    /// How rows meet those that are there. `replace_chunk`: they take the place of what an earlier attempt at their chunk wrote; the columns
+    /// `_job` and `_chunk` say whose a row is. `upsert`: they take the place of rows with the same key, whoever wrote those.
+    #[schema(default = "replace_chunk")]
+    mode: Option<&'static str>,
+    /// Columns of the rows that tell them apart, for `upsert`; the table has a unique index on them.
+    #[schema(default = json!([]))]
+    key: Option<Vec<String>>,
+    /// Make the table if there is none, from the columns of the first rows.
+    #[schema(default = false)]
+    create: Option<bool>,
 }
 
 /// A queue for reviewers: the rows of flagged records are written here as well, with the format of the parts and a manifest and a
@@ -478,6 +502,13 @@ impl From<&OutputSpec> for OutputDefinition {
             layout: word(&LAYOUTS, spec.layout),
             if_exists: word(&IF_EXISTS, spec.if_exists),
             review: spec.review.as_ref().map(|r| ReviewDefinition { uri: r.uri.to_string(), when: r.when.clone() }),
+            table: spec.table.as_ref().map(|t| TableDefinition {
+                connection: t.connection.clone(),
+                table: t.table.to_string(),
+                mode: word(&TABLE_MODES, t.mode),
+                key: Some(t.key.clone()),
+                create: Some(t.create),
+            }),
         }
     }
 }

@@ -153,6 +153,7 @@ pub(super) fn check_places(state: &ApiState, spec: &JobSpec) -> Vec<Fault> {
     let review = spec.output.review.as_ref().map(|review| &review.uri);
     faults.extend(review.and_then(|uri| check_store(state, "/output/review", uri)));
     faults.extend(spec.wait_for.as_ref().and_then(|wait| check_store(state, "/wait_for/uri", &wait.uri)));
+    faults.extend(spec.output.table.as_ref().and_then(|table| check_connection(state, &table.connection)));
     faults.extend(check_budget(state, spec));
     faults.extend(spec.webhook.as_ref().and_then(|webhook| check_receiver(state, &webhook.url)));
     faults
@@ -191,6 +192,24 @@ async fn check_earlier(state: &ApiState, spec: &JobSpec) -> Result<Option<Fault>
         }
         Some(_) => None,
     })
+}
+
+/// Connections are the service's: a job names one.
+fn check_connection(state: &ApiState, name: &str) -> Option<Fault> {
+    let known = state.connections.settings();
+    if known.contains_key(name) {
+        return None;
+    }
+    let hint = match known.keys().map(String::as_str).collect::<Vec<_>>() {
+        names if names.is_empty() => "the service's configuration names none: whoever runs it adds a section [connections.NAME]".to_owned(),
+        names => format!("known are {}", names.join(", ")),
+    };
+    // Whoever writes a URL there may have written a password.
+    let detail = match name.contains("://") {
+        true => "a connection is named, and this is a location".to_owned(),
+        false => format!("there is no connection {name:?}"),
+    };
+    Some(Fault::new("/output/table/connection", "unknown_connection", detail).hint(hint))
 }
 
 /// A courtesy: a literal address that no attempt would be allowed to call. What names resolve to is looked at with each attempt.

@@ -14,6 +14,7 @@ use crate::domain::{
         CsvOptions, DriftSpec, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputFormat, InputKind, InputSpec, Layout, OutputFormat,
         OutputSpec, ReviewSpec,
     },
+    table::{TableMode, TableName, TableSpec},
     time,
 };
 
@@ -287,10 +288,8 @@ fn the_document_names_the_fields_that_are_read() {
         names.sort();
         names
     };
-    // Fields that are known only to be refused with a better word than "unknown".
-    let later = ["table"];
     let known = |fields: &[&str]| -> Vec<String> {
-        let mut names: Vec<String> = fields.iter().filter(|f| !later.contains(f)).map(|f| (*f).to_owned()).collect();
+        let mut names: Vec<String> = fields.iter().map(|f| (*f).to_owned()).collect();
         names.sort();
         names
     };
@@ -298,6 +297,7 @@ fn the_document_names_the_fields_that_are_read() {
     assert_eq!(documented("InputDefinition"), known(&definition::INPUT));
     assert_eq!(documented("CsvDefinition"), known(&definition::CSV));
     assert_eq!(documented("OutputDefinition"), known(&definition::OUTPUT));
+    assert_eq!(documented("TableDefinition"), known(&definition::TABLE));
     assert_eq!(documented("ReviewDefinition"), known(&definition::REVIEW));
     assert_eq!(documented("PipelineDefinition"), known(&pipeline::PIPELINE));
     assert_eq!(documented("ImageDefinition"), known(&pipeline::IMAGE));
@@ -380,8 +380,12 @@ fn output() -> impl Strategy<Value = OutputSpec> {
     }));
     let words = words.prop_filter("refused", |(format, compression)| (format.0, compression.0) != ("parquet", "gzip"));
     let if_exists = select(definition::IF_EXISTS.to_vec());
-    (words, include, "[a-z_]{0,5}", if_exists, review).prop_map(
-        move |((format, compression), include_input, prediction_prefix, if_exists, review)| OutputSpec {
+    let modes = select(vec![(TableMode::ReplaceChunk, Vec::new()), (TableMode::Upsert, vec!["id".to_owned(), "day".to_owned()])]);
+    let table = option::of((modes, any::<bool>(), select(vec!["scores", "risk.scores"])).prop_map(|((mode, key), create, name)| {
+        TableSpec { connection: "warehouse".to_owned(), table: TableName::try_from(name.to_owned()).unwrap(), mode, key, create }
+    }));
+    (words, include, "[a-z_]{0,5}", if_exists, review, table).prop_map(
+        move |((format, compression), include_input, prediction_prefix, if_exists, review, table)| OutputSpec {
             uri: uri.clone(),
             format: format.1,
             compression: compression.1,
@@ -391,6 +395,7 @@ fn output() -> impl Strategy<Value = OutputSpec> {
             // A review queue takes no earlier one's place.
             if_exists: if review.is_some() { IfExists::Fail } else { if_exists.1 },
             review,
+            table,
         },
     )
 }

@@ -299,6 +299,7 @@ impl Bench<'_> {
                 inputs: chunk.inputs.clone(),
                 output: crate::domain::Uri::parse(&format!("{output}stages/")).map_err(|e| e.to_string())?,
                 review: None,
+                table: None,
                 ..ChunkTask::of(&job.spec, &job.model, &job.pipeline, names, model_dir.clone(), providers, limits)
             });
         }

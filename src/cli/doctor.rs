@@ -20,6 +20,7 @@ use crate::{
     domain::spec::PROVIDERS,
     objects::{CLOCK_TOLERANCE, Condition, Stores},
     runner::infer::has_devices,
+    tables::Connections,
 };
 
 /// How long a provider may take to say that it is there; CUDA takes a few seconds the first time.
@@ -47,13 +48,16 @@ fn check(name: impl Into<String>, status: Status, detail: impl Into<String>) -> 
     Check { name: name.into(), status, detail: detail.into() }
 }
 
-pub(super) fn run(settings: config::Doctor, buckets: BucketSections) -> Outcome {
+pub(super) fn run(settings: config::Doctor, buckets: BucketSections, connections: Connections) -> Outcome {
     super::block_on(async move {
         let stores = super::stores(buckets)?;
         let mut checks = runtime(&settings.serve).await;
         checks.push(database(&settings.serve).await);
         checks.push(data_folder(&settings.serve.data_dir));
         checks.extend(settings.serve.file_root.iter().map(|root| file_root(root.as_path())));
+        for name in connections.settings().keys() {
+            checks.push(connection(&connections, name).await);
+        }
         for location in &settings.check {
             checks.extend(store(&stores, &super::location(location)?.as_prefix()).await);
         }
@@ -178,6 +182,14 @@ async fn database(serve: &Serve) -> Check {
             let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
             check("database", Status::Failure, format!("{shown} cannot be opened: {reason}"))
         }
+    }
+}
+
+/// A database of tables, asked once.
+async fn connection(connections: &Connections, name: &str) -> Check {
+    match connections.version(name).await {
+        Ok(version) => check(format!("connection {name}"), Status::Ok, format!("PostgreSQL {version} answers")),
+        Err(error) => check(format!("connection {name}"), Status::Failure, error.to_string()),
     }
 }
 

@@ -33,6 +33,7 @@ use crate::{
     config::{self, BucketSections, Command},
     domain::Uri,
     objects::{self, Manners, Stores},
+    tables::Connections,
     telemetry::{self, Traces},
 };
 use stop::Stop;
@@ -64,7 +65,7 @@ pub fn run() -> ExitCode {
         Command::Usage(settings) => usage::run(&settings),
         Command::Models(settings) => inspect::run(settings, cli.sections.buckets),
         Command::Verify(settings) => verify::run(&settings, cli.sections.buckets),
-        Command::Doctor(settings) => doctor::run(*settings, cli.sections.buckets),
+        Command::Doctor(settings) => doctor::run(*settings, cli.sections.buckets, Connections::new(cli.sections.connections)),
         Command::Config(settings) => config_show::run(&settings, &cli.settings),
         Command::Openapi => openapi(),
         Command::Completions(settings) => pages::completions(&settings),

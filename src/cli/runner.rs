@@ -3,6 +3,7 @@
 use crate::{
     config, objects,
     runner::{self, infer},
+    tables::Connections,
 };
 
 pub(super) fn run(settings: config::Runner) -> Result<(), String> {
@@ -18,6 +19,7 @@ pub(super) fn run(settings: config::Runner) -> Result<(), String> {
         library: settings.library,
         workers: settings.workers,
         stores,
+        connections: Connections::new(settings.connections.unwrap_or_default()),
         memory_limit: settings.memory_limit,
         device: infer::Device { id: settings.device, memory_limit: settings.device_memory_limit },
     };

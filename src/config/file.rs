@@ -9,7 +9,7 @@ use std::{
 use clap::FromArgMatches;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{BucketSection, Cli, PricingSection, WebhookSection, buckets, settings, webhooks};
+use super::{BucketSection, Cli, ConnectionSection, PricingSection, WebhookSection, buckets, settings, webhooks};
 
 /// What only the file can say.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -20,6 +20,8 @@ pub struct Sections {
     pub buckets: BTreeMap<String, BucketSection>,
     /// What devices cost.
     pub pricing: PricingSection,
+    /// Databases that jobs may write tables to, by name.
+    pub connections: BTreeMap<String, ConnectionSection>,
 }
 
 /// Subcommands whose flags are settings, by their paths.
@@ -27,7 +29,7 @@ const WITH_SETTINGS: [&[&str]; 5] = [&["serve"], &["worker"], &["migrate"], &["d
 /// Flags beside them that are none: they are for a moment.
 const NO_SETTINGS: [&str; 6] = ["help", "version", "config", "check", "output", "webhook_retry_scale"];
 /// Tables of the file that are sections.
-const SECTIONS: [&str; 3] = ["webhooks", "buckets", "pricing"];
+const SECTIONS: [&str; 4] = ["webhooks", "buckets", "connections", "pricing"];
 
 /// Reads flags, environment and file.
 ///
@@ -86,8 +88,12 @@ fn read_sections(table: &toml::Table, path: &Path) -> Result<Sections, String> {
         value.clone().try_into().map_err(|e: toml::de::Error| format!("{}: [{name}]: {}", path.display(), nearest_key(&e.to_string())))
     }
     let buckets = table.get("buckets").map(buckets::read_all).transpose().map_err(|e| format!("{}: {e}", path.display()))?;
-    let (webhooks, pricing) = (section(table, "webhooks", path)?, section(table, "pricing", path)?);
-    Ok(Sections { webhooks, buckets: buckets.unwrap_or_default(), pricing })
+    Ok(Sections {
+        webhooks: section(table, "webhooks", path)?,
+        buckets: buckets.unwrap_or_default(),
+        connections: section(table, "connections", path)?,
+        pricing: section(table, "pricing", path)?,
+    })
 }
 
 /// serde lists all keys that a section has; whoever mistyped one wants the nearest.

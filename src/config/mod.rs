@@ -5,6 +5,7 @@
 mod buckets;
 mod check;
 mod client;
+mod connections;
 mod devices;
 mod file;
 mod images;
@@ -35,6 +36,7 @@ pub use check::{
     Config, ConfigArgs, Doctor, Init, Inspect, ModelAlias, ModelGet, ModelList, ModelRegister, Models, ModelsArgs, Show, Verify,
 };
 pub use client::{Api, Bench, Definition, Errors, Extent, Jobs, JobsArgs, List, OneJob, Results, Submit, SubmitOutput, Talk, Usage};
+pub use connections::ConnectionSection;
 pub use devices::{Devices, nvidia};
 pub use file::{Sections, load};
 pub use images::Images;
@@ -331,6 +333,9 @@ pub struct Runner {
     /// The service's bucket sections, as JSON
     #[arg(long, value_parser = read_bucket_sections)]
     pub buckets: Option<BucketSections>,
+    /// The service's sections of connections, as JSON
+    #[arg(long, value_parser = read_connection_sections)]
+    pub connections: Option<ConnectionSections>,
     /// Most memory, bytes
     #[arg(long)]
     pub memory_limit: Option<u64>,
@@ -351,6 +356,13 @@ pub struct Runner {
 /// Bucket sections on a runner's command line. They hold no secret, only the names of the variables and files that do, and a runner
 /// inherits its environment from the service: so they may be seen in a list of processes, and need no channel of their own.
 pub type BucketSections = BTreeMap<String, BucketSection>;
+
+/// Sections of connections on a runner's command line; what is said of [`BucketSections`] holds for them.
+pub type ConnectionSections = BTreeMap<String, ConnectionSection>;
+
+fn read_connection_sections(json: &str) -> Result<ConnectionSections, String> {
+    serde_json::from_str(json).map_err(|e| e.to_string())
+}
 
 fn read_bucket_sections(json: &str) -> Result<BucketSections, String> {
     serde_json::from_str(json).map_err(|e| e.to_string())

@@ -82,6 +82,7 @@ pub(crate) fn new_job(output: &str) -> NewJob {
             layout: Layout::Parts,
             if_exists: IfExists::Fail,
             review: None,
+            table: None,
         },
         pipeline: PipelineSpec::default(),
         execution: ExecutionSpec::default(),

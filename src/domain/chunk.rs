@@ -11,6 +11,7 @@ use super::{
     job::JobId,
     spec::{InputCompression, InputFormat},
     summary::Summary,
+    table::TableRows,
     time::Timestamp,
     uri::{Scheme, Uri},
 };
@@ -142,6 +143,9 @@ pub struct ChunkResult {
     /// The flagged records, relative to the review prefix; `None` when there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub review: Option<PartFile>,
+    /// What went into the job's table; `None` where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<TableRows>,
     /// Records with a prediction.
     pub succeeded: u64,
     /// Error rows.
@@ -298,6 +302,8 @@ pub struct Chunk {
     pub crashes: u32,
     /// What is known of it since it has a runner to itself; `None` while it runs among others.
     pub isolation: Option<Isolation>,
+    /// Rises with every claim, and with a retry: the fencing token of its leases.
+    pub epoch: i64,
     /// Not to be claimed before.
     pub not_before: Option<Timestamp>,
     /// Who holds or last held it.

@@ -26,6 +26,7 @@ pub mod signature;
 pub mod sketch;
 pub mod spec;
 pub mod summary;
+pub mod table;
 pub mod template;
 pub mod time;
 pub mod trace;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{cost::Budget, job::JobId, pipeline::PipelineSpec, uri::Uri, webhook::WebhookSpec};
+use super::{cost::Budget, job::JobId, pipeline::PipelineSpec, table::TableSpec, uri::Uri, webhook::WebhookSpec};
 
 /// Input formats. One word for one thing: the same names in requests, manifests and messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
@@ -189,6 +189,9 @@ pub struct OutputSpec {
     /// Where flagged records are written a second time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub review: Option<ReviewSpec>,
+    /// The table that rows are written to as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<TableSpec>,
 }
 
 /// A queue for people: the rows of flagged records, with a manifest and a marker of its own.

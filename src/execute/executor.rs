@@ -23,12 +23,19 @@ use crate::{
     domain::{Job, JobId, PartNames, Pricing, Problem, Spent},
     model::{self, Models},
     objects::Stores,
-    runner::{featurize::ImageLimits, protocol::ChunkTask},
+    runner::{
+        featurize::ImageLimits,
+        protocol::{ChunkTask, TableTask},
+    },
+    tables::{self, ChunkOf},
     telemetry::{Metrics, traces},
 };
 
 /// How long a chunk is kept whose model cannot be cached, before it is given back.
 const CACHE_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long a chunk is kept whose table's database does not answer, before it is given back.
+const TABLE_PAUSE: Duration = Duration::from_secs(2);
 
 /// How to execute.
 #[derive(Debug, Clone)]
@@ -161,6 +168,7 @@ impl Executor {
         let ran = match self.models.ensure(&job.model).await {
             Ok(model_dir) => {
                 let (names, providers) = (names.clone(), &self.options.providers);
+                let of = ChunkOf { job: job.id.to_string(), chunk: lease.chunk.seq as i64, epoch: lease.epoch };
                 let task = ChunkTask {
                     attempt,
                     chunk: lease.chunk.to_string(),
@@ -169,15 +177,22 @@ impl Executor {
                     ..ChunkTask::of(&job.spec, &job.model, &job.pipeline, names, model_dir, providers, self.options.image_limits)
                 };
                 tracing::debug!(job.id = %lease.chunk.job, chunk.seq = lease.chunk.seq, attempt, "running chunk {}", lease.chunk);
-                self.runners.run(task).await
+                let task = ChunkTask { table: task.table.map(|table| TableTask { of, ..table }), ..task };
+                let ran = self.runners.run(task).await;
+                match &ran.ended {
+                    // The database's trouble and not the chunk's: the job waits for it, as long as its deadline lets it.
+                    Ended::Failed { problem, .. } if problem.code == tables::UNAVAILABLE => {
+                        tracing::warn!(job.id = %job.id, "chunk {} is given back: {}", lease.chunk, problem.detail);
+                        pause(TABLE_PAUSE, stop).await;
+                        Ran { ended: Ended::Stopped, ..ran }
+                    }
+                    _ => ran,
+                }
             }
             // This machine's trouble and not the chunk's: it costs no attempt, and whoever has room for the model may run it.
             Err(error @ model::Error::Cache { .. }) => {
                 tracing::warn!(job.id = %job.id, error = &error as &dyn std::error::Error, "chunk {} is given back: its model cannot be cached", lease.chunk);
-                tokio::select! {
-                    () = tokio::time::sleep(CACHE_PAUSE) => {}
-                    () = stop.cancelled() => {}
-                }
+                pause(CACHE_PAUSE, stop).await;
                 Ran::nowhere(Ended::Stopped)
             }
             Err(error) => Ran::nowhere(model_failure(&error)),
@@ -202,6 +217,14 @@ impl Executor {
                 None
             }
         }
+    }
+}
+
+/// Waits for that long, or until told to stop.
+async fn pause(time: Duration, stop: &CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(time) => {}
+        () = stop.cancelled() => {}
     }
 }
 

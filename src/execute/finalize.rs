@@ -21,6 +21,7 @@ use crate::{
         spec::IfExists,
     },
     objects::{self, Bucket, Stores},
+    tables::{self, Connections, Kept},
     telemetry::{Metrics, traces},
 };
 
@@ -40,6 +41,8 @@ pub struct Finalizer {
     pub store: Arc<dyn Store>,
     /// Reaches the outputs.
     pub stores: Stores,
+    /// Reaches the tables.
+    pub connections: Connections,
     /// This process's name in leases.
     pub worker: String,
     /// Rung when a job's last chunk may be done.
@@ -76,6 +79,8 @@ enum Error {
     Database(#[from] db::Error),
     #[error(transparent)]
     Objects(#[from] objects::Error),
+    #[error(transparent)]
+    Table(#[from] tables::Error),
     #[error("the manifest cannot be written")]
     Manifest(#[from] serde_json::Error),
 }
@@ -146,6 +151,10 @@ impl Finalizer {
                 let ending = if ending == Ending::Completed { Ending::Failed } else { ending };
                 self.finish(lease, ending, Some(problem)).await.map(|()| ending)
             }
+            Err(Error::Table(error)) if !error.retryable() => {
+                let problem = Problem::new(error.code(), "The table cannot be settled", error.to_string());
+                self.finish(lease, ending, Some(problem)).await.map(|()| ending)
+            }
             Err(error) => Err(error),
         };
         match finished {
@@ -205,11 +214,20 @@ impl Finalizer {
         let mut own = Target::to(&output.uri, Manifest::new(job));
         let mut review = output.review.as_ref().map(|review| Target::to(&review.uri, Manifest::of_review(job, review)));
         let mut summary = Summary::default();
+        let mut kept = Kept::default();
         let mut from = 0;
         loop {
             let page = self.store.chunks(&job.id, from, PAGE).await?;
             let Some(last) = page.last() else { break };
             from = last.id.seq + 1;
+            for chunk in &page {
+                match chunk.state {
+                    ChunkState::Done => kept.committed.push(chunk.id.seq as i64),
+                    // One that was never claimed has written nothing.
+                    _ if chunk.epoch > 0 => kept.others.push((chunk.id.seq as i64, chunk.epoch)),
+                    _ => {}
+                }
+            }
             for chunk in page.iter().filter(|c| c.state == ChunkState::Done) {
                 own.manifest.push(&job.spec, chunk);
                 let Some(result) = &chunk.result else { continue };
@@ -227,6 +245,11 @@ impl Finalizer {
                     review.named.extend(result.review.iter().map(|f| f.key.clone()));
                 }
             }
+            self.renew(lease).await?;
+        }
+        // Of a chunk that is committed the last attempt has put the rows of the others away.
+        if let Some(table) = output.table.as_ref().filter(|_| !kept.others.is_empty()) {
+            tables::clear(&self.connections, table, job.id.as_str(), &kept).await?;
             self.renew(lease).await?;
         }
         own.manifest.summary = summary.report();

@@ -15,6 +15,7 @@ use crate::domain::{
     names,
     spec::{CsvOptions, InputCompression, InputFormat, InputKind, Layout, OutputCompression, OutputFormat, ReviewSpec},
     summary::Report,
+    table::{TableRows, TableSpec},
 };
 
 /// The whole document.
@@ -115,6 +116,9 @@ pub struct Output {
     /// How parts relate to inputs.
     #[serde(default)]
     pub layout: Layout,
+    /// The table that holds the same rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<TableSpec>,
 }
 
 /// Sums over `parts`, but for `objects` and `chunks`, which count what was planned.
@@ -149,6 +153,9 @@ pub struct Part {
     pub sha256: Option<String>,
     /// Its error rows, if any.
     pub errors: Option<PartFile>,
+    /// What of it went into the table, if the job has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<TableRows>,
     /// What it covers, in input order.
     pub inputs: Vec<PartInput>,
 }
@@ -194,7 +201,13 @@ impl Manifest {
                 objects: job.plan.objects,
                 bytes: job.plan.bytes,
             },
-            output: Output { uri: output.uri.clone(), format: output.format, compression: output.compression, layout: output.layout },
+            output: Output {
+                uri: output.uri.clone(),
+                format: output.format,
+                compression: output.compression,
+                layout: output.layout,
+                table: output.table.clone(),
+            },
             counts: Counts { objects: job.plan.objects, chunks: job.counts.chunks, records: 0, succeeded: 0, failed: 0 },
             error_codes: BTreeMap::new(),
             summary: Report::default(),
@@ -207,6 +220,7 @@ impl Manifest {
     pub fn of_review(job: &Job, review: &ReviewSpec) -> Self {
         let mut manifest = Self::new(job);
         manifest.output.uri = review.uri.clone();
+        manifest.output.table = None;
         manifest.review = Some(Review { of: job.spec.output.uri.clone(), when: review.when.clone() });
         manifest
     }
@@ -246,6 +260,7 @@ impl Manifest {
             bytes: file.map_or(0, |file| file.bytes),
             sha256: file.map(|file| file.sha256.clone()),
             errors: result.errors.clone(),
+            table: result.table,
             inputs: chunk.inputs.iter().map(PartInput::of).collect(),
         };
         self.parts.insert(place, part);
@@ -377,6 +392,7 @@ mod tests {
             failures: 0,
             crashes: 1,
             isolation: None,
+            epoch: 1,
             not_before: None,
             worker: Some("w".into()),
             started_at: Some(Timestamp(seq as i64)),

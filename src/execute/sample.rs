@@ -57,6 +57,7 @@ impl Sampler {
                 chunk: "dry run".to_owned(),
                 inputs,
                 review: None,
+                table: None,
                 ..ChunkTask::of(spec, model, pipeline, names, model_dir, &self.providers, self.image_limits)
             };
             match run(&self.runner, ToRunner::Sample(Box::new(SampleTask { chunk, records }))).await? {

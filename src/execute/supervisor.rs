@@ -32,6 +32,7 @@ use crate::{
     domain::{ChunkResult, Loss, Place, Problem, isolation::End},
     objects,
     runner::protocol::{Busy, ChunkTask, FromRunner, MAX_FRAME_BYTES, ToRunner},
+    tables::Connections,
     telemetry::{LogFormat, Metrics, metrics::RunnerEnd},
 };
 
@@ -61,6 +62,8 @@ pub struct RunnerOptions {
     pub memory_limit: Option<u64>,
     /// How the runner reaches the stores.
     pub stores: objects::Options,
+    /// How it reaches the databases of tables.
+    pub connections: Connections,
     /// How long a model may take to load.
     pub load_timeout: Duration,
     /// How long one batch may stay in the runtime.
@@ -542,6 +545,9 @@ pub(super) fn spawn(options: &RunnerOptions) -> io::Result<Process> {
     }
     if !options.stores.buckets.is_empty() {
         command.arg("--buckets").arg(serde_json::to_string(&options.stores.buckets)?);
+    }
+    if !options.connections.settings().is_empty() {
+        command.arg("--connections").arg(serde_json::to_string(options.connections.settings())?);
     }
     // What has no business with the database knows no way to it.
     command.env_remove("DATABASE_URL");

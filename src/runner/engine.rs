@@ -22,16 +22,29 @@ use super::{
     reader::Reader,
     sample,
     stages::{At, Mark, bound},
+    table::Table,
     voice::Voice,
     worker::{self, BusySlot, panic_text},
     writer::Writer,
 };
-use crate::{domain::ChunkResult, objects::Stores, telemetry::tally::Tally};
+use crate::{domain::ChunkResult, objects::Stores, tables::Connections, telemetry::tally::Tally};
+
+/// How attempts reach what lies outside of the process.
+#[derive(Debug)]
+pub(super) struct Reach {
+    /// Inputs and outputs.
+    pub(super) stores: Stores,
+    /// Databases of tables.
+    pub(super) connections: Connections,
+    /// The threads that wait for either.
+    pub(super) handle: Handle,
+}
 
 /// The part of a runner that lives as long as its process.
 #[derive(Debug)]
 pub(super) struct Engine {
     stores: Stores,
+    connections: Connections,
     handle: Handle,
     runtime: String,
     workers: usize,
@@ -47,8 +60,7 @@ pub(super) struct Engine {
 impl Engine {
     /// Starts the workers.
     pub(super) fn start(
-        stores: Stores,
-        handle: Handle,
+        reach: Reach,
         runtime: String,
         workers: usize,
         device: infer::Device,
@@ -65,7 +77,21 @@ impl Engine {
             thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
         }
         let models = Models::new(workers, device);
-        Ok(Arc::new(Self { stores, handle, runtime, workers, models, busy, marks, tally, work, voice, running: Mutex::default() }))
+        let Reach { stores, connections, handle } = reach;
+        Ok(Arc::new(Self {
+            stores,
+            connections,
+            handle,
+            runtime,
+            workers,
+            models,
+            busy,
+            marks,
+            tally,
+            work,
+            voice,
+            running: Mutex::default(),
+        }))
     }
 
     /// What the runner is doing now.
@@ -167,6 +193,7 @@ impl Engine {
         let output = stores.open(&task.output).map_err(|e| Failure::of_store(&e))?;
         let review = task.review.as_ref().map(|review| stores.open(&review.uri)).transpose().map_err(|e| Failure::of_store(&e))?;
         let loaded = self.load(task)?;
+        let table = task.table.as_ref().map(|task| Table::open(&self.handle, &self.connections, task)).transpose()?;
         // Bounded by the permits: no more outcomes exist than batches that entered.
         let (done, outcomes) = unbounded();
         thread::scope(|scope| {
@@ -184,7 +211,7 @@ impl Engine {
             if let Err(error) = reading {
                 attempt.fail(Failure::fatal("internal_error", "The runner could not start a thread", error.to_string()));
             }
-            Writer::new(attempt, output, review, self.handle.clone()).run(&outcomes, &loaded, &self.runtime, started)
+            Writer::new(attempt, output, review, table, self.handle.clone()).run(&outcomes, &loaded, &self.runtime, started)
         })
     }
 }

@@ -187,7 +187,7 @@ impl Limits {
 
         let bucket = self.stores.open(&task.output).map_err(|e| Failure::of_store(&e))?;
         let written = measured(|| {
-            Writer::new(&attempt, bucket.clone(), None, self.handle.clone()).run(&outcomes, &loaded, &self.runtime, Instant::now())
+            Writer::new(&attempt, bucket.clone(), None, None, self.handle.clone()).run(&outcomes, &loaded, &self.runtime, Instant::now())
         });
         let (result, cost) = written;
         let result = result?;

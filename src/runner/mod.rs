@@ -41,6 +41,7 @@ mod sample;
 mod sketch;
 mod stages;
 mod summarize;
+mod table;
 mod tune;
 mod voice;
 mod worker;

@@ -16,7 +16,7 @@ use rustix::process::{Resource, Rlimit};
 
 use super::{
     direct::{self, Outputs},
-    engine::Engine,
+    engine::{Engine, Reach},
     infer,
     protocol::{FromRunner, InferTask, ToRunner, read_frame},
     voice::Voice,
@@ -25,6 +25,7 @@ use super::{
 use crate::{
     domain::Problem,
     objects::{self, Stores},
+    tables::Connections,
     telemetry::tally::Tally,
 };
 
@@ -42,6 +43,8 @@ pub struct Options {
     pub workers: usize,
     /// How to reach the stores: as the service does.
     pub stores: objects::Options,
+    /// How to reach the databases of tables: as the service does.
+    pub connections: Connections,
     /// Most memory of the process, bytes.
     pub memory_limit: Option<u64>,
     /// What it computes on.
@@ -64,7 +67,8 @@ pub fn run(options: Options) -> io::Result<()> {
     let stores = Stores::new(options.stores).map_err(io::Error::other)?.counted(tally.clone());
     let voice = Voice::new(socket.try_clone()?);
     let (workers, device) = (options.workers.max(1), options.device);
-    let engine = Engine::start(stores, io_threads.handle().clone(), runtime.clone(), workers, device, tally, voice.clone())?;
+    let reach = Reach { stores, connections: options.connections, handle: io_threads.handle().clone() };
+    let engine = Engine::start(reach, runtime.clone(), workers, device, tally, voice.clone())?;
 
     voice.say(&FromRunner::Ready { runtime });
     {

@@ -12,8 +12,10 @@ use crate::{
         ChunkResult, Isolation, JobSpec, ObjectSlice, PartNames, Pipeline, Place, Problem, RecordError, Signature, Span,
         job::PinnedModel,
         spec::{CsvOptions, IncludeInput, OutputCompression, OutputFormat, ReviewSpec},
+        table::TableSpec,
         uri::Uri,
     },
+    tables::{self, ChunkOf},
     telemetry::tally::Counts,
 };
 
@@ -53,6 +55,9 @@ pub struct ChunkTask {
     pub prediction_prefix: String,
     /// Where flagged records are written a second time, under the name of the part.
     pub review: Option<ReviewSpec>,
+    /// The table that rows go to as well.
+    #[serde(default)]
+    pub table: Option<TableTask>,
     /// Records a call of the runtime; `None` lets the runner choose.
     pub batch_size: Option<u32>,
     /// Execution providers, in order of preference.
@@ -97,6 +102,7 @@ impl ChunkTask {
             include_input: output.include_input.clone(),
             prediction_prefix: output.prediction_prefix.clone(),
             review: output.review.clone(),
+            table: output.table.clone().map(|spec| TableTask { spec, of: ChunkOf::default() }),
             batch_size: execution.batch_size,
             providers: if execution.providers.is_empty() { providers.to_vec() } else { execution.providers.clone() },
             image_limits,
@@ -111,6 +117,15 @@ impl ChunkTask {
     pub fn is_on_device(&self) -> bool {
         self.providers.first().is_some_and(|provider| has_devices(provider))
     }
+}
+
+/// A table, and whose rows go there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TableTask {
+    /// Where and how.
+    pub spec: TableSpec,
+    /// Whose rows they are.
+    pub of: ChunkOf,
 }
 
 /// What a dry run wants to see: a chunk's first records, with nothing written.
@@ -133,6 +148,9 @@ pub struct Sample {
     pub rows: Vec<String>,
     /// Error rows, in input order.
     pub errors: Vec<RecordError>,
+    /// Columns of the rows as a table would have them; empty when there are no rows.
+    #[serde(default)]
+    pub table: Vec<tables::Column>,
     /// Whether rows were left out because together they are too large for an answer.
     pub cut: bool,
     /// Records a call of the runtime.

@@ -8,15 +8,18 @@ use crossbeam_channel::Receiver;
 use super::{
     attempt::{Attempt, Failure, Outcome},
     batch::{ENCODING, ENCODING_CSV},
-    encode::{EncodeError, PartEncoder},
+    encode::{EncodeError, PartEncoder, columns},
     models::Loaded,
     protocol::{Sample, SampleColumn, SampleInput},
     reader::Bound,
     writer::rows_as_errors,
 };
-use crate::domain::{
-    RecordError,
-    spec::{OutputCompression, OutputFormat},
+use crate::{
+    domain::{
+        RecordError,
+        spec::{OutputCompression, OutputFormat},
+    },
+    tables,
 };
 
 /// Rows are shown up to this size together: a sample travels in a frame, and then in an answer.
@@ -26,6 +29,7 @@ const MOST_BYTES: usize = 2 * 1024 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Collected {
     rows: Vec<String>,
+    table: Vec<tables::Column>,
     bytes: usize,
     cut: bool,
     errors: Vec<RecordError>,
@@ -54,6 +58,9 @@ impl Collected {
         let failed = |detail: String| Failure::fatal("encoding_failed", "A part could not be encoded", detail);
         let mut errors = outcome.errors;
         if let Some(rows) = outcome.rows {
+            if self.table.is_empty() {
+                self.table = columns(rows.schema_ref());
+            }
             match encoder.write(&rows) {
                 Ok(()) => self.show(&rows).map_err(|e| failed(e.to_string()))?,
                 Err(EncodeError::SchemaMismatch(detail)) => {
@@ -106,6 +113,7 @@ pub(super) fn describe(
         inputs: inputs.into_iter().map(|(input, columns)| SampleInput { input, columns }).collect(),
         rows: collected.rows,
         errors: collected.errors,
+        table: collected.table,
         cut: collected.cut,
         batch_size: attempt.batch_size as u32,
         seconds: took.as_secs_f64(),

@@ -21,6 +21,7 @@ use super::{
     models::Loaded,
     review::Queue,
     stages::At,
+    table::Table,
 };
 use crate::{
     domain::{ChunkResult, PartFile, RecordError, Stage, chunk::Usage},
@@ -71,13 +72,15 @@ pub(super) struct Writer<'a> {
     review_bucket: Option<Bucket>,
     queue: Option<Queue>,
     review: Option<Sink<'a>>,
+    /// Where rows go a second time as well.
+    table: Option<Table>,
     result: ChunkResult,
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(attempt: &'a Attempt, bucket: Bucket, review_bucket: Option<Bucket>, handle: Handle) -> Self {
+    pub(super) fn new(attempt: &'a Attempt, bucket: Bucket, review_bucket: Option<Bucket>, table: Option<Table>, handle: Handle) -> Self {
         let result = ChunkResult::default();
-        Self { attempt, bucket, handle, encoder: None, part: None, errors: None, review_bucket, queue: None, review: None, result }
+        Self { attempt, bucket, handle, encoder: None, part: None, errors: None, review_bucket, queue: None, review: None, table, result }
     }
 
     /// Writes until every sender is gone; the result, or why there is none.
@@ -121,11 +124,14 @@ impl<'a> Writer<'a> {
 
     fn write(&mut self, outcome: Outcome) -> Result<(), Failure> {
         let mut errors = outcome.errors;
-        if let Some(rows) = outcome.rows {
+        if let Some(all) = outcome.rows {
+            let rows = self.sift(&all, &mut errors)?;
             match self.write_rows(&rows) {
+                Ok(()) if rows.num_rows() == 0 => {}
                 Ok(()) => {
                     self.result.summary.merge(&outcome.summary);
                     self.write_flagged(&rows)?;
+                    self.write_table(&rows)?;
                 }
                 Err(EncodeError::SchemaMismatch(detail)) => {
                     errors.extend(rows_as_errors(&rows, "schema_mismatch", &detail));
@@ -146,6 +152,30 @@ impl<'a> Writer<'a> {
         self.attempt.times.timed(&self.attempt.writing, At::Encode, || encoder.write(rows))?;
         self.result.succeeded += rows.num_rows() as u64;
         Ok(())
+    }
+
+    /// The rows that the job's table can hold too, if it has one; the others become error rows.
+    fn sift(&mut self, rows: &RecordBatch, errors: &mut Vec<RecordError>) -> Result<RecordBatch, Failure> {
+        let Some(table) = &mut self.table else { return Ok(rows.clone()) };
+        let attempt = self.attempt;
+        let sifted = attempt.times.timed(&attempt.writing, At::Encode, || table.sift(&self.handle, rows))?;
+        let (kept, lost) = match sifted {
+            Ok((kept, refused)) => (kept, refused.iter().map(|(row, detail)| row_as_error(rows, *row, "table_value", detail)).collect()),
+            Err(EncodeError::SchemaMismatch(detail)) => {
+                (rows.slice(0, 0), rows_as_errors(rows, "schema_mismatch", &detail).collect::<Vec<_>>())
+            }
+            Err(error) => return Err(encoding_failed(&error)),
+        };
+        if !lost.is_empty() {
+            errors.extend(lost);
+            attempt.sort(errors);
+        }
+        Ok(kept)
+    }
+
+    fn write_table(&mut self, rows: &RecordBatch) -> Result<(), Failure> {
+        let (Some(table), true) = (&mut self.table, rows.num_rows() > 0) else { return Ok(()) };
+        self.attempt.times.timed(&self.attempt.writing, At::Put, || table.send(&self.handle))
     }
 
     /// Flagged rows are in the part already; they go to the review queue as well.
@@ -233,6 +263,10 @@ impl<'a> Writer<'a> {
             review.records = flagged;
             result.review = Some(attempt.times.timed(&attempt.writing, At::Put, || review.finish(&self.handle))?);
         }
+        // Last of all: from then on others see the rows.
+        if let Some(table) = self.table.take() {
+            result.table = Some(attempt.times.timed(&attempt.writing, At::Put, || table.finish(&self.handle))?);
+        }
         let stage_seconds = attempt.times.seconds();
         let found = loaded.tuner.as_ref().filter(|_| attempt.is_tuned()).map(|tuner| (tuner.size(), tuner.found()));
         let (batch_size, found) = found.unwrap_or((attempt.batch_size, None));
@@ -264,15 +298,20 @@ fn encoding_failed(error: &EncodeError) -> Failure {
     Failure::fatal("encoding_failed", "A part could not be encoded", error.to_string())
 }
 
-/// The rows of an assembled batch as error rows: its first two columns are their provenance.
+/// The rows of an assembled batch as error rows.
 pub(super) fn rows_as_errors<'r>(rows: &'r RecordBatch, code: &'r str, detail: &'r str) -> impl Iterator<Item = RecordError> + 'r {
+    (0..rows.num_rows()).map(move |row| row_as_error(rows, row, code, detail))
+}
+
+/// One of them: the first two columns of a batch are its provenance.
+fn row_as_error(rows: &RecordBatch, row: usize, code: &str, detail: &str) -> RecordError {
     let sources = rows.column(0).as_string::<i32>();
     let positions = rows.column(1).as_primitive::<Int64Type>();
-    (0..rows.num_rows()).map(move |row| RecordError {
+    RecordError {
         source: Arc::from(sources.value(row)),
         position: (!positions.is_null(row)).then(|| positions.value(row) as u64),
         stage: Stage::Encode,
         code: code.to_owned(),
         detail: detail.to_owned(),
-    })
+    }
 }

@@ -192,6 +192,7 @@ pub(super) fn chunk(row: &Row) -> Result<Chunk> {
         failures: r.count("failures")? as u32,
         crashes: r.count("crashes")? as u32,
         isolation: r.json_or_none("isolation")?,
+        epoch: r.get("lease_epoch")?,
         not_before: r.time("not_before")?,
         worker: r.get("worker")?,
         started_at: r.time("started_at")?,

@@ -26,13 +26,19 @@ pub(super) enum Form {
     Json,
     /// A CSV cell.
     Csv,
+    /// The value alone, for a table: bytes in hexadecimal, lists as arrays where PostgreSQL has them, null as [`NULL`].
+    Text,
 }
+
+/// What stands for null in [`Form::Text`]: no value's text, as it is no UTF-8.
+pub(super) const NULL: &[u8] = &[0xff];
 
 impl Form {
     fn null(self) -> &'static [u8] {
         match self {
             Self::Json => b"null",
             Self::Csv => b"",
+            Self::Text => NULL,
         }
     }
 
@@ -40,7 +46,7 @@ impl Form {
     fn quotes(self) -> &'static [u8] {
         match self {
             Self::Json => b"\"",
-            Self::Csv => b"",
+            Self::Csv | Self::Text => b"",
         }
     }
 }
@@ -62,6 +68,10 @@ impl<'a> Column<'a> {
         let json_as_found = match form {
             _ if !is_json(field) => None,
             Form::Json => strings(array, text::json_as_found),
+            Form::Text => strings(array, |value, out| match text::json_as_text(value) {
+                Some(text) => out.extend_from_slice(text.as_bytes()),
+                None => out.extend_from_slice(NULL),
+            }),
             Form::Csv => strings(array, |value, out| {
                 let start = out.len();
                 out.extend_from_slice(text::json_as_text(value).as_deref().unwrap_or_default().as_bytes());
@@ -177,12 +187,17 @@ fn scalar<'a>(array: &'a dyn Array, form: Form) -> Option<Box<dyn Cells + 'a>> {
         }),
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => match form {
             Form::Json => strings(array, text::json_string),
+            Form::Text => strings(array, |value, out| out.extend_from_slice(value.as_bytes())),
             Form::Csv => strings(array, |value, out| {
                 let start = out.len();
                 out.extend_from_slice(value.as_bytes());
                 text::csv_cell(start, out);
             }),
         },
+        DataType::Binary if form == Form::Text => each(array.as_binary::<i32>(), text::hex),
+        DataType::LargeBinary if form == Form::Text => each(array.as_binary::<i64>(), text::hex),
+        DataType::BinaryView if form == Form::Text => each(array.as_binary_view(), text::hex),
+        DataType::FixedSizeBinary(_) if form == Form::Text => each(array.as_fixed_size_binary(), text::hex),
         DataType::Binary => each(array.as_binary::<i32>(), quote(quotes, text::binary)),
         DataType::LargeBinary => each(array.as_binary::<i64>(), quote(quotes, text::binary)),
         DataType::BinaryView => each(array.as_binary_view(), quote(quotes, text::binary)),

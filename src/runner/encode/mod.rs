@@ -10,6 +10,7 @@ mod align;
 mod assemble;
 mod calendar;
 mod cells;
+mod copy;
 mod csv;
 mod jsonl;
 mod nested;
@@ -24,6 +25,7 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 
 pub use self::assemble::{POSITION, SOURCE, assemble};
+pub use self::copy::{CopyEncoder, Refused, columns};
 use self::{csv::Csv, parquet::Parquet, sink::Sink};
 use crate::domain::{
     RecordError,

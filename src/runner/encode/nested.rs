@@ -10,15 +10,18 @@ use arrow::{
 };
 
 use super::{
-    cells::{Cells, Column, Form},
+    cells::{Cells, Column, Form, NULL},
     text,
 };
+use crate::tables::element;
 
 /// Types that hold other values: JSON, in a CSV cell too. `None` for other types, and where a value inside has no text.
 pub(super) fn cells<'a>(array: &'a dyn Array, form: Form) -> Option<Box<dyn Cells + 'a>> {
     match form {
         Form::Json => json(array),
         Form::Csv => Some(Box::new(JsonInCsv(json(array)?))),
+        Form::Text if element(array.data_type()).is_some() => lists(array, Form::Text),
+        Form::Text => json(array),
     }
 }
 
@@ -90,6 +93,39 @@ impl Cells for JsonInCsv<'_> {
 struct List<'a, F> {
     range: F,
     items: Column<'a>,
+}
+
+/// A list as PostgreSQL writes arrays, each item in quotes.
+struct PgArray<'a, F> {
+    range: F,
+    items: Column<'a>,
+}
+
+impl<F: Fn(usize) -> Range<usize>> Cells for PgArray<'_, F> {
+    fn write(&self, row: usize, out: &mut Vec<u8>) {
+        out.push(b'{');
+        let mut text = Vec::new();
+        for (n, item) in (self.range)(row).enumerate() {
+            if n > 0 {
+                out.push(b',');
+            }
+            text.clear();
+            self.items.write(item, &mut text);
+            if text == NULL {
+                out.extend_from_slice(b"NULL");
+                continue;
+            }
+            out.push(b'"');
+            for byte in &text {
+                if matches!(byte, b'"' | b'\\') {
+                    out.push(b'\\');
+                }
+                out.push(*byte);
+            }
+            out.push(b'"');
+        }
+        out.push(b'}');
+    }
 }
 
 impl<F: Fn(usize) -> Range<usize>> Cells for List<'_, F> {
@@ -164,15 +200,6 @@ fn make_member_name(start: usize, out: &mut Vec<u8>) {
 
 fn json<'a>(array: &'a dyn Array) -> Option<Box<dyn Cells + 'a>> {
     match array.data_type() {
-        DataType::List(_) => list::<i32>(array),
-        DataType::LargeList(_) => list::<i64>(array),
-        DataType::ListView(_) => list_view::<i32>(array),
-        DataType::LargeListView(_) => list_view::<i64>(array),
-        DataType::FixedSizeList(_, _) => {
-            let lists = array.as_fixed_size_list();
-            let length = usize::try_from(lists.value_length()).ok()?;
-            items(lists.values(), move |row| row * length..(row + 1) * length)
-        }
         DataType::Struct(_) => {
             let rows = array.as_struct();
             let column = |(name, array): (&str, &'a ArrayRef)| Some((member(name), Column::of_type(array.as_ref(), Form::Json)?));
@@ -185,24 +212,40 @@ fn json<'a>(array: &'a dyn Array) -> Option<Box<dyn Cells + 'a>> {
             let values = Column::of_type(map.values().as_ref(), Form::Json)?;
             Some(Box::new(Map { offsets: map.value_offsets(), keys, values }))
         }
+        _ => lists(array, Form::Json),
+    }
+}
+
+fn lists<'a>(array: &'a dyn Array, form: Form) -> Option<Box<dyn Cells + 'a>> {
+    match array.data_type() {
+        DataType::List(_) => list::<i32>(array, form),
+        DataType::LargeList(_) => list::<i64>(array, form),
+        DataType::ListView(_) => list_view::<i32>(array, form),
+        DataType::LargeListView(_) => list_view::<i64>(array, form),
+        DataType::FixedSizeList(_, _) => {
+            let lists = array.as_fixed_size_list();
+            let length = usize::try_from(lists.value_length()).ok()?;
+            items(lists.values(), form, move |row| row * length..(row + 1) * length)
+        }
         _ => None,
     }
 }
 
-fn list<'a, O: OffsetSizeTrait>(array: &'a dyn Array) -> Option<Box<dyn Cells + 'a>> {
+fn list<'a, O: OffsetSizeTrait>(array: &'a dyn Array, form: Form) -> Option<Box<dyn Cells + 'a>> {
     let lists = array.as_list::<O>();
     let offsets = lists.value_offsets();
-    items(lists.values(), move |row| span(offsets, row))
+    items(lists.values(), form, move |row| span(offsets, row))
 }
 
-fn list_view<'a, O: OffsetSizeTrait>(array: &'a dyn Array) -> Option<Box<dyn Cells + 'a>> {
+fn list_view<'a, O: OffsetSizeTrait>(array: &'a dyn Array, form: Form) -> Option<Box<dyn Cells + 'a>> {
     let lists = array.as_list_view::<O>();
     let (offsets, sizes) = (lists.value_offsets(), lists.value_sizes());
-    items(lists.values(), move |row| offsets[row].as_usize()..(offsets[row] + sizes[row]).as_usize())
+    items(lists.values(), form, move |row| offsets[row].as_usize()..(offsets[row] + sizes[row]).as_usize())
 }
 
-fn items<'a>(values: &'a ArrayRef, range: impl Fn(usize) -> Range<usize> + 'a) -> Option<Box<dyn Cells + 'a>> {
-    Some(Box::new(List { range, items: Column::of_type(values.as_ref(), Form::Json)? }))
+fn items<'a>(values: &'a ArrayRef, form: Form, range: impl Fn(usize) -> Range<usize> + 'a) -> Option<Box<dyn Cells + 'a>> {
+    let items = Column::of_type(values.as_ref(), form)?;
+    Some(if form == Form::Text { Box::new(PgArray { range, items }) } else { Box::new(List { range, items }) })
 }
 
 /// The items of row `row` by Arrow's offsets, of which there is one more than rows.

@@ -76,6 +76,13 @@ pub(super) fn binary(value: &[u8], out: &mut Vec<u8>) {
     out.truncate(start + written);
 }
 
+/// Appends binary data in hexadecimal, as PostgreSQL reads it.
+pub(super) fn hex(value: &[u8], out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out.extend_from_slice(b"\\x");
+    out.extend(value.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]));
+}
+
 /// For each byte: 0 when JSON takes it inside a string as it is, `u` when it needs `\u00xx`, else the letter after the backslash.
 const ESCAPES: [u8; 256] = {
     let mut table = [0; 256];

@@ -1,0 +1,52 @@
+//! What a job leaves in its table that ends otherwise than completed: the rows of its committed chunks, and no others.
+
+use sqlx::{AssertSqlSafe, Connection};
+
+use super::{
+    Connections, Error,
+    load::{ledger, ledger_of},
+    quoted_table,
+    target::{self, CHUNK, JOB},
+};
+use crate::domain::table::{TableMode, TableSpec};
+
+/// The chunks of a job that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Kept {
+    /// Those that are committed: their rows stay.
+    pub committed: Vec<i64>,
+    /// The others, with their epochs: no attempt at them that is still under way somewhere may write any more.
+    pub others: Vec<(i64, i64)>,
+}
+
+/// Closes a job's chunks that were not committed, and removes what attempts at them have written. Rows that were upserted stay: what they
+/// took the place of is gone.
+///
+/// # Errors
+/// Those of the database.
+pub async fn clear(connections: &Connections, spec: &TableSpec, job: &str, kept: &Kept) -> Result<(), Error> {
+    let name = spec.connection.as_str();
+    let failed = |error| Error::of(name, error);
+    let mut connection = connections.open(name).await?;
+    if target::existing(&mut connection, name, &spec.table).await?.is_none() && !spec.create {
+        return Ok(());
+    }
+    ledger(&mut connection, spec).await?;
+    let (chunks, epochs): (Vec<i64>, Vec<i64>) = kept.others.iter().copied().unzip();
+    let mut transaction = connection.begin().await.map_err(failed)?;
+    let close = format!(
+        "INSERT INTO {} AS l (job, chunk, epoch, at) SELECT $1, chunk, epoch, now() FROM unnest($2::bigint[], $3::bigint[]) AS c (chunk, epoch) \
+         ON CONFLICT (job, chunk) DO UPDATE SET epoch = greatest(l.epoch, excluded.epoch), at = excluded.at",
+        quoted_table(&ledger_of(spec))
+    );
+    sqlx::query(AssertSqlSafe(close)).bind(job).bind(&chunks).bind(&epochs).execute(&mut *transaction).await.map_err(failed)?;
+    if spec.mode == TableMode::ReplaceChunk && target::existing(&mut transaction, name, &spec.table).await?.is_some() {
+        let delete = format!("DELETE FROM {} WHERE {JOB} = $1 AND {CHUNK} <> ALL($2)", quoted_table(&spec.table));
+        let deleted = sqlx::query(AssertSqlSafe(delete)).bind(job).bind(&kept.committed).execute(&mut *transaction).await;
+        let rows = deleted.map_err(failed)?.rows_affected();
+        tracing::debug!(rows, "removed {rows} rows that no committed chunk of {job} names from {}", spec.table);
+    }
+    transaction.commit().await.map_err(failed)?;
+    let _said_goodbye = connection.close().await;
+    Ok(())
+}
