@@ -83,7 +83,23 @@ async fn world() -> (S3Server, Service) {
             s3.put(bucket, &format!("{prefix}{name}"), &fs::read(entry.path()).expect("a file"));
         }
     }
+    // Three versions of a model by name, and a fourth to be registered.
+    for (version, fixture) in
+        ["models/churn-lightgbm", "models/diabetes-ridge", "models/breast-cancer-double", "models/loan-anomaly"].iter().enumerate()
+    {
+        let folder = if version == 3 { "fraud/2026-11/".to_owned() } else { format!("fraud/{version}/") };
+        s3.put_fixture(fixture, "models", &folder);
+    }
     let service = Service::start(&s3, ServiceOptions::default()).await;
+    for version in 0..3 {
+        let (status, answer) = service.post("/v1/models", &json!({"name": "fraud", "uri": format!("s3://models/fraud/{version}/")})).await;
+        assert_eq!((status, &answer["version"]), (201, &json!(version + 1)), "{answer:#}");
+    }
+    for alias in ["production", "candidate"] {
+        let path = service.url(&format!("/v1/models/fraud/aliases/{alias}"));
+        let answer = service.client().put(path).json(&json!({"version": 2})).send().await.expect("an answer");
+        assert!(answer.status().is_success(), "{}", answer.status());
+    }
     let folder = service.file_root();
     std::os::unix::fs::symlink(&examples, folder.join("examples")).expect("a link");
     fs::create_dir_all(folder.join("store")).expect("a folder");

@@ -67,7 +67,10 @@ async fn flagged_records_are_counted_and_written_to_the_queue_once() {
     }
     assert!(counts.values().all(|count| *count > 0), "each flag is met by some: {counts:?}");
     assert_eq!(job["summary"]["flags"], json!(counts), "{:#}", job["summary"]);
-    assert_eq!(job["summary"], output.manifest["summary"]);
+    let mut summary = job["summary"].clone();
+    // Of a job alone: the manifest stands before it is compared with another.
+    assert_eq!(summary.as_object_mut().and_then(|fields| fields.remove("drift")), Some(Value::Null));
+    assert_eq!(summary, output.manifest["summary"]);
 
     let queue = golden::Output::read(&s3, "lake", "queue/");
     queue.check_invariants();

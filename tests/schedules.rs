@@ -182,6 +182,7 @@ async fn a_run_reads_what_was_added_and_changed_and_what_a_failed_run_had() {
     let second = job_now(&service, &id).await;
     assert_eq!(second["state"], "completed", "{second:#}");
     assert_eq!(scored(&s3, &output(&second)), of(&[("in/b.csv", 9), ("in/d.csv", 4)]));
+    assert_eq!((&first["summary"]["drift"], &second["summary"]["drift"]["against"]), (&Value::Null, &first["id"]));
 
     let third = job_now(&service, &id).await;
     assert_eq!((&third["state"], &third["counts"]["objects"]), (&json!("completed"), &json!(0)), "{third:#}");

@@ -151,6 +151,35 @@ async fn golden_predictions_are_in_the_table_as_in_the_parts() {
     assert!(!service.log().contains(&warehouse.url), "the URL may hold a password");
 }
 
+#[tokio::test]
+async fn predictions_can_be_in_the_table_alone_with_errors_and_counts_in_the_bucket_and_verify_says_what_it_did_not_read() {
+    let (s3, warehouse) = (ridge().await, Warehouse::new().await);
+    s3.put_fixture("data/diabetes/csv", "lake", "in/");
+    s3.put("lake", "in/broken.csv", b"age,bmi\n1,2\n");
+    let service = Service::start(&s3, warehouse.options()).await;
+    let (id, finished) = done(&service, &job(json!({"parts": false}))).await;
+    assert_eq!(finished["counts"]["records"]["succeeded"], 442, "{finished:#}");
+    assert!(finished["counts"]["records"]["failed"].as_u64() > Some(0), "{finished:#}");
+    assert_eq!(warehouse.rows("scores").await.len(), 442);
+    let keys = s3.keys("lake", "out/");
+    assert!(keys.iter().all(|key| !key.starts_with("out/part-")), "{keys:?}");
+    assert!(keys.iter().any(|key| key == "out/_SUCCESS") && keys.iter().any(|key| key.starts_with("out/errors/part-")), "{keys:?}");
+    let manifest: Value = serde_json::from_slice(&s3.get("lake", "out/_manifest.json")).unwrap();
+    let told: u64 = manifest["parts"].as_array().unwrap().iter().filter_map(|part| part["table"]["rows"].as_u64()).sum();
+    assert_eq!((told, &manifest["complete"]), (442, &json!(true)), "{manifest:#}");
+    let (status, results) = service.get(&format!("/v1/jobs/{id}/results")).await;
+    assert_eq!((status, &results["items"]), (200, &json!([])), "{results:#}");
+
+    let verify = |more: &[&str]| {
+        let mut command = nightshift(Some(&s3), None);
+        Said::of(command.args(["verify"]).args(more).arg("s3://lake/out/").output().unwrap())
+    };
+    let said = verify(&[]);
+    assert!(said.code == 0 && said.out.contains("table scores, which was not read"), "{} {}", said.out, said.err);
+    let said = verify(&["--input"]);
+    assert!(said.code != 0 && said.err.contains("the table scores of warehouse alone"), "{} {}", said.out, said.err);
+}
+
 /// Every plain type of a tensor, and every type of a column.
 #[tokio::test]
 async fn every_type_comes_back_as_it_went() {

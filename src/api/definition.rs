@@ -37,7 +37,7 @@ pub(super) const INPUT: [&str; 7] = ["uri", "format", "compression", "include", 
 pub(super) const CSV: [&str; 2] = ["delimiter", "header"];
 pub(super) const OUTPUT: [&str; 9] =
     ["uri", "format", "compression", "include_input", "prediction_prefix", "layout", "if_exists", "table", "review"];
-pub(super) const TABLE: [&str; 5] = ["connection", "table", "mode", "key", "create"];
+pub(super) const TABLE: [&str; 6] = ["connection", "table", "mode", "key", "create", "parts"];
 pub(super) const REVIEW: [&str; 2] = ["uri", "when"];
 pub(super) const EXECUTION: [&str; 7] =
     ["batch_size", "chunk_records", "priority", "max_parallel_chunks", "max_attempts", "deadline", "providers"];
@@ -133,6 +133,11 @@ fn job(root: &Field<'_>, providers: &[String], faults: &mut Faults) -> Option<Jo
             let layout = job.field("output").child("layout");
             let detail = "layout \"mirror\" names outputs like the objects below one prefix, and a manifest has none";
             faults.add(&layout, "layout_needs_prefix", detail, "write \"parts\", or name a prefix in input.uri");
+        }
+        if output.layout == Layout::Mirror && output.table.as_ref().is_some_and(|table| !table.parts) {
+            let parts = job.field("output").child("table").child("parts");
+            let detail = "layout \"mirror\" names parts, and there are none";
+            faults.add(&parts, "contradiction", detail, "leave one of them out");
         }
         if let Some(review) = &output.review {
             check_review(&job.field("output").child("review"), &input.uri, output, &review.uri, faults);
@@ -374,6 +379,7 @@ fn table(field: &Field<'_>, faults: &mut Faults) -> Option<TableSpec> {
     let (connection, table, key) = (object.field("connection"), object.field("table"), object.field("key"));
     let mode = object.field("mode").choice(&TABLE_MODES, faults).unwrap_or_default();
     let create = object.field("create").bool(faults).unwrap_or(false);
+    let parts = object.field("parts").bool(faults).unwrap_or(true);
     let named = if connection.required(CONNECTION, faults) { connection.text(CONNECTION, faults).map(str::to_owned) } else { None };
     let text = if table.required(NAME, faults) { table.text(NAME, faults) } else { None };
     let name = text.and_then(|text| match TableName::try_from(text.to_owned()) {
@@ -391,7 +397,7 @@ fn table(field: &Field<'_>, faults: &mut Faults) -> Option<TableSpec> {
         }
         _ => {}
     }
-    Some(TableSpec { connection: named?, table: name?, mode, key: columns, create })
+    Some(TableSpec { connection: named?, table: name?, mode, key: columns, create, parts })
 }
 
 fn review(field: &Field<'_>, faults: &mut Faults) -> Option<ReviewSpec> {

@@ -84,7 +84,7 @@ pub(super) enum OutputChoice {
     /// Short for `{"uri": …}`.
     Uri(String),
     /// In full.
-    Full(OutputDefinition),
+    Full(Box<OutputDefinition>),
 }
 
 /// Which model to run.
@@ -173,7 +173,7 @@ pub(super) struct OutputDefinition {
 }
 
 /// A table in PostgreSQL, of a database that the service's configuration names. Each chunk's rows are in it exactly once, however often it ran;
-/// what the bucket holds is the same as without it.
+/// what the bucket holds is the same as without it, unless `parts` is false.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"connection": "warehouse", "table": "risk.scores", "mode": "upsert", "key": ["id"], "create": true}))]
@@ -192,6 +192,9 @@ pub(super) struct TableDefinition {
     /// Make the table if there is none, from the columns of the first rows.
     #[schema(default = false)]
     create: Option<bool>,
+    /// Write the rows as parts too. Without, the bucket holds error rows, the manifest and its marker.
+    #[schema(default = true)]
+    parts: Option<bool>,
 }
 
 /// A queue for reviewers: the rows of flagged records are written here as well, with the format of the parts and a manifest and a
@@ -508,6 +511,7 @@ impl From<&OutputSpec> for OutputDefinition {
                 mode: word(&TABLE_MODES, t.mode),
                 key: Some(t.key.clone()),
                 create: Some(t.create),
+                parts: Some(t.parts),
             }),
         }
     }

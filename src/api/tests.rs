@@ -381,8 +381,9 @@ fn output() -> impl Strategy<Value = OutputSpec> {
     let words = words.prop_filter("refused", |(format, compression)| (format.0, compression.0) != ("parquet", "gzip"));
     let if_exists = select(definition::IF_EXISTS.to_vec());
     let modes = select(vec![(TableMode::ReplaceChunk, Vec::new()), (TableMode::Upsert, vec!["id".to_owned(), "day".to_owned()])]);
-    let table = option::of((modes, any::<bool>(), select(vec!["scores", "risk.scores"])).prop_map(|((mode, key), create, name)| {
-        TableSpec { connection: "warehouse".to_owned(), table: TableName::try_from(name.to_owned()).unwrap(), mode, key, create }
+    let choices = (any::<bool>(), any::<bool>());
+    let table = option::of((modes, choices, select(vec!["scores", "risk.scores"])).prop_map(|((mode, key), (create, parts), name)| {
+        TableSpec { connection: "warehouse".to_owned(), table: TableName::try_from(name.to_owned()).unwrap(), mode, key, create, parts }
     }));
     (words, include, "[a-z_]{0,5}", if_exists, review, table).prop_map(
         move |((format, compression), include_input, prediction_prefix, if_exists, review, table)| OutputSpec {

@@ -1,4 +1,4 @@
-//! A table that predictions are written to beside parts.
+//! A table that predictions are written to, beside parts or instead of them.
 
 use serde::{Deserialize, Serialize};
 
@@ -90,6 +90,13 @@ pub struct TableSpec {
     pub key: Vec<String>,
     /// Whether the table is made if there is none.
     pub create: bool,
+    /// Whether the rows are written as parts too.
+    #[serde(default = "yes")]
+    pub parts: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What a chunk wrote to its table.

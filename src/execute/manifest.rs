@@ -116,7 +116,7 @@ pub struct Output {
     /// How parts relate to inputs.
     #[serde(default)]
     pub layout: Layout,
-    /// The table that holds the same rows.
+    /// The table that holds the same rows, or those rows alone where it says that there are no parts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<TableSpec>,
 }
@@ -141,7 +141,7 @@ pub struct Counts {
 pub struct Part {
     /// The chunk's number: parts are in input order by it.
     pub part: u64,
-    /// Relative to the output prefix; `None` when no record of the chunk got a prediction.
+    /// Relative to the output prefix; `None` when no record of the chunk got a prediction, or predictions are in a table alone.
     pub key: Option<String>,
     /// Rows of the part.
     pub records: u64,
@@ -174,6 +174,13 @@ pub struct PartInput {
     pub size: u64,
     /// Which part of it.
     pub slice: Slice,
+}
+
+impl Output {
+    /// The table that alone holds the predictions, if one does.
+    pub fn only_table(&self) -> Option<&TableSpec> {
+        self.table.as_ref().filter(|table| !table.parts)
+    }
 }
 
 impl Manifest {

@@ -148,6 +148,10 @@ impl<'a> Writer<'a> {
 
     fn write_rows(&mut self, rows: &RecordBatch) -> Result<(), EncodeError> {
         let task = &self.attempt.task;
+        if task.table.as_ref().is_some_and(|table| !table.spec.parts) {
+            self.result.succeeded += rows.num_rows() as u64;
+            return Ok(());
+        }
         let encoder = self.encoder.get_or_insert_with(|| PartEncoder::new(task.format, task.compression));
         self.attempt.times.timed(&self.attempt.writing, At::Encode, || encoder.write(rows))?;
         self.result.succeeded += rows.num_rows() as u64;

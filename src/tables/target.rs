@@ -131,7 +131,7 @@ fn compare(spec: &TableSpec, wanted: &[Column], existing: &[Existing]) -> Result
         match find(&column.name) {
             None if PROVENANCE.contains(&column.name.as_str()) => {}
             None => faults.push(format!("the rows have {} {}, and the table has no such column", column.name, column.sql_type)),
-            Some(found) if !fits(&column.sql_type, &found.sql_type) && !(column.open && reads_text(&found.sql_type)) => {
+            Some(found) if !(fits(&column.sql_type, &found.sql_type) || column.open && reads_text(&found.sql_type)) => {
                 faults.push(format!("{} is {} in the rows and {} in the table", column.name, column.sql_type, found.sql_type));
             }
             Some(found) => written.push(Column { sql_type: found.sql_type.clone(), ..column }),

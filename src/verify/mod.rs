@@ -56,6 +56,8 @@ pub struct Report {
     pub output: Uri,
     /// The job's own output, where this is its review queue.
     pub review_of: Option<Uri>,
+    /// The table that alone holds the predictions, which was not read.
+    pub only_table: Option<String>,
     /// What the manifest says.
     pub complete: bool,
     /// How the job ended.
@@ -66,7 +68,7 @@ pub struct Report {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Predictions that were read.
+    /// Predictions that were read; where a table alone holds them, those that the manifest says are there.
     pub succeeded: u64,
     /// Error rows that were read.
     pub failed: u64,
@@ -106,6 +108,19 @@ pub enum Error {
         /// The flags.
         when: Vec<String>,
     },
+    /// Predictions are in a table, which is not read.
+    #[error(
+        "the predictions below {uri} are in the table {table} of {connection} alone, which is not read: without --input its error rows and \
+         counts are checked"
+    )]
+    OnlyTable {
+        /// Where.
+        uri: Uri,
+        /// The table.
+        table: String,
+        /// Of this connection.
+        connection: String,
+    },
     /// A store failed.
     #[error(transparent)]
     Store(#[from] objects::Error),
@@ -125,6 +140,9 @@ pub async fn verify(stores: &Stores, output: &Uri, depth: Depth, side_by_side: u
     if let (Some(review), Depth::Input) = (&manifest.review, depth) {
         return Err(Error::ReviewQueue { uri: output, of: review.of.clone(), when: review.when.clone() });
     }
+    if let (Some(table), Depth::Input) = (manifest.output.only_table(), depth) {
+        return Err(Error::OnlyTable { uri: output, table: table.table.to_string(), connection: table.connection.clone() });
+    }
     let mut findings = Findings::at_most(MOST_FINDINGS);
     check_document(&manifest, &mut findings);
     coverage::check(&manifest, &mut findings);
@@ -137,6 +155,7 @@ pub async fn verify(stores: &Stores, output: &Uri, depth: Depth, side_by_side: u
         stores: stores.clone(),
         input: manifest.input.clone(),
         depth,
+        only_table: manifest.output.only_table().is_some(),
         handle: Handle::current(),
     };
     let manifest = Arc::new(manifest);
@@ -174,6 +193,7 @@ impl Report {
             job: manifest.job.to_string(),
             output,
             review_of: manifest.review.as_ref().map(|review| review.of.clone()),
+            only_table: manifest.output.only_table().map(|table| table.table.to_string()),
             complete: manifest.complete,
             ending: manifest.ending,
             parts: manifest.parts.len() as u64,
