@@ -61,6 +61,27 @@ async fn steer(service: &Service, id: &str, what: &str) -> u16 {
 }
 
 #[tokio::test]
+async fn a_stream_of_an_ended_job_ends_however_many_changes_are_left_of_it() {
+    let s3 = lake(1).await;
+    let service = Service::start(&s3, ServiceOptions::default().flag("--no-executor")).await;
+    let id = service.submit(&job("out/")).await;
+    service.until(&id, |job| job["state"] == "in_progress").await;
+    for _ in 0..102 {
+        assert_eq!((steer(&service, &id, "pause").await, steer(&service, &id, "resume").await), (202, 202));
+    }
+    assert_eq!(steer(&service, &id, "cancel").await, 202);
+    let all = Stream::open(&service, &path(&id), None).await.rest().await;
+    let ids: Vec<i64> = all.iter().filter_map(|told| if let Told::State(id, ..) = told { Some(*id) } else { None }).collect();
+    assert_eq!(all.last().and_then(Told::state), Some("cancelled"));
+    // Changes are read 200 at a time.
+    for left in [199, 200, 201] {
+        let after = ids[ids.len() - left - 1];
+        let rest = Stream::open(&service, &path(&id), Some(after)).await.rest().await;
+        assert_eq!(states(&rest).len(), left);
+    }
+}
+
+#[tokio::test]
 async fn a_stream_tells_a_jobs_whole_life_in_order_and_ends_with_it() {
     let s3 = lake(12).await;
     let service = Service::start(&s3, ServiceOptions::default().arg("--chunk-objects", "1")).await;

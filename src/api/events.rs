@@ -345,10 +345,20 @@ impl Follower {
         let Some(job) = self.scope.job() else { return Ok(()) };
         if last.is_some_and(JobState::is_final) {
             self.over = true;
-        } else if let Some(progress) =
-            self.store.progress(&Followed::Jobs(vec![job.clone()])).await?.first().filter(|p| !p.state.is_final())
-        {
-            self.ready.push_back(event("progress", &ProgressBody::new(progress, Timestamp::now())));
+            return Ok(());
+        }
+        match self.store.progress(&Followed::Jobs(vec![job.clone()])).await?.first() {
+            Some(progress) if !progress.state.is_final() => {
+                self.ready.push_back(event("progress", &ProgressBody::new(progress, Timestamp::now())));
+            }
+            // It has ended, or is gone: what was told of that lies in the page before, or has come since this one was read.
+            _ => {
+                let rest = self.store.changes(self.scope.job(), self.after, PAGE).await?;
+                for change in &rest {
+                    self.take(change);
+                }
+                self.over = true;
+            }
         }
         Ok(())
     }

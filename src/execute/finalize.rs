@@ -30,6 +30,12 @@ const PAGE: u32 = 1000;
 
 /// Jobs finalised at once.
 const JOBS: usize = 4;
+/// How long a job is left alone that could not be finalised.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The same where its table was the reason: a database that does not answer takes seconds to say so.
+const TABLE_PAUSE: Duration = Duration::from_secs(20);
+/// How long a table may take to be settled: no longer than a lease lasts that nobody renews meanwhile.
+const TABLE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Objects copied or deleted side by side.
 const SIDE_BY_SIDE: usize = 16;
@@ -166,9 +172,10 @@ impl Finalizer {
             Err(Error::Fenced) => tracing::debug!(job.id = %job.id, "{} is finalised elsewhere", job.id),
             Err(error) => {
                 tracing::warn!(job.id = %job.id, error = &error as &dyn std::error::Error, "finalising {} will be tried again", job.id);
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                if let Err(error) = self.store.release_job(lease).await {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "cannot release {}", job.id);
+                // Not given back at once: the oldest job would be taken up again before any other, for as long as its trouble lasts.
+                let pause = if matches!(error, Error::Table(_)) { TABLE_PAUSE } else { PAUSE };
+                if let Err(error) = self.store.renew_job(lease, pause).await {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "{} is free when its lease runs out", job.id);
                 }
             }
         }
@@ -179,9 +186,17 @@ impl Finalizer {
     async fn compare(&self, lease: &JobLease, job: &Job) -> Result<(), Error> {
         let Some(drift) = &job.spec.drift else { return Ok(()) };
         let earlier = match &drift.against {
-            Some(against) => self.store.job(against).await?,
-            None => self.store.earlier_run(job).await?,
+            Some(against) => self.store.job(against).await,
+            None => self.store.earlier_run(job).await,
         };
+        let earlier = earlier.or_else(|error| match error {
+            // Another job's damage must not keep this one from its end.
+            db::Error::Damaged { .. } => {
+                tracing::warn!(job.id = %job.id, error = &error as &dyn std::error::Error, "{} cannot be compared", job.id);
+                Ok(None)
+            }
+            error => Err(error),
+        })?;
         let compared = earlier.and_then(|earlier| {
             let drift_of = Drift::between(&earlier.summary, &job.summary)?;
             Some(Compared { against: earlier.id, threshold: drift.threshold, drift: drift_of })
@@ -222,7 +237,7 @@ impl Finalizer {
             from = last.id.seq + 1;
             for chunk in &page {
                 match chunk.state {
-                    ChunkState::Done => kept.committed.push(chunk.id.seq as i64),
+                    ChunkState::Done => {}
                     // One that was never claimed has written nothing.
                     _ if chunk.epoch > 0 => kept.others.push((chunk.id.seq as i64, chunk.epoch)),
                     _ => {}
@@ -247,9 +262,15 @@ impl Finalizer {
             }
             self.renew(lease).await?;
         }
+        let mut unsettled = None;
         // Of a chunk that is committed the last attempt has put the rows of the others away.
         if let Some(table) = output.table.as_ref().filter(|_| !kept.others.is_empty()) {
-            tables::clear(&self.connections, table, job.id.as_str(), &kept).await?;
+            let cleared = tables::clear(&self.connections, table, job.id.as_str(), &kept);
+            let cleared = tokio::time::timeout(TABLE_PATIENCE.min(self.lease_ttl), cleared).await;
+            match cleared.unwrap_or_else(|_| Err(tables::Error::silent(&table.connection))) {
+                Err(error) if !error.retryable() => unsettled = Some(error),
+                other => other?,
+            }
             self.renew(lease).await?;
         }
         own.manifest.summary = summary.report();
@@ -261,7 +282,8 @@ impl Finalizer {
             let marker = format!("{}\n", job.id);
             stores.open(&target.uri)?.put(target.uri.join(SUCCESS).path(), Bytes::from(marker)).await?;
         }
-        Ok(())
+        // What the bucket holds is whole, whatever became of the table.
+        unsettled.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// All that comes before a prefix's marker.

@@ -27,11 +27,14 @@ impl Planner {
     /// Looks once.
     pub(super) async fn look(&self, lease: &JobLease, job: &Job) {
         let Some(wait) = &job.spec.wait_for else { return };
-        let found = match self.stores.open(&wait.uri) {
-            Ok(bucket) => bucket.head(wait.uri.path()).await,
-            Err(error) => Err(error),
-        };
         let id = &job.id;
+        let look = async { self.stores.open(&wait.uri)?.head(wait.uri.path()).await };
+        // While the lease is this look's: a store that says nothing would otherwise be asked by one look after the other, none of which
+        // counts.
+        let Ok(found) = tokio::time::timeout(self.options.lease_ttl / 2, look).await else {
+            tracing::debug!(job.id = %id, "no answer whether {} is there", wait.uri);
+            return looked(id, self.store.wait_again(lease).await);
+        };
         match found {
             Ok(_) => {
                 tracing::info!(job.id = %id, "{} is there, and {id} begins", wait.uri);

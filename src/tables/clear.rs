@@ -10,12 +10,10 @@ use super::{
 };
 use crate::domain::table::{TableMode, TableSpec};
 
-/// The chunks of a job that has ended.
+/// What is left of a job that has ended, beside its committed chunks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Kept {
-    /// Those that are committed: their rows stay.
-    pub committed: Vec<i64>,
-    /// The others, with their epochs: no attempt at them that is still under way somewhere may write any more.
+    /// Those that are not committed, with their epochs: no attempt at them that is still under way somewhere may write any more.
     pub others: Vec<(i64, i64)>,
 }
 
@@ -36,13 +34,15 @@ pub async fn clear(connections: &Connections, spec: &TableSpec, job: &str, kept:
     let mut transaction = connection.begin().await.map_err(failed)?;
     let close = format!(
         "INSERT INTO {} AS l (job, chunk, epoch, at) SELECT $1, chunk, epoch, now() FROM unnest($2::bigint[], $3::bigint[]) AS c (chunk, epoch) \
-         ON CONFLICT (job, chunk) DO UPDATE SET epoch = greatest(l.epoch, excluded.epoch), at = excluded.at",
+         ON CONFLICT (job, chunk) DO UPDATE SET epoch = excluded.epoch, at = excluded.at WHERE l.epoch <= excluded.epoch RETURNING chunk",
         quoted_table(&ledger_of(spec))
     );
-    sqlx::query(AssertSqlSafe(close)).bind(job).bind(&chunks).bind(&epochs).execute(&mut *transaction).await.map_err(failed)?;
+    // Not those that have gone on since: a retry may have them by now, and their rows are its.
+    let closed = sqlx::query_scalar::<_, i64>(AssertSqlSafe(close)).bind(job).bind(&chunks).bind(&epochs);
+    let closed: Vec<i64> = closed.fetch_all(&mut *transaction).await.map_err(failed)?;
     if spec.mode == TableMode::ReplaceChunk && target::existing(&mut transaction, name, &spec.table).await?.is_some() {
-        let delete = format!("DELETE FROM {} WHERE {JOB} = $1 AND {CHUNK} <> ALL($2)", quoted_table(&spec.table));
-        let deleted = sqlx::query(AssertSqlSafe(delete)).bind(job).bind(&kept.committed).execute(&mut *transaction).await;
+        let delete = format!("DELETE FROM {} WHERE {JOB} = $1 AND {CHUNK} = ANY($2)", quoted_table(&spec.table));
+        let deleted = sqlx::query(AssertSqlSafe(delete)).bind(job).bind(&closed).execute(&mut *transaction).await;
         let rows = deleted.map_err(failed)?.rows_affected();
         tracing::debug!(rows, "removed {rows} rows that no committed chunk of {job} names from {}", spec.table);
     }

@@ -99,7 +99,7 @@ impl Connections {
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
             Ok(connected) => connected.map_err(|error| Error::of(name, error)),
-            Err(_) => Err(Error::Unavailable { connection: name.to_owned(), source: sqlx::Error::PoolTimedOut }),
+            Err(_) => Err(Error::silent(name)),
         }
     }
 }

@@ -56,6 +56,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Nobody answers in time.
+    pub fn silent(connection: &str) -> Self {
+        Self::Unavailable { connection: connection.to_owned(), source: sqlx::Error::PoolTimedOut }
+    }
+
     /// Names the kind of error; stable.
     pub fn code(&self) -> &'static str {
         match self {

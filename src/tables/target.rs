@@ -91,12 +91,23 @@ pub(super) async fn prepare(connection: &mut PgConnection, spec: &TableSpec, wan
         if !spec.create {
             return Err(missing(spec, &statement));
         }
-        make(connection, &spec.connection, &statement).await?;
+        make_table(connection, spec, &statement).await?;
         found = existing(connection, &spec.connection, &spec.table).await?;
     }
     let columns = compare(spec, wanted, &found.unwrap_or_default())?;
     has_key(connection, spec).await?;
     Ok(columns)
+}
+
+/// Makes the table unless somebody has meanwhile: chunks that begin together all find none.
+async fn make_table(connection: &mut PgConnection, spec: &TableSpec, statement: &str) -> Result<(), Error> {
+    let of = |error| Error::of(&spec.connection, error);
+    let mut transaction = connection.begin().await.map_err(of)?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MAKING).execute(&mut *transaction).await.map_err(of)?;
+    if existing(&mut transaction, &spec.connection, &spec.table).await?.is_none() {
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *transaction).await.map_err(of)?;
+    }
+    transaction.commit().await.map_err(of)
 }
 
 /// Says these statements while nobody else makes a table.

@@ -96,11 +96,19 @@ pub fn text_fault(text: &str, theirs: &str) -> Option<&'static str> {
         "smallint" => number(text.parse::<i16>().is_ok()),
         "integer" => number(text.parse::<i32>().is_ok()),
         "bigint" => number(text.parse::<i64>().is_ok()),
-        "real" => number(text.parse::<f32>().is_ok_and(f32::is_finite)),
-        "numeric" | "double precision" => number(text.parse::<f64>().is_ok_and(f64::is_finite)),
+        "real" => number(text.parse::<f32>().is_ok_and(|value| value.is_finite() && (value != 0.0 || is_zero(text)))),
+        "numeric" | "double precision" => {
+            number(text.parse::<f64>().is_ok_and(|value| value.is_finite() && (value != 0.0 || is_zero(text))))
+        }
         "boolean" if !["true", "false"].contains(&text.to_ascii_lowercase().as_str()) => Some("it is neither true nor false"),
         _ => None,
     }
+}
+
+/// Whether a number is written as zero; one that is only read as such is too small for PostgreSQL, which says so and ends the COPY.
+fn is_zero(number: &str) -> bool {
+    let mantissa = number.split(['e', 'E']).next().unwrap_or_default();
+    !mantissa.contains(|digit: char| ('1'..='9').contains(&digit))
 }
 
 /// The type of the values themselves, however they are packed.
@@ -130,6 +138,17 @@ mod tests {
 
     fn list_of(item: DataType) -> DataType {
         DataType::List(Arc::new(Field::new("item", item, true)))
+    }
+
+    #[test]
+    fn numbers_that_postgres_would_refuse_are_told_before() {
+        for (text, theirs) in [("1e-50", "real"), ("1e-400", "double precision"), ("1e40", "real"), ("x", "integer"), ("70000", "smallint")]
+        {
+            assert!(text_fault(text, theirs).is_some(), "{text} as {theirs}");
+        }
+        for (text, theirs) in [("0e-50", "real"), ("-0.0", "real"), ("1e-30", "real"), ("1e-50", "double precision"), ("7", "smallint")] {
+            assert_eq!(text_fault(text, theirs), None, "{text} as {theirs}");
+        }
     }
 
     #[test]

@@ -70,6 +70,11 @@ pub(super) async fn missing(db: &mut Db<'_>, schedule: &ScheduleId) -> Result<Op
     Ok(found.and_then(|id| JobId::parse(&id)))
 }
 
+/// Not of one that was taken up again meanwhile: it is covered when it has ended again.
 pub(super) async fn mark(tx: &mut Tx<'_>, job: &JobId) -> Result<()> {
-    sql("UPDATE job SET only_new = 2 WHERE id = ? AND only_new = 1").bind(job.as_str()).execute(&mut tx.db).await.map(drop)
+    sql("UPDATE job SET only_new = 2 WHERE id = ? AND only_new = 1 AND state = 'completed'")
+        .bind(job.as_str())
+        .execute(&mut tx.db)
+        .await
+        .map(drop)
 }
