@@ -136,11 +136,17 @@ impl Executor {
         if tokio::time::timeout(self.options.drain, finish).await.is_ok() {
             return;
         }
-        for attempt in held.attempts() {
-            self.runners.cancel(attempt).await;
+        // The supervisor kills a runner that does not let go within seconds, so every attempt ends. Said again each second: one that was
+        // about to be handed to a runner has not heard it.
+        loop {
+            for attempt in held.attempts() {
+                self.runners.cancel(attempt).await;
+            }
+            tokio::select! {
+                ended = running.join_next() => if ended.is_none() { return },
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
         }
-        // The supervisor kills a runner that does not let go within seconds, so every attempt ends.
-        while running.join_next().await.is_some() {}
     }
 
     /// One chunk, from its claim to the record of its end.
@@ -165,8 +171,15 @@ impl Executor {
         let token = PartNames::token(&lease.chunk.job, rand::random());
         let names = PartNames::new(lease.chunk.seq, &token, output.format, output.compression);
         held.insert(attempt, lease.clone());
-        let ran = match self.models.ensure(&job.model).await {
-            Ok(model_dir) => {
+        // A model that is still being fetched is given up when the service stops: fetching may take longer than a stop.
+        let ensured = tokio::select! {
+            biased;
+            ensured = self.models.ensure(&job.model) => Some(ensured),
+            () = stop.cancelled() => None,
+        };
+        let ran = match ensured {
+            None => Ran::nowhere(Ended::Stopped),
+            Some(Ok(model_dir)) => {
                 let (names, providers) = (names.clone(), &self.options.providers);
                 let of = ChunkOf { job: job.id.to_string(), chunk: lease.chunk.seq as i64, epoch: lease.epoch };
                 let task = ChunkTask {
@@ -190,12 +203,12 @@ impl Executor {
                 }
             }
             // This machine's trouble and not the chunk's: it costs no attempt, and whoever has room for the model may run it.
-            Err(error @ model::Error::Cache { .. }) => {
+            Some(Err(error @ model::Error::Cache { .. })) => {
                 tracing::warn!(job.id = %job.id, error = &error as &dyn std::error::Error, "chunk {} is given back: its model cannot be cached", lease.chunk);
                 pause(CACHE_PAUSE, stop).await;
                 Ran::nowhere(Ended::Stopped)
             }
-            Err(error) => Ran::nowhere(model_failure(&error)),
+            Some(Err(error)) => Ran::nowhere(model_failure(&error)),
         };
         let Ran { mut ended, held: devices } = ran;
         let spent = Spent::new(&devices.provider, devices.device_seconds, self.options.pricing.as_ref());
