@@ -41,11 +41,11 @@ fn text(report: &Report) -> String {
     }
     let mut text = show::pairs(rows.into_iter().map(|(name, value)| (name.to_owned(), value)));
     if report.verified {
-        let in_table = report.only_table.as_ref().map(|table| {
-            format!("error rows and counts are those of the manifest; the predictions are in the table {table}, which was not read")
-        });
+        if let Some(table) = &report.only_table {
+            let proven = "error rows and counts are those of the manifest; the predictions are in the table";
+            return text + &format!("\nverified: {proven} {table}, which was not read.\n");
+        }
         let proven = match (report.complete, report.input_records) {
-            _ if in_table.is_some() => in_table.as_deref().unwrap_or_default(),
             _ if report.review_of.is_some() => {
                 "what the manifest says is there, and no record stands twice; a review queue holds flagged records alone, and the job's own output all"
             }

@@ -60,7 +60,7 @@ impl Devices {
 
 /// The devices that NVIDIA's driver shows. CUDA numbers them from 0 in an order of its own, and those alone that it may use: only their
 /// count is taken.
-pub fn nvidia() -> Vec<u32> {
+fn nvidia() -> Vec<u32> {
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
     let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten();
     let nodes = entries.filter(|entry| {

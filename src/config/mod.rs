@@ -37,7 +37,7 @@ pub use check::{
 };
 pub use client::{Api, Bench, Definition, Errors, Extent, Jobs, JobsArgs, List, OneJob, Results, Submit, SubmitOutput, Talk, Usage};
 pub use connections::ConnectionSection;
-pub use devices::{Devices, nvidia};
+pub use devices::Devices;
 pub use file::{Sections, load};
 pub use images::Images;
 pub use library::find_library;

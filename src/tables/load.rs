@@ -191,5 +191,5 @@ pub(super) async fn ledger(connection: &mut PgConnection, spec: &TableSpec) -> R
          at timestamp with time zone NOT NULL, PRIMARY KEY (job, chunk))",
         quoted_table(&table)
     );
-    target::make(connection, &spec.connection, &statement).await
+    target::make(connection, &spec.connection, &table, &statement).await
 }

@@ -91,7 +91,7 @@ pub(super) async fn prepare(connection: &mut PgConnection, spec: &TableSpec, wan
         if !spec.create {
             return Err(missing(spec, &statement));
         }
-        make_table(connection, spec, &statement).await?;
+        make(connection, &spec.connection, &spec.table, &statement).await?;
         found = existing(connection, &spec.connection, &spec.table).await?;
     }
     let columns = compare(spec, wanted, &found.unwrap_or_default())?;
@@ -99,23 +99,14 @@ pub(super) async fn prepare(connection: &mut PgConnection, spec: &TableSpec, wan
     Ok(columns)
 }
 
-/// Makes the table unless somebody has meanwhile: chunks that begin together all find none.
-async fn make_table(connection: &mut PgConnection, spec: &TableSpec, statement: &str) -> Result<(), Error> {
-    let of = |error| Error::of(&spec.connection, error);
-    let mut transaction = connection.begin().await.map_err(of)?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MAKING).execute(&mut *transaction).await.map_err(of)?;
-    if existing(&mut transaction, &spec.connection, &spec.table).await?.is_none() {
-        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *transaction).await.map_err(of)?;
-    }
-    transaction.commit().await.map_err(of)
-}
-
-/// Says these statements while nobody else makes a table.
-pub(super) async fn make(connection: &mut PgConnection, name: &str, statements: &str) -> Result<(), Error> {
+/// Makes a table unless somebody has meanwhile: chunks that begin together all find none.
+pub(super) async fn make(connection: &mut PgConnection, name: &str, table: &TableName, statements: &str) -> Result<(), Error> {
     let of = |error| Error::of(name, error);
     let mut transaction = connection.begin().await.map_err(of)?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MAKING).execute(&mut *transaction).await.map_err(of)?;
-    sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *transaction).await.map_err(of)?;
+    if existing(&mut transaction, name, table).await?.is_none() {
+        sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *transaction).await.map_err(of)?;
+    }
     transaction.commit().await.map_err(of)
 }
 
