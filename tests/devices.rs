@@ -81,16 +81,20 @@ async fn a_batch_that_has_no_room_in_memory_is_halved_until_it_has_and_the_job_s
     s3.put("lake", "in/x.jsonl", lines.as_bytes());
     let options = ServiceOptions::default().arg("--workers", "1").arg("--runner-memory-limit", "900MiB");
     let service = Service::start(&s3, options).await;
-    let definition = json!({
-        "model": "s3://lake/model.onnx", "input": "s3://lake/in/", "output": "s3://lake/out/", "execution": {"batch_size": 256},
-    });
-    let job = run(&service, &definition).await;
-    assert_eq!(job["counts"]["records"], json!({"total": 512, "succeeded": 512, "failed": 0}), "{job:#}");
-    let room = job["usage"]["batch_room"].as_u64().expect("it says so");
-    assert!((1..=128).contains(&room), "a gigabyte had no room: {job:#}");
-    assert_eq!(job["usage"]["batch_size"], room, "{job:#}");
-    assert!(service.log().contains("had no room in memory"), "{}", service.log());
-    for (n, row) in golden::Output::read(&s3, "lake", "out/").rows.iter().enumerate() {
-        assert_eq!(row["y"], json!([n as f64, 0.0, 0.0, -1.0]));
+    // The second finds the runner as the first left it.
+    for output in ["first/", "second/"] {
+        let definition = json!({
+            "model": "s3://lake/model.onnx", "input": "s3://lake/in/", "output": format!("s3://lake/{output}"), "execution": {"batch_size": 256},
+        });
+        let job = run(&service, &definition).await;
+        assert_eq!(job["counts"]["records"], json!({"total": 512, "succeeded": 512, "failed": 0}), "{job:#}");
+        let room = job["usage"]["batch_room"].as_u64().expect("it says so");
+        assert!((1..=128).contains(&room), "a gigabyte had no room: {job:#}");
+        assert_eq!(job["usage"]["batch_size"], room, "{job:#}");
+        for (n, row) in golden::Output::read(&s3, "lake", output).rows.iter().enumerate() {
+            assert_eq!(row["y"], json!([n as f64, 0.0, 0.0, -1.0]));
+        }
     }
+    assert!(service.log().contains("had no room in memory"), "{}", service.log());
+    assert_eq!(service.log().matches("loaded model").count(), 1, "one runner for both:\n{}", service.log());
 }

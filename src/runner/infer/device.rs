@@ -5,6 +5,8 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use rustix::process::Resource;
+
 /// The device of a process, for providers that have devices: the CPU provider has none and takes no notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Device {
@@ -23,6 +25,12 @@ pub fn has_devices(provider: &str) -> bool {
 /// that the folder stays what was fetched.
 pub fn engines(model_dir: &Path) -> PathBuf {
     model_dir.with_extension("engines")
+}
+
+/// Whether this process may have so much memory and no more. The runtime's arena for the CPU then has to be off: it doubles what it
+/// holds, and near a limit takes all there is for one request, so that neither smaller batches nor threads have any left.
+pub(super) fn memory_is_limited() -> bool {
+    rustix::process::getrlimit(Resource::Data).current.is_some()
 }
 
 /// Whether the runtime refused a batch for want of memory: by the words of its allocators and of CUDA, for it has no code for it.

@@ -8,16 +8,24 @@ use std::{
 
 use ort::{
     environment::Environment,
+    ep,
     logging::LogLevel,
     session::{RunOptions, SessionInputValue, builder::SessionBuilder},
     value::DynValue,
 };
 
-use super::{Device, Error, Interrupt, Room, providers, values};
+use super::{
+    Device, Error, Interrupt, Room,
+    device::{has_devices, is_out_of_memory, memory_is_limited},
+    providers, values,
+};
 use crate::{
     domain::Signature,
     runner::tensor::{Tensor, Value},
 };
+
+/// A run's option: arenas that are to give back, after it, what they do not use (onnxruntime_run_options_config_keys.h).
+const SHRINK: &str = "memory.enable_memory_arena_shrinkage";
 
 static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
 
@@ -48,6 +56,8 @@ pub struct Session {
     provider: String,
     pub(super) fixed_batch: Option<usize>,
     pub(super) room: Arc<Room>,
+    /// Its device's arena, in the words of [`SHRINK`].
+    arena: Option<String>,
     outputs: Vec<String>,
 }
 
@@ -126,12 +136,17 @@ impl Session {
             // Nothing may run where the job did not allow it.
             builder = builder.with_disable_cpu_fallback().map_err(|e| load(e.to_string()))?;
         }
+        if memory_is_limited() {
+            let no_arena = [ep::CPU::default().with_arena_allocator(false).build()];
+            builder = builder.with_execution_providers(no_arena).map_err(|e| load(e.to_string()))?;
+        }
         let inner = builder.commit_from_file(file).map_err(|e| load(e.to_string()))?;
         Ok(Self {
             inner,
             provider: wanted[0].to_owned(),
             fixed_batch: signature.fixed_batch().map(|n| n as usize),
             room: room.clone(),
+            arena: has_devices(wanted[0]).then(|| format!("gpu:{}", options.device.id)),
             outputs: signature.outputs.iter().map(|o| o.name.clone()).collect(),
         })
     }
@@ -148,12 +163,35 @@ impl Session {
         rows: &Range<usize>,
         interrupt: &Interrupt,
     ) -> Result<Vec<(String, Value)>, RunError> {
+        match self.call(inputs, rows, interrupt, None) {
+            // What the device's arena holds since other batches lies in this one's way. It gives that back at the end of the second call,
+            // which leaves all the room there is to the smaller ones that follow, if it does not fit itself.
+            Err(RunError::Refused(detail)) if is_out_of_memory(&detail) && self.arena.is_some() => {
+                let arena = self.arena.clone();
+                self.call(inputs, rows, interrupt, arena.as_deref())
+            }
+            ran => ran,
+        }
+    }
+
+    /// Calls the runtime once; at the end, the arena that is named gives back what it does not use.
+    fn call(
+        &mut self,
+        inputs: &[(String, Tensor)],
+        rows: &Range<usize>,
+        interrupt: &Interrupt,
+        shrink: Option<&str>,
+    ) -> Result<Vec<(String, Value)>, RunError> {
         let refused = |e: ort::Error| RunError::Refused(e.to_string());
         let mut values: Vec<(&str, SessionInputValue<'_>)> = Vec::with_capacity(inputs.len());
         for (name, tensor) in inputs {
             values.push((name, values::view(tensor, rows).map_err(refused)?));
         }
-        let options = Arc::new(RunOptions::new().map_err(refused)?);
+        let mut options = RunOptions::new().map_err(refused)?;
+        if let Some(arena) = shrink {
+            options.set(SHRINK, arena).map_err(refused)?;
+        }
+        let options = Arc::new(options);
         interrupt.enter(options.clone());
         let ran = if interrupt.is_set() { None } else { Some(self.inner.run_with_options(values, &*options)) };
         interrupt.leave(&options);
