@@ -152,24 +152,28 @@ impl JsonColumns {
         self.bytes = self.columns.iter().map(|(_, column)| column.bytes()).sum();
     }
 
-    /// Reads one line into row `row` that is written like those before; what it has added stays when it is not.
-    fn read_alike(&mut self, row: usize, line: &str) -> bool {
-        let Some(mut flat) = Flat::open(line) else { return false };
+    /// Reads one line into row `row` that is written like those before, and gives the number of columns that it had a value for; what it
+    /// has added stays when it is not written so.
+    fn read_alike(&mut self, row: usize, line: &str) -> Option<usize> {
+        let mut flat = Flat::open(line)?;
+        let mut filled = 0;
         for known in &self.shape {
-            let Some((value, after)) = known.token.as_ref().and_then(|token| flat.field(token)) else { return false };
+            let (value, after) = flat.field(known.token.as_ref()?)?;
             if let Some(place) = known.place {
                 let column = &mut self.columns[place].1;
                 // A name that comes twice is for the parser to tell.
                 if column.len() > row {
-                    return false;
+                    return None;
                 }
                 column.push(value);
+                self.bytes += value.len() + size_of::<i32>();
+                filled += 1;
             }
             if after == After::End {
-                return true;
+                return Some(filled);
             }
         }
-        false
+        None
     }
 
     /// Reads one line into row `row`; what it has added stays when it fails.
@@ -193,7 +197,11 @@ impl Columns for JsonColumns {
 
     fn push(&mut self, row: usize, line: &str) -> Pushed {
         let columns = self.columns.len();
-        if !self.read_alike(row, line) {
+        let filled = self.read_alike(row, line);
+        if filled == Some(columns) {
+            return Pushed::Row;
+        }
+        if filled.is_none() {
             self.columns.iter_mut().for_each(|(_, column)| column.truncate(row));
             if let Err(pushed) = self.read(row, line) {
                 self.take_back(row, columns);

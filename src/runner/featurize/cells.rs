@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use super::{
     bind::Encoding,
+    decimal,
     element::{Bad, Element},
 };
 
@@ -23,17 +24,25 @@ pub(super) type CellError = (String, Bad);
 /// Reads a value a row. `put` gets the row and the element, or `None` for a missing value.
 pub(super) fn scalars<T: Element>(array: &ArrayRef, encoding: Encoding, put: &mut impl FnMut(usize, Result<Option<T>, CellError>)) {
     match encoding {
-        Encoding::Csv => {
-            for (row, text) in texts(array).iter().enumerate() {
-                put(row, csv(text.unwrap_or_default()));
-            }
-        }
-        Encoding::Json => {
-            for (row, text) in texts(array).iter().enumerate() {
-                put(row, text.map_or(Ok(None), |text| json_single(text)));
-            }
-        }
+        Encoding::Csv => texts_of(array, |text| csv(text.unwrap_or_default()), put),
+        Encoding::Json => texts_of(array, |text| text.map_or(Ok(None), json_single), put),
         Encoding::Typed => typed(array, put),
+    }
+}
+
+/// A text a row: plain decimal numbers at once, all else by `read`.
+fn texts_of<T: Element>(
+    array: &ArrayRef,
+    read: impl Fn(Option<&str>) -> Result<Option<T>, CellError>,
+    put: &mut impl FnMut(usize, Result<Option<T>, CellError>),
+) {
+    let array = texts(array);
+    let bytes = array.value_data();
+    for (row, ends) in array.value_offsets().windows(2).enumerate() {
+        match decimal::read(bytes, ends[0] as usize..ends[1] as usize).and_then(T::of_decimal) {
+            Some(element) => put(row, Ok(Some(element))),
+            None => put(row, read(array.is_valid(row).then(|| array.value(row)))),
+        }
     }
 }
 

@@ -1,5 +1,12 @@
 //! Values of data → elements of a tensor, each conversion exact or refused.
 
+use arrow::{
+    array::{Array, AsArray},
+    datatypes::{
+        ArrowPrimitiveType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
+        UInt32Type, UInt64Type,
+    },
+};
 use half::f16;
 
 use crate::{domain::Dtype, runner::tensor::TensorData};
@@ -61,6 +68,19 @@ pub(super) trait Element: Clone + Default {
         Self::of_number(text.trim_ascii())
     }
     fn data(values: Vec<Self>) -> TensorData;
+    /// A number that a text writes, read as a double, for the types that take it from one.
+    fn of_decimal(_value: f64) -> Option<Self> {
+        None
+    }
+    /// The values of a column that holds this type and nothing else: there is nothing to convert.
+    fn column(_array: &dyn Array) -> Option<&[Self]> {
+        None
+    }
+}
+
+/// The values of a column of this Arrow type in which none is missing.
+fn values_of<T: ArrowPrimitiveType>(array: &dyn Array) -> Option<&[T::Native]> {
+    array.as_primitive_opt::<T>().filter(|array| array.null_count() == 0).map(|array| &**array.values())
 }
 
 fn parse_f64(text: &str) -> Result<f64, Bad> {
@@ -92,7 +112,7 @@ fn integer(value: f64) -> Result<i128, Bad> {
 }
 
 macro_rules! integers {
-    ($($type:ty => $variant:ident),*) => {$(
+    ($($type:ty => $variant:ident, $arrow:ty;)*) => {$(
         impl Element for $type {
             const DTYPE: Dtype = Dtype::$variant;
             fn of_i64(value: i64) -> Result<Self, Bad> {
@@ -110,19 +130,34 @@ macro_rules! integers {
             fn data(values: Vec<Self>) -> TensorData {
                 TensorData::$variant(values)
             }
+            fn column(array: &dyn Array) -> Option<&[Self]> {
+                values_of::<$arrow>(array)
+            }
         }
     )*};
 }
 
-integers!(u8 => Uint8, u16 => Uint16, u32 => Uint32, u64 => Uint64, i8 => Int8, i16 => Int16, i32 => Int32, i64 => Int64);
+integers! {
+    u8 => Uint8, UInt8Type;
+    u16 => Uint16, UInt16Type;
+    u32 => Uint32, UInt32Type;
+    u64 => Uint64, UInt64Type;
+    i8 => Int8, Int8Type;
+    i16 => Int16, Int16Type;
+    i32 => Int32, Int32Type;
+    i64 => Int64, Int64Type;
+}
 
 /// Texts become doubles first and then the type wanted, as a table of doubles would: CSV and Parquet give the same element.
 macro_rules! floats {
-    ($($type:ty => $variant:ident, $narrow:expr;)*) => {$(
+    ($($type:ty => $variant:ident, $arrow:ty, $narrow:expr;)*) => {$(
         impl Element for $type {
             const DTYPE: Dtype = Dtype::$variant;
             fn nan() -> Option<Self> {
                 Some(<$type>::NAN)
+            }
+            fn of_decimal(value: f64) -> Option<Self> {
+                Self::of_f64(value).ok()
             }
             fn of_i64(value: i64) -> Result<Self, Bad> {
                 Self::of_f64(value as f64)
@@ -140,14 +175,17 @@ macro_rules! floats {
             fn data(values: Vec<Self>) -> TensorData {
                 TensorData::$variant(values)
             }
+            fn column(array: &dyn Array) -> Option<&[Self]> {
+                values_of::<$arrow>(array)
+            }
         }
     )*};
 }
 
 floats! {
-    f32 => Fp32, |v: f64| v as f32;
-    f64 => Fp64, |v: f64| v;
-    f16 => Fp16, f16::from_f64;
+    f32 => Fp32, Float32Type, |v: f64| v as f32;
+    f64 => Fp64, Float64Type, |v: f64| v;
+    f16 => Fp16, Float16Type, f16::from_f64;
 }
 
 impl Element for bool {

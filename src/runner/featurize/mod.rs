@@ -5,6 +5,7 @@
 
 mod bind;
 mod cells;
+mod decimal;
 mod element;
 mod image;
 #[cfg(test)]
@@ -303,6 +304,9 @@ fn read<T: Element>(
     mut put: impl FnMut(usize, T),
 ) {
     let array = columns.column(column.index).slice(rows.start, rows.len());
+    if let Some(values) = T::column(&array) {
+        return rows.zip(values).for_each(|(row, value)| put(row, value.clone()));
+    }
     scalars::<T>(&array, column.encoding, &mut |row, cell| {
         let row = rows.start + row;
         match cell {
