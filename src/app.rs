@@ -16,7 +16,7 @@ use crate::{
     notify::{self, Deliverer, Guard, Notifier, Timeouts},
     objects::{self, Stores},
     plan::{self, Planner},
-    schedule::Scheduler,
+    schedule::{Scheduler, Times},
     tables::Connections,
     telemetry::{LogFormat, Metrics},
 };
@@ -168,7 +168,13 @@ impl App {
             data_dir: settings.data_dir.clone(),
         };
         let control = (role == Role::Serve).then(|| Control {
-            scheduler: Scheduler { store: store.clone(), accept: Arc::new(api.clone()), wake: wake.clone(), poll: POLL },
+            scheduler: Scheduler {
+                store: store.clone(),
+                accept: Arc::new(api.clone()),
+                wake: wake.clone(),
+                poll: POLL,
+                times: Times::default(),
+            },
             planner: Planner {
                 store: store.clone(),
                 stores: stores.clone(),

@@ -98,6 +98,7 @@ impl Store for Down {
     async fn run_now(&self, _: &ScheduleId) -> Result<Option<Run>> { down() }
     async fn runs(&self, _: &ScheduleId, _: Option<Timestamp>, _: u32) -> Result<Vec<Run>> { down() }
     async fn claim_run(&self, _: Duration) -> Result<Option<ClaimedRun>> { down() }
+    async fn renew_run(&self, _: &RunLease, _: Duration) -> Result<Written> { down() }
     async fn settle_run(&self, _: &RunLease, _: &Unmade) -> Result<Written> { down() }
     async fn delay_run(&self, _: &RunLease, _: Option<&Problem>, _: Duration) -> Result<Written> { down() }
     async fn covered_block(&self, _: &ScheduleId, _: &str) -> Result<Block> { down() }

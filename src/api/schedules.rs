@@ -31,7 +31,8 @@ const TRIES: usize = 5;
 /// at when the fire comes. Every fault is listed at once. With `dry_run=true` nothing is written, and the answer has the next ten fires.
 ///
 /// A fire makes one job, on whichever node and however often they are restarted. One that cannot make a job is listed under `runs` with
-/// its problem, and the schedule goes on; where a store or the database does not answer it is tried again for about half an hour.
+/// its problem, and the schedule goes on; where a store or the database does not answer it is tried again for about half an hour, and one
+/// whose job takes half an hour to accept fails.
 #[utoipa::path(
     post, path = "/v1/schedules", tag = "schedules",
     params(("dry_run" = Option<bool>, Query, description = "Answer with the next ten fires, and write nothing", example = false)),

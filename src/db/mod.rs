@@ -661,6 +661,9 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// its [`Overlap`](crate::domain::schedule::Overlap) decides: the fire is skipped, it waits, or that job is cancelled and it waits for its end.
     async fn claim_run(&self, ttl: Duration) -> Result<Option<ClaimedRun>>;
 
+    /// Renews the lease on a fire whose job is not made yet.
+    async fn renew_run(&self, lease: &RunLease, ttl: Duration) -> Result<Written>;
+
     /// Records that a fire makes no job.
     async fn settle_run(&self, lease: &RunLease, unmade: &Unmade) -> Result<Written>;
 

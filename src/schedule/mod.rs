@@ -4,7 +4,8 @@
 //! schedule's policies let through. Knows neither HTTP nor how a definition is read.
 //!
 //! The idea a reader could not guess: nothing here has to happen once. A fire is written in the transaction that moves its schedule past
-//! it, and its job in the one that settles the fire, so that every node may do all of this at any moment, and die at any moment.
+//! it, and its job in the one that settles the fire, so that every node may do all of this at any moment, and die at any moment. The lease
+//! on a fire, which is renewed while its job is accepted, keeps others from doing the same work meanwhile; no more hangs on it.
 
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
-    db::{self, ClaimedRun, Store, Unmade, Written},
+    db::{self, ClaimedRun, RunLease, Store, Unmade, Written},
     domain::{JobId, Problem, Run, RunState, Schedule, Timestamp},
     telemetry::traces,
 };
@@ -26,8 +27,6 @@ use crate::{
 const DUE_AT_ONCE: u32 = 100;
 /// Jobs made side by side: one whose model is large holds up no other schedule.
 const SIDE_BY_SIDE: usize = 4;
-/// How long a node may be at one job before another tries as well, which does no harm.
-const LEASE: Duration = Duration::from_secs(60);
 /// The first delay after a store or the database did not answer; it doubles up to [`LONGEST_DELAY`].
 const FIRST_DELAY: Duration = Duration::from_secs(5);
 const LONGEST_DELAY: Duration = Duration::from_secs(300);
@@ -53,6 +52,23 @@ pub struct Refused {
     pub retryable: bool,
 }
 
+/// What may take how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// How long a node may say nothing of a fire before another takes it, which does no harm.
+    pub lease: Duration,
+    /// How often a lease is renewed while the job is accepted.
+    pub renewal: Duration,
+    /// How long accepting a job may take, the fetching of its model included: a store that says nothing holds up no fire for ever.
+    pub acceptance: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self { lease: Duration::from_mins(1), renewal: Duration::from_secs(20), acceptance: Duration::from_mins(30) }
+    }
+}
+
 /// Fires schedules.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -64,6 +80,8 @@ pub struct Scheduler {
     pub wake: Arc<Notify>,
     /// How often to look when nobody says that there is something.
     pub poll: Duration,
+    /// What may take how long.
+    pub times: Times,
 }
 
 impl Scheduler {
@@ -116,7 +134,7 @@ impl Scheduler {
     }
 
     async fn claim(&self) -> Option<ClaimedRun> {
-        self.store.claim_run(LEASE).await.unwrap_or_else(|error| {
+        self.store.claim_run(self.times.lease).await.unwrap_or_else(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for fires that wait");
             None
         })
@@ -126,7 +144,12 @@ impl Scheduler {
         let ClaimedRun { lease, schedule, run } = claimed;
         let id = &schedule.id;
         let made = tokio::select! {
-            made = self.accept.accept(schedule, run) => made,
+            made = self.accepted(schedule, run) => made,
+            // The fire was settled or taken meanwhile, or is gone with its schedule. It may be this acceptance that settled it.
+            () = self.lost(lease) => {
+                tracing::debug!(schedule.id = %id, fire_time = %run.fire_time, "the fire of {id} at {} is not ours any more", run.fire_time);
+                return self.wake.notify_waiters();
+            }
             // What was begun may still become a job: then the fire is settled, and whoever looks next sees that.
             () = stop.cancelled() => return self.written(id, self.store.delay_run(lease, None, Duration::ZERO).await),
         };
@@ -143,6 +166,35 @@ impl Scheduler {
             Err(Refused { problem, .. }) => {
                 tracing::warn!(schedule.id = %id, code = problem.code, "{id} makes no job at {}: {problem}", run.fire_time);
                 self.written(id, self.store.settle_run(lease, &Unmade { state: RunState::Failed, problem }).await);
+            }
+        }
+    }
+
+    /// The job of a fire, unless it takes too long to make.
+    async fn accepted(&self, schedule: &Schedule, run: &Run) -> Result<JobId, Refused> {
+        let limit = self.times.acceptance;
+        tokio::time::timeout(limit, self.accept.accept(schedule, run)).await.unwrap_or_else(|_| {
+            let detail = format!(
+                "after {} s the job was still not made: its model or its output lies in a store that does not answer, or the model is too \
+                 large to be fetched in that time",
+                limit.as_secs()
+            );
+            Err(Refused { problem: Problem::new("acceptance_timeout", "Accepting the job took too long", detail), retryable: false })
+        })
+    }
+
+    /// Renews the lease on a fire; ends when it is another's.
+    async fn lost(&self, lease: &RunLease) {
+        loop {
+            tokio::time::sleep(self.times.renewal).await;
+            match self.store.renew_run(lease, self.times.lease).await {
+                Ok(Written::Done) => {}
+                Ok(Written::Fenced) => return,
+                // Whether it is another's by now is said by the next answer.
+                Err(error) => {
+                    let (id, error) = (&lease.schedule, &error as &dyn std::error::Error);
+                    tracing::warn!(schedule.id = %id, error, "cannot renew the lease on a fire of {id} yet");
+                }
             }
         }
     }

@@ -59,7 +59,7 @@ impl Accept for Jobs {
 }
 
 fn scheduler(store: &SqlStore, accept: Arc<dyn Accept>) -> Scheduler {
-    Scheduler { store: Arc::new(store.clone()), accept, wake: Arc::default(), poll: Duration::from_millis(20) }
+    Scheduler { store: Arc::new(store.clone()), accept, wake: Arc::default(), poll: Duration::from_millis(20), times: Times::default() }
 }
 
 fn spec(cron: &str, zone: &str, overlap: Overlap) -> ScheduleSpec {
@@ -194,6 +194,88 @@ async fn a_fire_that_cannot_make_a_job_is_listed_and_the_schedule_goes_on() {
     assert_eq!((tried.state, tried.attempts), (RunState::Failed, MOST_ATTEMPTS - 1));
 }
 
+/// Makes jobs once it is let: until then it waits, as for a model that takes minutes to come.
+#[derive(Debug)]
+struct Slow {
+    jobs: Arc<Jobs>,
+    begun: Notify,
+    may_go_on: Notify,
+}
+
+impl Slow {
+    fn new(store: &SqlStore) -> Arc<Self> {
+        Arc::new(Self { jobs: Jobs::all(store.clone()), begun: Notify::new(), may_go_on: Notify::new() })
+    }
+}
+
+#[async_trait]
+impl Accept for Slow {
+    async fn accept(&self, schedule: &Schedule, run: &Run) -> Result<JobId, Refused> {
+        self.begun.notify_one();
+        self.may_go_on.notified().await;
+        self.jobs.accept(schedule, run).await
+    }
+}
+
+/// A fire whose job is being made, with a lease that is renewed all the while; and the task that makes it.
+async fn slowly(bench: &Bench, accept: Arc<dyn Accept>, times: Times) -> (Schedule, JoinHandle<()>) {
+    let schedule = create(&bench.store, spec("0 * * * *", "UTC", Overlap::Skip)).await;
+    let scheduler = Scheduler { times, ..scheduler(&bench.store, accept) };
+    bench.store.advance_clock(Duration::from_secs(3600));
+    scheduler.open().await.unwrap();
+    let claimed = scheduler.claim().await.unwrap();
+    (schedule, tokio::spawn(async move { scheduler.make(&claimed, &CancellationToken::new()).await }))
+}
+
+const RENEWED_AT_ONCE: Times = Times { lease: Duration::from_secs(60), renewal: Duration::from_millis(5), acceptance: TTL };
+
+#[tokio::test]
+async fn a_job_that_takes_minutes_to_accept_is_accepted_by_one_node_alone() {
+    let bench = Bench::sqlite().await;
+    let slow = Slow::new(&bench.store);
+    let (schedule, making) = slowly(&bench, slow.clone(), RENEWED_AT_ONCE).await;
+    slow.begun.notified().await;
+    for _ in 0..5 {
+        bench.store.advance_clock(Duration::from_secs(40));
+        let renewed = bench.store.now().await.unwrap().0 + 50_000_000;
+        let deadline = tokio::time::Instant::now() + TTL;
+        while bench.number("SELECT lease_until FROM schedule_run WHERE state = 'waiting'").await < renewed {
+            assert!(tokio::time::Instant::now() < deadline, "nobody renews the lease");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(bench.store.claim_run(TTL).await.unwrap().is_none(), "another node takes the same fire");
+    }
+    slow.may_go_on.notify_one();
+    making.await.unwrap();
+    let runs = bench.store.runs(&schedule.id, None, 10).await.unwrap();
+    assert_eq!((runs.len(), runs[0].state), (1, RunState::Started));
+}
+
+#[tokio::test]
+async fn a_node_that_loses_a_fire_gives_up_on_its_job() {
+    let bench = Bench::sqlite().await;
+    let slow = Slow::new(&bench.store);
+    let (schedule, making) = slowly(&bench, slow.clone(), RENEWED_AT_ONCE).await;
+    slow.begun.notified().await;
+    assert!(bench.store.delete_schedule(&schedule.id).await.unwrap());
+    tokio::time::timeout(TTL, making).await.expect("it gives up").unwrap();
+    assert!(bench.store.jobs(&crate::db::JobFilter { limit: 10, ..Default::default() }).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_store_that_says_nothing_fails_the_fire_and_frees_its_turn() {
+    let bench = Bench::sqlite().await;
+    let times = Times { acceptance: Duration::from_millis(20), ..Times::default() };
+    let (schedule, making) = slowly(&bench, Slow::new(&bench.store), times).await;
+    tokio::time::timeout(TTL, making).await.expect("it gives up").unwrap();
+    let runs = bench.store.runs(&schedule.id, None, 10).await.unwrap();
+    assert_eq!((runs[0].state, runs[0].problem.as_ref().unwrap().code.as_str()), (RunState::Failed, "acceptance_timeout"));
+    // The next one is tried.
+    bench.store.advance_clock(Duration::from_secs(3600));
+    scheduler(&bench.store, Jobs::all(bench.store.clone())).step().await;
+    assert_eq!(bench.store.runs(&schedule.id, None, 10).await.unwrap()[0].state, RunState::Started);
+}
+
 /// A process that fires schedules; dropped, it is killed.
 struct Node {
     store: SqlStore,
@@ -238,7 +320,7 @@ async fn three_nodes_with_restarts_make_one_job_of_each_of_a_thousand_fires() {
     while completed < FIRES {
         assert!(tokio::time::Instant::now() < deadline, "{completed} jobs after {restarts} restarts");
         // When all fires have come, time goes on for the leases of nodes that were killed.
-        let step = if turned.as_secs() < FIRES as u64 + 50 { Duration::from_secs(random.random_range(1..20)) } else { LEASE / 10 };
+        let step = if turned.as_secs() < FIRES as u64 + 50 { Duration::from_secs(random.random_range(1..20)) } else { Times::default().lease / 10 };
         turned += step;
         std::iter::once(&bench.store).chain(nodes.iter().map(|node| &node.store)).for_each(|store| store.advance_clock(step));
         completed += complete_all(&bench.store).await;

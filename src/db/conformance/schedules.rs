@@ -12,6 +12,7 @@ use crate::domain::{
 
 on_both_databases! {
     a_fire_is_opened_once_and_makes_one_job,
+    a_renewed_lease_keeps_a_fire_from_others,
     a_fire_whose_schedule_is_gone_makes_no_job,
     a_schedule_that_was_changed_is_not_opened_as_it_was,
     fires_of_a_schedule_are_claimed_in_their_order_one_at_a_time,
@@ -115,6 +116,25 @@ async fn a_fire_is_opened_once_and_makes_one_job(b: Bench) {
     let filter = JobFilter { schedule: Some(schedule.id.clone()), limit: 10, ..JobFilter::default() };
     let jobs = b.store.jobs(&filter).await.unwrap();
     assert_eq!((jobs.len(), jobs[0].fire.as_ref().map(|fire| fire.time)), (1, Some(runs[0].fire_time)));
+}
+
+async fn a_renewed_lease_keeps_a_fire_from_others(b: Bench) {
+    b.schedule(Overlap::Skip).await;
+    b.minutes(1).await;
+    let claimed = b.claim_run().await.unwrap();
+    for _ in 0..5 {
+        b.advance(TTL / 2);
+        assert_eq!(b.store.renew_run(&claimed.lease, TTL).await.unwrap(), Written::Done);
+        assert!(b.claim_run().await.is_none());
+    }
+    b.advance(TTL * 2);
+    let other = b.claim_run().await.unwrap();
+    assert_eq!(b.store.renew_run(&claimed.lease, TTL).await.unwrap(), Written::Fenced, "it is another's");
+    assert_eq!(b.store.delay_run(&other.lease, None, Duration::ZERO).await.unwrap(), Written::Done);
+    assert_eq!(b.store.renew_run(&other.lease, TTL).await.unwrap(), Written::Fenced, "what was given back is not renewed");
+    let last = b.claim_run().await.unwrap();
+    b.make(&last).await;
+    assert_eq!(b.store.renew_run(&last.lease, TTL).await.unwrap(), Written::Fenced, "it has its job");
 }
 
 async fn a_fire_whose_schedule_is_gone_makes_no_job(b: Bench) {

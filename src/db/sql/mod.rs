@@ -429,6 +429,11 @@ impl Store for SqlStore {
         self.write(move |tx| schedules::claim(tx, ttl)).await
     }
 
+    async fn renew_run(&self, lease: &RunLease, ttl: Duration) -> Result<Written> {
+        let lease = lease.clone();
+        self.write(move |tx| Box::pin(async move { schedules::renew(tx, &lease, ttl).await })).await
+    }
+
     async fn settle_run(&self, lease: &RunLease, unmade: &Unmade) -> Result<Written> {
         let (lease, unmade) = (lease.clone(), unmade.clone());
         self.write(move |tx| Box::pin(async move { schedules::settle(tx, &lease, &unmade).await })).await

@@ -275,6 +275,18 @@ async fn take(tx: &mut Tx<'_>, lease: RunLease, schedule: Schedule, ttl: Duratio
     Ok(ClaimedRun { run: rows::run(&row)?, lease: RunLease { epoch, ..lease }, schedule })
 }
 
+pub(super) async fn renew(tx: &mut Tx<'_>, lease: &RunLease, ttl: Duration) -> Result<Written> {
+    let done =
+        sql("UPDATE schedule_run SET lease_until = ? WHERE schedule_id = ? AND fire_at = ? AND state = 'waiting' AND lease_epoch = ?")
+            .bind(tx.now + micros(ttl))
+            .bind(lease.schedule.as_str())
+            .bind(lease.fire_time.0)
+            .bind(lease.epoch)
+            .execute(&mut tx.db)
+            .await?;
+    Ok(if done == 1 { Written::Done } else { Written::Fenced })
+}
+
 /// What is known already of the job of a fire: `None` while it is to be made. Holds the fire.
 pub(super) async fn made(tx: &mut Tx<'_>, fire: &Fire) -> Result<Option<Created>> {
     let lock = tx.db.for_update();
@@ -338,10 +350,11 @@ async fn end(tx: &mut Tx<'_>, lease: &RunLease, unmade: &Unmade, leased: bool) -
     Ok(if done == 1 { Written::Done } else { Written::Fenced })
 }
 
-/// Gives a fire back, to be tried again after a while; with a problem it counts as an attempt.
+/// Gives a fire back, to be tried again after a while; with a problem it counts as an attempt. A renewal that is still under way comes
+/// too late, by the epoch.
 pub(super) async fn delay(tx: &mut Tx<'_>, lease: &RunLease, problem: Option<&Problem>, delay: Duration) -> Result<Written> {
-    let done = sql("UPDATE schedule_run SET problem = COALESCE(?, problem), attempts = attempts + ?, due_at = ?, lease_until = NULL \
-         WHERE schedule_id = ? AND fire_at = ? AND state = 'waiting' AND lease_epoch = ?")
+    let done = sql("UPDATE schedule_run SET problem = COALESCE(?, problem), attempts = attempts + ?, due_at = ?, lease_until = NULL, \
+         lease_epoch = lease_epoch + 1 WHERE schedule_id = ? AND fire_at = ? AND state = 'waiting' AND lease_epoch = ?")
     .bind(problem.map(document))
     .bind(i64::from(problem.is_some()))
     .bind(tx.now + micros(delay))
