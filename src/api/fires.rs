@@ -82,7 +82,11 @@ impl Accept for ApiState {
             }
             submit::fire(self, &definition, fire).await
         };
-        made.await.map_err(|problem| Refused { retryable: matches!(problem.status, 429 | 500..), problem: whole(problem) })
+        made.await.map_err(|problem| match problem.status {
+            429 | 500.. => Refused::ForNow(whole(problem)),
+            _ if problem.kind == ApiProblem::type_of(submit::OVERLAP) => Refused::Overlaps,
+            _ => Refused::ForGood(whole(problem)),
+        })
     }
 }
 

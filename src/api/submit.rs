@@ -21,6 +21,9 @@ use crate::{
     telemetry::traces,
 };
 
+/// Another job of the same schedule is not over.
+pub(super) const OVERLAP: &str = "overlap";
+
 /// How a request for a job was answered.
 #[derive(Debug)]
 pub(super) enum Submitted {
@@ -84,6 +87,9 @@ fn answered(state: &ApiState, created: Created, key: Option<&IdempotencyKey>) ->
             Ok(Submitted::Replay(job))
         }
         Created::Settled => Err(ApiProblem::conflict("fire_settled", "The fire was settled", "it came to something else meanwhile")),
+        Created::Overlaps { by } => {
+            Err(ApiProblem::conflict(OVERLAP, "An earlier job is not over", format!("{by} of the same schedule is not over")))
+        }
         Created::KeyReused { by } => Err(ApiProblem::key_reused(key.map_or("", |k| &k.key), &by)),
         Created::OutputClaimed { by, uri } => Err(ApiProblem::output_claimed(&by, &uri)),
     }

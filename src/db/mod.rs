@@ -152,6 +152,11 @@ pub enum Created {
     },
     /// The fire that it is made for has been settled without a job, or its schedule is gone.
     Settled,
+    /// Another job of the same schedule is not over: the schedule's [`Overlap`](crate::domain::schedule::Overlap) is to decide again.
+    Overlaps {
+        /// That job.
+        by: JobId,
+    },
     /// An unfinished job writes to this prefix, to one above it or to one below it.
     OutputClaimed {
         /// That job.
@@ -657,7 +662,7 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Fires of a schedule, latest first; those before a time.
     async fn runs(&self, id: &ScheduleId, before: Option<Timestamp>, limit: u32) -> Result<Vec<Run>>;
 
-    /// Leases a fire whose job is to be made: of each schedule one at a time, in their order. While a job of the schedule is not over,
+    /// Leases a fire whose job is to be made: of each schedule one at a time, as long as its lease lasts, in their order. While a job of the schedule is not over,
     /// its [`Overlap`](crate::domain::schedule::Overlap) decides: the fire is skipped, it waits, or that job is cancelled and it waits for its end.
     async fn claim_run(&self, ttl: Duration) -> Result<Option<ClaimedRun>>;
 

@@ -43,13 +43,15 @@ pub trait Accept: Send + Sync + std::fmt::Debug + 'static {
     async fn accept(&self, schedule: &Schedule, run: &Run) -> Result<JobId, Refused>;
 }
 
-/// Why a fire has no job.
+/// Why a fire has no job, in the words that a caller of the API would get.
 #[derive(Debug, Clone)]
-pub struct Refused {
-    /// In the words that a caller of the API would get.
-    pub problem: Problem,
-    /// Whether trying again may help.
-    pub retryable: bool,
+pub enum Refused {
+    /// Trying again may help.
+    ForNow(Problem),
+    /// Trying again would not.
+    ForGood(Problem),
+    /// Another job of the schedule is not over, though none was unfinished when the fire was claimed: its policy decides again.
+    Overlaps,
 }
 
 /// What may take how long.
@@ -158,12 +160,13 @@ impl Scheduler {
                 tracing::info!(schedule.id = %id, job.id = %job, fire_time = %run.fire_time, "{id} made {job} at {}", run.fire_time);
                 self.wake.notify_waiters();
             }
-            Err(Refused { problem, retryable: true }) if run.attempts + 1 < MOST_ATTEMPTS => {
+            Err(Refused::Overlaps) => self.written(id, self.store.delay_run(lease, None, Duration::ZERO).await),
+            Err(Refused::ForNow(problem)) if run.attempts + 1 < MOST_ATTEMPTS => {
                 let delay = LONGEST_DELAY.min(FIRST_DELAY.saturating_mul(1 << run.attempts.min(16)));
                 tracing::warn!(schedule.id = %id, code = problem.code, "{id} has no job for {} yet: {problem}", run.fire_time);
                 self.written(id, self.store.delay_run(lease, Some(&problem), delay).await);
             }
-            Err(Refused { problem, .. }) => {
+            Err(Refused::ForNow(problem) | Refused::ForGood(problem)) => {
                 tracing::warn!(schedule.id = %id, code = problem.code, "{id} makes no job at {}: {problem}", run.fire_time);
                 self.written(id, self.store.settle_run(lease, &Unmade { state: RunState::Failed, problem }).await);
             }
@@ -179,7 +182,7 @@ impl Scheduler {
                  large to be fetched in that time",
                 limit.as_secs()
             );
-            Err(Refused { problem: Problem::new("acceptance_timeout", "Accepting the job took too long", detail), retryable: false })
+            Err(Refused::ForGood(Problem::new("acceptance_timeout", "Accepting the job took too long", detail)))
         })
     }
 

@@ -45,15 +45,16 @@ impl Accept for Jobs {
     async fn accept(&self, schedule: &Schedule, run: &Run) -> Result<JobId, Refused> {
         let fire = Some(Fire { schedule: schedule.id.clone(), time: run.fire_time, only_new: false });
         let new = NewJob { fire, ..new_job(&format!("s3://lake/{}/{}/", schedule.id, run.fire_time.0)) };
-        let refused = |what: &str, retryable| Refused { problem: Problem::new("refused", "It was refused", what), retryable };
-        let created = self.store.create_job(new).await.map_err(|e| refused(&e.to_string(), true))?;
+        let refused = |what: &str| Problem::new("refused", "It was refused", what);
+        let created = self.store.create_job(new).await.map_err(|e| Refused::ForNow(refused(&e.to_string())))?;
         let asked = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
         if self.loses_one_in > 0 && asked.is_multiple_of(self.loses_one_in) {
-            return Err(refused("the answer was lost", true));
+            return Err(Refused::ForNow(refused("the answer was lost")));
         }
         match created {
             Created::Job(job) | Created::Replay(job) => Ok(job.id),
-            other => Err(refused(&format!("{other:?}"), false)),
+            Created::Overlaps { .. } => Err(Refused::Overlaps),
+            other => Err(Refused::ForGood(refused(&format!("{other:?}")))),
         }
     }
 }
@@ -167,8 +168,8 @@ async fn a_fire_that_cannot_make_a_job_is_listed_and_the_schedule_goes_on() {
     #[async_trait]
     impl Accept for Refusing {
         async fn accept(&self, _: &Schedule, _: &Run) -> Result<JobId, Refused> {
-            let retryable = self.0.fetch_add(1, Ordering::Relaxed) > 0;
-            Err(Refused { problem: Problem::new("model_missing", "There is no model", "s3://m/ does not exist"), retryable })
+            let problem = Problem::new("model_missing", "There is no model", "s3://m/ does not exist");
+            Err(if self.0.fetch_add(1, Ordering::Relaxed) > 0 { Refused::ForNow(problem) } else { Refused::ForGood(problem) })
         }
     }
     let bench = Bench::sqlite().await;
@@ -217,14 +218,19 @@ impl Accept for Slow {
     }
 }
 
-/// A fire whose job is being made, with a lease that is renewed all the while; and the task that makes it.
-async fn slowly(bench: &Bench, accept: Arc<dyn Accept>, times: Times) -> (Schedule, JoinHandle<()>) {
-    let schedule = create(&bench.store, spec("0 * * * *", "UTC", Overlap::Skip)).await;
+/// Takes the fire that is due; the task that makes its job.
+async fn slowly(bench: &Bench, accept: Arc<dyn Accept>, times: Times) -> JoinHandle<()> {
     let scheduler = Scheduler { times, ..scheduler(&bench.store, accept) };
-    bench.store.advance_clock(Duration::from_secs(3600));
     scheduler.open().await.unwrap();
     let claimed = scheduler.claim().await.unwrap();
-    (schedule, tokio::spawn(async move { scheduler.make(&claimed, &CancellationToken::new()).await }))
+    tokio::spawn(async move { scheduler.make(&claimed, &CancellationToken::new()).await })
+}
+
+/// A schedule with a fire that is due.
+async fn due(bench: &Bench) -> Schedule {
+    let schedule = create(&bench.store, spec("0 * * * *", "UTC", Overlap::Skip)).await;
+    bench.store.advance_clock(Duration::from_secs(3600));
+    schedule
 }
 
 const RENEWED_AT_ONCE: Times = Times { lease: Duration::from_secs(60), renewal: Duration::from_millis(5), acceptance: TTL };
@@ -233,7 +239,8 @@ const RENEWED_AT_ONCE: Times = Times { lease: Duration::from_secs(60), renewal: 
 async fn a_job_that_takes_minutes_to_accept_is_accepted_by_one_node_alone() {
     let bench = Bench::sqlite().await;
     let slow = Slow::new(&bench.store);
-    let (schedule, making) = slowly(&bench, slow.clone(), RENEWED_AT_ONCE).await;
+    let schedule = due(&bench).await;
+    let making = slowly(&bench, slow.clone(), RENEWED_AT_ONCE).await;
     slow.begun.notified().await;
     for _ in 0..5 {
         bench.store.advance_clock(Duration::from_secs(40));
@@ -252,10 +259,33 @@ async fn a_job_that_takes_minutes_to_accept_is_accepted_by_one_node_alone() {
 }
 
 #[tokio::test]
+async fn a_job_that_is_retried_while_a_fire_is_accepted_counts_for_overlap() {
+    let bench = Bench::sqlite().await;
+    let store = &bench.store;
+    let schedule = create(store, spec("0 * * * *", "UTC", Overlap::Skip)).await;
+    store.advance_clock(Duration::from_secs(3600));
+    scheduler(store, Jobs::all(store.clone())).step().await;
+    let job = store.runs(&schedule.id, None, 1).await.unwrap()[0].job.clone().unwrap();
+    store.fail_job(&job, &Problem::new("oops", "It broke", "somewhere")).await.unwrap();
+    assert_eq!(complete_all(store).await, 1);
+    store.advance_clock(Duration::from_secs(3600));
+    let slow = Slow::new(store);
+    let making = slowly(&bench, slow.clone(), Times::default()).await;
+    slow.begun.notified().await;
+    store.retry_job(&job).await.unwrap();
+    slow.may_go_on.notify_one();
+    making.await.unwrap();
+    scheduler(store, Jobs::all(store.clone())).step().await;
+    let runs = store.runs(&schedule.id, None, 10).await.unwrap();
+    assert_eq!((runs.len(), runs[0].state, runs[0].problem.as_ref().unwrap().code.as_str()), (2, RunState::Skipped, "overlap"));
+}
+
+#[tokio::test]
 async fn a_node_that_loses_a_fire_gives_up_on_its_job() {
     let bench = Bench::sqlite().await;
     let slow = Slow::new(&bench.store);
-    let (schedule, making) = slowly(&bench, slow.clone(), RENEWED_AT_ONCE).await;
+    let schedule = due(&bench).await;
+    let making = slowly(&bench, slow.clone(), RENEWED_AT_ONCE).await;
     slow.begun.notified().await;
     assert!(bench.store.delete_schedule(&schedule.id).await.unwrap());
     tokio::time::timeout(TTL, making).await.expect("it gives up").unwrap();
@@ -266,7 +296,8 @@ async fn a_node_that_loses_a_fire_gives_up_on_its_job() {
 async fn a_store_that_says_nothing_fails_the_fire_and_frees_its_turn() {
     let bench = Bench::sqlite().await;
     let times = Times { acceptance: Duration::from_millis(20), ..Times::default() };
-    let (schedule, making) = slowly(&bench, Slow::new(&bench.store), times).await;
+    let schedule = due(&bench).await;
+    let making = slowly(&bench, Slow::new(&bench.store), times).await;
     tokio::time::timeout(TTL, making).await.expect("it gives up").unwrap();
     let runs = bench.store.runs(&schedule.id, None, 10).await.unwrap();
     assert_eq!((runs[0].state, runs[0].problem.as_ref().unwrap().code.as_str()), (RunState::Failed, "acceptance_timeout"));

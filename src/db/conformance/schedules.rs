@@ -17,6 +17,8 @@ on_both_databases! {
     a_schedule_that_was_changed_is_not_opened_as_it_was,
     fires_of_a_schedule_are_claimed_in_their_order_one_at_a_time,
     a_fire_during_an_earlier_job_does_what_overlap_says,
+    a_fire_that_was_asked_for_and_one_that_came_at_the_same_time_do_not_both_make_a_job,
+    a_job_that_is_retried_while_a_fire_is_accepted_counts_for_overlap,
     pausing_skips_the_fires_that_wait_and_leaves_those_that_were_asked_for,
     a_fire_that_is_put_off_keeps_its_problem_and_counts_its_attempts,
     what_was_covered_is_what_was_added_last,
@@ -205,6 +207,45 @@ async fn a_fire_during_an_earlier_job_does_what_overlap_says(b: Bench) {
     b.make(&b.claim_run().await.unwrap()).await;
     let started = RunState::Started;
     assert_eq!(b.run_states(&schedule).await, [started, RunState::Skipped, started, started, started]);
+}
+
+async fn a_fire_that_was_asked_for_and_one_that_came_at_the_same_time_do_not_both_make_a_job(b: Bench) {
+    for overlap in [Overlap::Skip, Overlap::Queue, Overlap::Replace] {
+        let schedule = b.schedule(overlap).await;
+        b.advance(Duration::from_secs(60));
+        // It is leased before the other one, which is due since earlier, is opened.
+        b.store.run_now(&schedule.id).await.unwrap().unwrap();
+        let asked = b.claim_run().await.unwrap();
+        b.minutes(0).await;
+        assert!(asked.run.manual && b.run_states(&schedule).await.len() == 2);
+        assert!(b.claim_run().await.is_none(), "{overlap:?}: the job of the one is being made");
+        let job = b.make(&asked).await;
+        assert!(b.claim_run().await.is_none(), "{overlap:?}: the job of the one is not over");
+        let expected = if overlap == Overlap::Skip { RunState::Skipped } else { RunState::Waiting };
+        assert_eq!(b.run_states(&schedule).await, [expected, RunState::Started]);
+        let ending = if overlap == Overlap::Replace { Ending::Cancelled } else { Ending::Completed };
+        if overlap == Overlap::Replace { b.finalize(ending).await } else { b.complete().await }
+        assert_eq!(b.job(&job).await.ending, Some(ending));
+        assert!(b.store.delete_schedule(&schedule.id).await.unwrap());
+    }
+}
+
+async fn a_job_that_is_retried_while_a_fire_is_accepted_counts_for_overlap(b: Bench) {
+    let schedule = b.schedule(Overlap::Skip).await;
+    b.minutes(1).await;
+    let first = b.make(&b.claim_run().await.unwrap()).await;
+    b.store.fail_job(&first, &problem()).await.unwrap();
+    b.finalize(Ending::Failed).await;
+    b.minutes(1).await;
+    let claimed = b.claim_run().await.unwrap();
+    assert!(matches!(b.store.retry_job(&first).await.unwrap(), Retried::Job(_)));
+    match b.store.create_job(fired(&claimed)).await.unwrap() {
+        Created::Overlaps { by } => assert_eq!(by, first),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(b.store.delay_run(&claimed.lease, None, Duration::ZERO).await.unwrap(), Written::Done);
+    assert!(b.claim_run().await.is_none());
+    assert_eq!(b.run_states(&schedule).await, [RunState::Started, RunState::Skipped]);
 }
 
 async fn pausing_skips_the_fires_that_wait_and_leaves_those_that_were_asked_for(b: Bench) {

@@ -35,9 +35,9 @@ pub(super) async fn create(tx: &mut Tx<'_>, new: &NewJob) -> Result<Created> {
         return Ok(Created::Job(Box::new(job)));
     }
     if let Some(fire) = &new.fire
-        && let Some(known) = schedules::made(tx, fire).await?
+        && let Some(instead) = schedules::instead(tx, fire).await?
     {
-        return Ok(known);
+        return Ok(instead);
     }
     // Before the output: a job that is repeated has it claimed itself.
     if let Some(key) = &new.key

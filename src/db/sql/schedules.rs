@@ -201,8 +201,8 @@ pub(super) async fn runs(db: &mut Db<'_>, id: &ScheduleId, before: Option<Timest
     query.rows(db).await?.iter().map(rows::run).collect()
 }
 
-/// Takes the oldest fire that waits, of a schedule none of whose earlier ones does. While a job of the schedule is not over, its policy
-/// decides: the fire is skipped, or is left to wait, or that job is cancelled first.
+/// Takes the oldest fire that waits, of a schedule none of whose earlier ones does, and of none of whose fires the job is being made. While
+/// a job of the schedule is not over, its policy decides: the fire is skipped, or is left to wait, or that job is cancelled first.
 pub(super) fn claim<'t>(tx: &'t mut Tx<'_>, ttl: Duration) -> BoxFuture<'t, Result<Option<ClaimedRun>>> {
     Box::pin(async move {
         loop {
@@ -211,10 +211,12 @@ pub(super) fn claim<'t>(tx: &'t mut Tx<'_>, ttl: Duration) -> BoxFuture<'t, Resu
                 "SELECT r.schedule_id, r.fire_at FROM schedule_run r JOIN schedule s ON s.id = r.schedule_id \
                  WHERE r.state = 'waiting' AND r.due_at <= ? AND (r.lease_until IS NULL OR r.lease_until <= ?) \
                  AND NOT EXISTS (SELECT 1 FROM schedule_run e WHERE e.schedule_id = r.schedule_id AND e.state = 'waiting' AND e.fire_at < r.fire_at) \
+                 AND NOT EXISTS (SELECT 1 FROM schedule_run e WHERE e.schedule_id = r.schedule_id AND e.state = 'waiting' AND e.lease_until > ?) \
                  AND (s.overlap <> 'queue' OR NOT EXISTS (SELECT 1 FROM job j WHERE j.schedule_id = r.schedule_id AND j.finished_at IS NULL)) \
                  ORDER BY r.due_at, r.fire_at LIMIT 1{}",
                 tx.db.skip_locked()
             ))
+            .bind(tx.now)
             .bind(tx.now)
             .bind(tx.now)
             .first(&mut tx.db)
@@ -222,6 +224,10 @@ pub(super) fn claim<'t>(tx: &'t mut Tx<'_>, ttl: Duration) -> BoxFuture<'t, Resu
             let Some((id, fire_at)) = found else { return Ok(None) };
             let damaged = || Error::Damaged { table: "schedule", id: id.clone(), what: "its id is none".to_owned() };
             let schedule = existing(tx, &ScheduleId::parse(&id).ok_or_else(damaged)?).await?;
+            // Asked again now that the schedule is held: another node may have taken one between the look and the lock.
+            if is_being_made(tx, &schedule.id).await? {
+                continue;
+            }
             let open = unfinished(tx, &schedule.id).await?;
             let lease = RunLease { schedule: schedule.id.clone(), fire_time: Timestamp(fire_at), epoch: 0 };
             match (open.first(), schedule.spec.overlap) {
@@ -242,6 +248,16 @@ pub(super) fn claim<'t>(tx: &'t mut Tx<'_>, ttl: Duration) -> BoxFuture<'t, Resu
             }
         }
     })
+}
+
+/// Whether a node is at making the job of a fire of this schedule.
+async fn is_being_made(tx: &mut Tx<'_>, schedule: &ScheduleId) -> Result<bool> {
+    // Index: schedule_run_waiting.
+    sql("SELECT 1 FROM schedule_run WHERE schedule_id = ? AND state = 'waiting' AND lease_until > ?")
+        .bind(schedule.as_str())
+        .bind(tx.now)
+        .exists(&mut tx.db)
+        .await
 }
 
 async fn unfinished(tx: &mut Tx<'_>, schedule: &ScheduleId) -> Result<Vec<JobId>> {
@@ -287,8 +303,8 @@ pub(super) async fn renew(tx: &mut Tx<'_>, lease: &RunLease, ttl: Duration) -> R
     Ok(if done == 1 { Written::Done } else { Written::Fenced })
 }
 
-/// What is known already of the job of a fire: `None` while it is to be made. Holds the fire.
-pub(super) async fn made(tx: &mut Tx<'_>, fire: &Fire) -> Result<Option<Created>> {
+/// What stands against making the job of a fire: that it is made, or that another of the schedule is not over. Holds the fire.
+pub(super) async fn instead(tx: &mut Tx<'_>, fire: &Fire) -> Result<Option<Created>> {
     let lock = tx.db.for_update();
     let found: Option<(String, Option<String>)> =
         sql(format!("SELECT state, job_id FROM schedule_run WHERE schedule_id = ? AND fire_at = ?{lock}"))
@@ -297,7 +313,11 @@ pub(super) async fn made(tx: &mut Tx<'_>, fire: &Fire) -> Result<Option<Created>
             .first(&mut tx.db)
             .await?;
     match found {
-        Some((state, _)) if state == RunState::Waiting.name() => Ok(None),
+        // A job that was retried since the fire was claimed is not over again; or the lease was lost, and another fire has made a job.
+        Some((state, _)) if state == RunState::Waiting.name() => {
+            let open = unfinished(tx, &fire.schedule).await?;
+            Ok(open.into_iter().next().map(|by| Created::Overlaps { by }))
+        }
         Some((_, Some(job))) => {
             let id = JobId::parse(&job);
             let job = match &id {
