@@ -206,6 +206,34 @@ async fn a_run_reads_what_was_added_and_changed_and_what_a_failed_run_had() {
 }
 
 #[tokio::test]
+async fn what_a_run_read_that_is_retried_in_vain_comes_again() {
+    let s3 = lake().await;
+    let objects = [("in/a.csv", table(5, &[])), ("in/b.csv", table(3, &[1]))];
+    let put = || objects.iter().for_each(|(key, bytes)| s3.put("lake", key, bytes));
+    put();
+    let service = Service::start(&s3, ServiceOptions::default()).await;
+    let job = json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": "s3://lake/out/{{ fire_time | date(\"%H%M%S-%6f\") }}/"});
+    let mut definition = on_request(job);
+    definition["only_new"] = true.into();
+    let id = create(&service, &definition).await;
+    let first = job_now(&service, &id).await;
+    assert_eq!(first["counts"]["records"], json!({"total": 8, "succeeded": 7, "failed": 1}), "{first:#}");
+    assert!(job_now(&service, &id).await["note"].is_string(), "all of it is covered");
+
+    // Its objects are away while it is retried, and come back as they were.
+    objects.iter().for_each(|(key, _)| s3.remove_object("lake", key));
+    let first = first["id"].as_str().unwrap();
+    assert_eq!(service.post(&format!("/v1/jobs/{first}/retry"), &Value::Null).await.0, 202);
+    let failed = service.wait(first, PATIENCE).await;
+    assert_eq!(failed["state"], "failed", "{failed:#}");
+    put();
+    let again = job_now(&service, &id).await;
+    assert_eq!(again["state"], "completed", "{again:#}");
+    assert_eq!(scored(&s3, &output(&again)), of(&[("in/a.csv", 5), ("in/b.csv", 2)]));
+    assert!(job_now(&service, &id).await["note"].is_string());
+}
+
+#[tokio::test]
 async fn a_job_waits_for_its_data_and_says_so() {
     let s3 = lake().await;
     s3.put("lake", "in/a.csv", &table(5, &[]));

@@ -21,7 +21,7 @@ use crate::{
     domain::{
         Backlog, Chunk, ChunkId, ChunkResult, Compared, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Pipeline, Problem,
         Progress, Rate, Run, Schedule, ScheduleId, Spent, StateChange, Timestamp, Uri,
-        covered::{Block, Entry},
+        covered::{Block, Change, Entry},
         job::{Ending, PlanCursor},
         registry::{ModelEntry, ModelVersion, Name, Which},
         schedule::Due,
@@ -102,9 +102,9 @@ impl Store for Down {
     async fn settle_run(&self, _: &RunLease, _: &Unmade) -> Result<Written> { down() }
     async fn delay_run(&self, _: &RunLease, _: Option<&Problem>, _: Duration) -> Result<Written> { down() }
     async fn covered_block(&self, _: &ScheduleId, _: &str) -> Result<Block> { down() }
-    async fn cover(&self, _: &ScheduleId, _: Vec<Entry>) -> Result<()> { down() }
-    async fn job_to_cover(&self, _: &ScheduleId) -> Result<Option<JobId>> { down() }
-    async fn job_is_covered(&self, _: &JobId) -> Result<()> { down() }
+    async fn cover(&self, _: &ScheduleId, _: &JobId, _: Change, _: Vec<Entry>) -> Result<()> { down() }
+    async fn job_to_cover(&self, _: &ScheduleId) -> Result<Option<(JobId, Change)>> { down() }
+    async fn job_is_covered(&self, _: &JobId, _: Change) -> Result<()> { down() }
     async fn claim_waiting(&self, _: &str, _: Duration) -> Result<Option<(JobLease, Job)>> { down() }
     async fn wait_again(&self, _: &JobLease) -> Result<Written> { down() }
     async fn wait_is_over(&self, _: &JobLease) -> Result<Written> { down() }

@@ -21,7 +21,7 @@ use crate::domain::{
     Attempt, Backlog, Chunk, ChunkId, ChunkResult, Compared, Delivery, DeliveryId, DeliveryState, Event, Fire, Isolation, Job, JobId,
     JobSpec, JobState, ObjectSlice, Pipeline, Problem, Progress, Rate, Run, Schedule, ScheduleId, Signature, Spent, StateChange, Timestamp,
     TraceParent, Uri, WebhookSecret, WebhookSpec, WebhookUrl,
-    covered::{Block, Entry},
+    covered::{Block, Change, Entry},
     job::{Conflict, Ending, PinnedModel, PlanCursor},
     registry::{ModelEntry, ModelVersion, Name, Which},
     schedule::Due,
@@ -680,14 +680,15 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// The block of a schedule's record in which an object of this name would be.
     async fn covered_block(&self, schedule: &ScheduleId, name: &str) -> Result<Block>;
 
-    /// Adds objects, in the order of their names, to a schedule's record; doing so again changes nothing.
-    async fn cover(&self, schedule: &ScheduleId, entries: Vec<Entry>) -> Result<()>;
+    /// Adds objects of a job, in the order of their names, to its schedule's record, or takes them out of it; doing so again changes nothing.
+    async fn cover(&self, schedule: &ScheduleId, job: &JobId, change: Change, entries: Vec<Entry>) -> Result<()>;
 
-    /// A completed job of the schedule whose objects are not in its record yet; the oldest. Such a job is not purged.
-    async fn job_to_cover(&self, schedule: &ScheduleId) -> Result<Option<JobId>>;
+    /// A job of the schedule of which the record does not say what it should: one that has completed and is not in it, or one that is in it,
+    /// was retried and came to something else; the oldest. Such a job is not purged.
+    async fn job_to_cover(&self, schedule: &ScheduleId) -> Result<Option<(JobId, Change)>>;
 
-    /// All objects of the job are in its schedule's record.
-    async fn job_is_covered(&self, job: &JobId) -> Result<()>;
+    /// The change was made for all objects of the job, whatever it has come to meanwhile.
+    async fn job_is_covered(&self, job: &JobId, change: Change) -> Result<()>;
 
     // ---- Waiting -----------------------------------------------------------------------------------------------
 

@@ -32,6 +32,15 @@ impl Entry {
     }
 }
 
+/// What the record of a schedule still has to be told of one of its jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It has completed, and what it read is covered.
+    Add,
+    /// It had completed, was retried, and came to something else: what it read is to come again.
+    TakeBack,
+}
+
 /// One block of the record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
@@ -76,6 +85,13 @@ pub fn merge(known: Vec<Entry>, added: Vec<Entry>) -> Vec<Entry> {
             (Some(entry), _) => merged.push(entry),
         }
     }
+}
+
+/// Takes entries out of others, those that are there as they are taken: one that a later run has read as another object stays. Both in the
+/// order of their names.
+pub fn without(mut known: Vec<Entry>, taken: &[Entry]) -> Vec<Entry> {
+    known.retain(|entry| taken.binary_search_by(|other| other.name.cmp(&entry.name)).map_or(true, |at| taken[at].mark != entry.mark));
+    known
 }
 
 /// Writes a block.
@@ -168,6 +184,16 @@ mod tests {
             map.extend(added.iter().map(|e| (e.name.clone(), e.mark)));
             let wanted: Vec<Entry> = map.into_iter().map(|(name, mark)| Entry { name, mark }).collect();
             prop_assert_eq!(merge(known, added), wanted);
+        }
+
+        #[test]
+        fn taking_out_is_what_a_map_does(known in entries(), other in entries(), picked in prop::collection::vec(any::<bool>(), 40)) {
+            let mut taken: BTreeMap<String, u64> = other.into_iter().map(|e| (e.name, e.mark)).collect();
+            taken.extend(known.iter().zip(picked).filter(|(_, picked)| *picked).map(|(e, _)| (e.name.clone(), e.mark)));
+            let taken: Vec<Entry> = taken.into_iter().map(|(name, mark)| Entry { name, mark }).collect();
+            let left = without(known.clone(), &taken);
+            prop_assert_eq!(&left, &known.iter().filter(|entry| !taken.contains(entry)).cloned().collect::<Vec<_>>());
+            prop_assert_eq!(decode(&encode(&left)), Some(left));
         }
 
         #[test]

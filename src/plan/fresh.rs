@@ -1,15 +1,15 @@
 //! What is new to a schedule: objects that no completed job of it has read as they are now.
 //!
 //! In: objects as they are listed. Out: whether each was covered. The record is looked at a block at a time, in the order of the listing,
-//! so that memory does not grow with it. What a completed job read is added to it here, before the next one is planned: jobs of one
-//! schedule do not overlap, and adding twice does no harm.
+//! so that memory does not grow with it. What a completed job read is added to it here, before the next one is planned, and what a job read
+//! that was retried and came to something else is taken out: jobs of one schedule do not overlap, and doing so twice does no harm.
 
 use super::{Error, Planner, list::Found};
 use crate::{
     db::Store,
     domain::{
         ChunkState, Job, ScheduleId,
-        covered::{Block, Entry},
+        covered::{Block, Change, Entry},
     },
 };
 
@@ -43,36 +43,38 @@ impl<'p> Fresh<'p> {
     }
 }
 
-/// What a completed job read, on its way into the record.
+/// What jobs read that have ended, on its way into the record, or out of it.
 #[derive(Debug)]
 pub(super) struct Covering<'p> {
     store: &'p dyn Store,
     schedule: &'p ScheduleId,
-    job: Option<Job>,
+    job: Option<(Job, Change)>,
     from: u64,
     entries: Vec<Entry>,
 }
 
 impl<'p> Covering<'p> {
-    /// Begins with the oldest completed job that is not in the record.
+    /// Begins with the oldest job of which the record does not say what it should.
     pub(super) fn new(planner: &'p Planner, schedule: &'p ScheduleId) -> Self {
         Self { store: &*planner.store, schedule, job: None, from: 0, entries: Vec::new() }
     }
 
-    /// Adds some more; false once every completed job is in the record.
+    /// Takes a step; false once the record says of every job what it should.
     pub(super) async fn next_step(&mut self) -> Result<bool, Error> {
-        let job = match self.job.take() {
-            Some(job) => job,
+        let (job, change) = match self.job.take() {
+            Some(begun) => begun,
             None => {
-                let Some(id) = self.store.job_to_cover(self.schedule).await? else { return Ok(false) };
+                let Some((id, change)) = self.store.job_to_cover(self.schedule).await? else { return Ok(false) };
                 let Some(job) = self.store.job(&id).await? else { return Ok(false) };
                 self.from = 0;
-                job
+                (job, change)
             }
         };
         let page = self.store.chunks(&job.id, self.from, PAGE).await?;
         let ended = page.last().map(|last| self.from = last.id.seq + 1).is_none();
-        for input in page.iter().filter(|chunk| chunk.state == ChunkState::Done).flat_map(|chunk| &chunk.inputs) {
+        // All chunks of a job were done when it completed, whatever they have come to since.
+        let read = page.iter().filter(|chunk| change == Change::TakeBack || chunk.state == ChunkState::Done);
+        for input in read.flat_map(|chunk| &chunk.inputs) {
             let location = input.bucket.as_ref().unwrap_or(&job.spec.input.uri).with_path(&input.key);
             self.entries.push(Entry::new(location.to_string(), input.size, input.etag.as_deref()));
         }
@@ -81,12 +83,12 @@ impl<'p> Covering<'p> {
             // A manifest names objects in any order, and of one object there are several slices.
             entries.sort_unstable();
             entries.dedup();
-            self.store.cover(self.schedule, entries).await?;
+            self.store.cover(self.schedule, &job.id, change, entries).await?;
         }
         if ended {
-            self.store.job_is_covered(&job.id).await?;
+            self.store.job_is_covered(&job.id, change).await?;
         } else {
-            self.job = Some(job);
+            self.job = Some((job, change));
         }
         Ok(true)
     }

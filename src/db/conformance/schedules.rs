@@ -23,6 +23,7 @@ on_both_databases! {
     a_fire_that_is_put_off_keeps_its_problem_and_counts_its_attempts,
     what_was_covered_is_what_was_added_last,
     a_completed_run_is_kept_until_what_it_read_is_in_the_record,
+    what_a_run_read_that_was_retried_in_vain_is_taken_back,
     a_job_waits_for_its_object_and_fails_when_that_does_not_come,
     a_job_waits_for_its_parents_and_is_cancelled_when_one_fails,
     a_retried_job_waits_again,
@@ -298,7 +299,7 @@ async fn what_was_covered_is_what_was_added_last(b: Bench) {
     let evens: Vec<Entry> = (0..3000).map(|n| entry(n * 2, 1)).collect();
     let half: Vec<Entry> = (0..3000).map(|n| entry(n, 2)).collect();
     for entries in [&evens, &evens, &half, &half] {
-        b.store.cover(&schedule.id, entries.clone()).await.unwrap();
+        b.store.cover(&schedule.id, &JobId::generate(), Change::Add, entries.clone()).await.unwrap();
     }
     for n in (0..6000).step_by(97).chain([0, 1, 2999, 3000, 3001, 5998, 5999]) {
         let mark = if n < 3000 { 2 } else { 1 };
@@ -307,8 +308,19 @@ async fn what_was_covered_is_what_was_added_last(b: Bench) {
         assert!(!is_covered(&entry(n, 3)).await, "another object of that name is new");
     }
     assert!(b.store.covered_block(&schedule.id, "a").await.unwrap().entries.len() <= 1024);
+    // All but the last hundred, some of them as they are not, and twice.
+    let taken: Vec<Entry> = (0..5900).map(|n| entry(n, if n < 3000 { 2 } else { 1 + n / 2 % 2 })).collect();
+    for _ in 0..2 {
+        b.store.cover(&schedule.id, &JobId::generate(), Change::TakeBack, taken.clone()).await.unwrap();
+    }
+    for n in (0..6000).step_by(97).chain([0, 1, 2999, 3000, 3002, 5898, 5900, 5998]) {
+        let left = n >= 3000 && n % 2 == 0 && (n >= 5900 || n / 2 % 2 == 1);
+        assert_eq!(is_covered(&entry(n, 1)).await || is_covered(&entry(n, 2)).await, left, "{n}");
+    }
+    b.store.cover(&schedule.id, &JobId::generate(), Change::Add, half).await.unwrap();
+    assert!(is_covered(&entry(1, 2)).await && is_covered(&entry(5998, 1)).await);
     assert!(b.store.delete_schedule(&schedule.id).await.unwrap());
-    b.store.cover(&schedule.id, evens).await.unwrap();
+    b.store.cover(&schedule.id, &JobId::generate(), Change::Add, evens).await.unwrap();
     assert!(!is_covered(&entry(0, 1)).await, "of a schedule that is gone nothing is kept");
 }
 
@@ -318,10 +330,10 @@ async fn a_completed_run_is_kept_until_what_it_read_is_in_the_record(b: Bench) {
     let first = b.make(&b.claim_run().await.unwrap()).await;
     assert_eq!(b.store.job_to_cover(&schedule.id).await.unwrap(), None, "it is not over");
     b.complete().await;
-    assert_eq!(b.store.job_to_cover(&schedule.id).await.unwrap(), Some(first.clone()));
+    assert_eq!(b.store.job_to_cover(&schedule.id).await.unwrap(), Some((first.clone(), Change::Add)));
     b.advance(Duration::from_secs(3600));
     assert_eq!(b.store.purge(Duration::from_secs(1), 10).await.unwrap(), 0);
-    b.store.job_is_covered(&first).await.unwrap();
+    b.store.job_is_covered(&first, Change::Add).await.unwrap();
     assert_eq!(b.store.job_to_cover(&schedule.id).await.unwrap(), None);
     assert!(b.job(&first).await.fire.unwrap().only_new);
     assert_eq!(b.store.purge(Duration::from_secs(1), 10).await.unwrap(), 1);
@@ -329,6 +341,48 @@ async fn a_completed_run_is_kept_until_what_it_read_is_in_the_record(b: Bench) {
     b.store.fail_job(&second, &problem()).await.unwrap();
     b.finalize(Ending::Failed).await;
     assert_eq!(b.store.job_to_cover(&schedule.id).await.unwrap(), None, "what a failed run read comes again");
+}
+
+async fn what_a_run_read_that_was_retried_in_vain_is_taken_back(b: Bench) {
+    let schedule = b.schedule(Overlap::Queue).await;
+    b.minutes(1).await;
+    let job = b.planned(fired(&b.claim_run().await.unwrap()), 1).await;
+    let due = async || b.store.job_to_cover(&schedule.id).await.unwrap().map(|(id, change)| (id == job, change));
+    let complete = async |failed| {
+        assert_eq!(b.store.commit_chunk(&b.claim_one().await, &result(1, failed)).await.unwrap(), Written::Done);
+        b.finalize(Ending::Completed).await;
+    };
+    let retried = async || assert!(matches!(b.store.retry_job(&job).await.unwrap(), Retried::Job(_)));
+    let fail = async || {
+        b.store.fail_job(&job, &problem()).await.unwrap();
+        b.finalize(Ending::Failed).await;
+    };
+    complete(1).await;
+    assert_eq!(due().await, Some((true, Change::Add)));
+    b.store.job_is_covered(&job, Change::Add).await.unwrap();
+
+    // One that completes again needs nothing; nor does one that is at it.
+    retried().await;
+    assert_eq!(due().await, None);
+    complete(1).await;
+    assert_eq!(due().await, None);
+    retried().await;
+    fail().await;
+    assert_eq!(due().await, Some((true, Change::TakeBack)));
+    b.advance(Duration::from_secs(3600));
+    assert_eq!(b.store.purge(Duration::from_secs(1), 10).await.unwrap(), 0, "its chunks say what it read");
+    // Half of it is taken back when somebody retries the job, and it completes after all.
+    b.store.cover(&schedule.id, &job, Change::TakeBack, Vec::new()).await.unwrap();
+    retried().await;
+    complete(1).await;
+    assert_eq!(due().await, Some((true, Change::Add)), "it is added whole");
+    // Half of it is added when the same happens, and it fails.
+    b.store.cover(&schedule.id, &job, Change::Add, Vec::new()).await.unwrap();
+    retried().await;
+    fail().await;
+    assert_eq!(due().await, Some((true, Change::TakeBack)));
+    b.store.job_is_covered(&job, Change::TakeBack).await.unwrap();
+    assert_eq!(due().await, None);
 }
 
 fn waiting(output: &str, seconds: u64) -> NewJob {

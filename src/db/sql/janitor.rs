@@ -3,23 +3,20 @@
 use std::time::Duration;
 
 use super::{
-    Tx,
+    Tx, covered,
     driver::{Db, sql},
     micros,
 };
 use crate::db::Result;
 
-/// What a job read is still to be added to what its schedule covered.
-const IS_NEEDED: &str = "(only_new = 1 AND state = 'completed' AND EXISTS (SELECT 1 FROM schedule s WHERE s.id = job.schedule_id))";
-
 /// A job that ended longer ago than `age`, or whose removal has begun.
 pub(super) async fn due(db: &mut Db<'_>, age: Duration, clock_offset_us: i64) -> Result<Option<String>> {
-    // Indexes: job_purged, job_finished.
+    // Indexes: job_purged, job_finished. The record of a schedule is told by a job's chunks what it read.
     let begun = sql("SELECT id FROM job WHERE purged_at IS NOT NULL LIMIT 1").scalar_or_none(db).await?;
     if begun.is_some() {
         return Ok(begun);
     }
-    sql(format!("SELECT id FROM job WHERE finished_at <= {} + ? AND NOT {IS_NEEDED} ORDER BY finished_at LIMIT 1", db.clock()))
+    sql(format!("SELECT id FROM job WHERE finished_at <= {} + ? AND NOT {} ORDER BY finished_at LIMIT 1", db.clock(), covered::IS_DUE))
         .bind(clock_offset_us - micros(age))
         .scalar_or_none(db)
         .await

@@ -51,7 +51,7 @@ use super::{
 use crate::domain::{
     Backlog, Chunk, ChunkId, ChunkResult, Compared, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Pipeline, Problem,
     Progress, Rate, Run, Schedule, ScheduleId, Spent, StateChange, Timestamp, Uri,
-    covered::{Block, Entry},
+    covered::{Block, Change, Entry},
     delivery::JobSnapshot,
     job::{Ending, PlanCursor},
     registry::{ModelEntry, ModelVersion, Name, Which},
@@ -448,18 +448,18 @@ impl Store for SqlStore {
         covered::block(&mut self.reader().await?.db(), schedule, name).await
     }
 
-    async fn cover(&self, schedule: &ScheduleId, entries: Vec<Entry>) -> Result<()> {
-        let schedule = schedule.clone();
-        self.write(move |tx| Box::pin(async move { covered::add(tx, &schedule, entries).await })).await
+    async fn cover(&self, schedule: &ScheduleId, job: &JobId, change: Change, entries: Vec<Entry>) -> Result<()> {
+        let (schedule, job) = (schedule.clone(), job.clone());
+        self.write(move |tx| Box::pin(async move { covered::change(tx, &schedule, &job, change, entries).await })).await
     }
 
-    async fn job_to_cover(&self, schedule: &ScheduleId) -> Result<Option<JobId>> {
-        covered::missing(&mut self.reader().await?.db(), schedule).await
+    async fn job_to_cover(&self, schedule: &ScheduleId) -> Result<Option<(JobId, Change)>> {
+        covered::due(&mut self.reader().await?.db(), schedule).await
     }
 
-    async fn job_is_covered(&self, job: &JobId) -> Result<()> {
+    async fn job_is_covered(&self, job: &JobId, change: Change) -> Result<()> {
         let job = job.clone();
-        self.write(move |tx| Box::pin(async move { covered::mark(tx, &job).await })).await
+        self.write(move |tx| Box::pin(async move { covered::done(tx, &job, change).await })).await
     }
 
     async fn claim_waiting(&self, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>> {
