@@ -234,6 +234,30 @@ async fn what_a_run_read_that_is_retried_in_vain_comes_again() {
 }
 
 #[tokio::test]
+async fn a_run_that_waits_when_its_schedule_is_deleted_does_not_read_everything() {
+    let s3 = lake().await;
+    s3.put("lake", "in/a.csv", &table(5, &[]));
+    let service = Service::start(&s3, ServiceOptions::default()).await;
+    let job = json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": "s3://lake/out/{{ fire_time | date(\"%H%M%S-%6f\") }}/"});
+    let mut definition = on_request(job);
+    definition["only_new"] = true.into();
+    let id = create(&service, &definition).await;
+    assert_eq!(job_now(&service, &id).await["state"], "completed");
+    assert_eq!(patch(&service, &id, &json!({"wait_for": {"uri": "s3://lake/go"}})).await.0, 200);
+    let waiting = run_now(&service, &id).await["job"].as_str().expect("a job").to_owned();
+    let deleted = service.client().delete(service.url(&format!("/v1/schedules/{id}"))).send().await.unwrap();
+    assert_eq!(deleted.status(), 200);
+    let job = service.wait(&waiting, PATIENCE).await;
+    assert_eq!((&job["state"], code(&job["error"])), (&json!("cancelled"), "schedule_deleted"), "{job:#}");
+    // Nor does it when somebody insists.
+    s3.put("lake", "go", b"");
+    assert_eq!(service.post(&format!("/v1/jobs/{waiting}/retry"), &Value::Null).await.0, 202);
+    let job = service.wait(&waiting, PATIENCE).await;
+    assert_eq!((&job["state"], code(&job["error"])), (&json!("failed"), "schedule_deleted"), "{job:#}");
+    assert!(scored(&s3, &output(&job)).is_empty());
+}
+
+#[tokio::test]
 async fn a_job_waits_for_its_data_and_says_so() {
     let s3 = lake().await;
     s3.put("lake", "in/a.csv", &table(5, &[]));

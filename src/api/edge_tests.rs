@@ -101,7 +101,7 @@ impl Store for Down {
     async fn renew_run(&self, _: &RunLease, _: Duration) -> Result<Written> { down() }
     async fn settle_run(&self, _: &RunLease, _: &Unmade) -> Result<Written> { down() }
     async fn delay_run(&self, _: &RunLease, _: Option<&Problem>, _: Duration) -> Result<Written> { down() }
-    async fn covered_block(&self, _: &ScheduleId, _: &str) -> Result<Block> { down() }
+    async fn covered_block(&self, _: &ScheduleId, _: &str) -> Result<Option<Block>> { down() }
     async fn cover(&self, _: &ScheduleId, _: &JobId, _: Change, _: Vec<Entry>) -> Result<()> { down() }
     async fn job_to_cover(&self, _: &ScheduleId) -> Result<Option<(JobId, Change)>> { down() }
     async fn job_is_covered(&self, _: &JobId, _: Change) -> Result<()> { down() }

@@ -211,7 +211,9 @@ async fn changed(state: &ApiState, id: &str, patch: &Value) -> Result<Schedule, 
 
 /// Delete a schedule
 ///
-/// With its history and the record of what it covered. Its jobs stay, and those that run go on.
+/// With its history and the record of what it covered. Its jobs stay, and those that run go on. A job with `only_new` whose input is not
+/// listed to the end, because it waits or has just begun, is cancelled with the error `schedule_deleted`: what is new to it cannot be told
+/// any more. To let it end first, pause the schedule, and delete it then.
 #[utoipa::path(
     delete, path = "/v1/schedules/{id}", tag = "schedules",
     params(("id" = String, Path, description = "The schedule", example = "sch_019ac2f7b0f47e0f8a1b2c3d4e5f6073")),

@@ -157,7 +157,7 @@ impl Bench {
         Database::Postgres { url, connections: 8 }
     }
 
-    /// A number that a statement gives, said beside the store.
+    /// A number that a statement gives, said beside the store, such as one that makes the tables what it takes long to come to.
     pub(crate) async fn number(&self, statement: &str) -> i64 {
         let statement = sqlx::AssertSqlSafe(statement.to_owned());
         match &self.database {

@@ -646,7 +646,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Changes a schedule; `None` when it is gone, or was changed since this revision.
     async fn change_schedule(&self, id: &ScheduleId, revision: u64, change: ScheduleChange) -> Result<Option<Schedule>>;
 
-    /// Removes a schedule with its fires and what it covered; its jobs stay. Whether there was one.
+    /// Removes a schedule with its fires and what it covered. Its jobs stay; those that are to read only what is new, and are not planned
+    /// to the end, are cancelled: what is new cannot be told any more. Whether there was one.
     async fn delete_schedule(&self, id: &ScheduleId) -> Result<bool>;
 
     /// Schedules that are not paused and whose next fire has come, and the present.
@@ -677,8 +678,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     // ---- Only what is new --------------------------------------------------------------------------------------
 
-    /// The block of a schedule's record in which an object of this name would be.
-    async fn covered_block(&self, schedule: &ScheduleId, name: &str) -> Result<Block>;
+    /// The block of a schedule's record in which an object of this name would be; `None` when the schedule is gone, and its record with it.
+    async fn covered_block(&self, schedule: &ScheduleId, name: &str) -> Result<Option<Block>>;
 
     /// Adds objects of a job, in the order of their names, to its schedule's record, or takes them out of it; doing so again changes nothing.
     async fn cover(&self, schedule: &ScheduleId, job: &JobId, change: Change, entries: Vec<Entry>) -> Result<()>;

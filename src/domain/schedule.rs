@@ -34,6 +34,12 @@ impl ScheduleId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Why a job with `only_new` cannot be planned when its schedule is gone.
+    pub fn deleted(&self) -> Problem {
+        let detail = format!("{self} was deleted, and the record of what its jobs read with it: which objects are new cannot be told any more");
+        Problem::new("schedule_deleted", "The schedule of the job was deleted", detail)
+    }
 }
 
 impl std::fmt::Display for ScheduleId {

@@ -37,7 +37,11 @@ impl<'p> Fresh<'p> {
         let object = Entry::new(found.bucket.uri(&found.meta.key).to_string(), found.meta.size, found.meta.etag.as_deref());
         let block = match self.block.take().filter(|block| block.spans(&object.name)) {
             Some(block) => block,
-            None => self.store.covered_block(self.schedule, &object.name).await?,
+            None => {
+                // Deleting a schedule cancels the jobs that would ask; one that was retried since asks all the same.
+                let block = self.store.covered_block(self.schedule, &object.name).await?;
+                block.ok_or_else(|| Error::Job(self.schedule.deleted()))?
+            }
         };
         Ok(self.block.insert(block).covers(&object))
     }

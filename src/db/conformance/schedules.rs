@@ -21,6 +21,7 @@ on_both_databases! {
     a_job_that_is_retried_while_a_fire_is_accepted_counts_for_overlap,
     pausing_skips_the_fires_that_wait_and_leaves_those_that_were_asked_for,
     a_fire_that_is_put_off_keeps_its_problem_and_counts_its_attempts,
+    jobs_that_cannot_tell_what_is_new_any_more_go_with_their_schedule,
     what_was_covered_is_what_was_added_last,
     a_completed_run_is_kept_until_what_it_read_is_in_the_record,
     what_a_run_read_that_was_retried_in_vain_is_taken_back,
@@ -286,11 +287,31 @@ async fn a_fire_that_is_put_off_keeps_its_problem_and_counts_its_attempts(b: Ben
     assert_eq!((run.state, &run.problem), (RunState::Started, &None));
 }
 
+async fn jobs_that_cannot_tell_what_is_new_any_more_go_with_their_schedule(b: Bench) {
+    let schedule = b.schedule(Overlap::Queue).await;
+    b.minutes(1).await;
+    let planned = b.planned(fired(&b.claim_run().await.unwrap()), 1).await;
+    // Two that are unplanned, as after a retry, and one of them does not ask what is new.
+    let unplanned = async |only_new| {
+        let id = b.create(new_job(&format!("s3://lake/{only_new}/"))).await;
+        let set = format!("UPDATE job SET schedule_id = '{}', only_new = {only_new} WHERE id = '{id}' RETURNING only_new", schedule.id);
+        b.number(&set).await;
+        id
+    };
+    let (all, new) = (unplanned(0).await, unplanned(1).await);
+    assert!(b.store.delete_schedule(&schedule.id).await.unwrap());
+    let job = b.job(&new).await;
+    assert_eq!((job.ending, job.error.unwrap().code.as_str()), (Some(Ending::Cancelled), "schedule_deleted"));
+    for id in [&planned, &all] {
+        assert_eq!(b.job(id).await.ending, None, "it goes on");
+    }
+}
+
 async fn what_was_covered_is_what_was_added_last(b: Bench) {
     let schedule = b.schedule(Overlap::Queue).await;
     let entry = |n: u64, mark: u64| Entry { name: format!("s3://lake/in/{n:05}.csv"), mark };
     let is_covered = async |entry: &Entry| {
-        let block = b.store.covered_block(&schedule.id, &entry.name).await.unwrap();
+        let block = b.store.covered_block(&schedule.id, &entry.name).await.unwrap().expect("a record");
         assert!(block.spans(&entry.name));
         block.covers(entry)
     };
@@ -307,7 +328,7 @@ async fn what_was_covered_is_what_was_added_last(b: Bench) {
         assert_eq!(is_covered(&entry(n, mark)).await, known, "{n}");
         assert!(!is_covered(&entry(n, 3)).await, "another object of that name is new");
     }
-    assert!(b.store.covered_block(&schedule.id, "a").await.unwrap().entries.len() <= 1024);
+    assert!(b.store.covered_block(&schedule.id, "a").await.unwrap().unwrap().entries.len() <= 1024);
     // All but the last hundred, some of them as they are not, and twice.
     let taken: Vec<Entry> = (0..5900).map(|n| entry(n, if n < 3000 { 2 } else { 1 + n / 2 % 2 })).collect();
     for _ in 0..2 {
@@ -321,7 +342,7 @@ async fn what_was_covered_is_what_was_added_last(b: Bench) {
     assert!(is_covered(&entry(1, 2)).await && is_covered(&entry(5998, 1)).await);
     assert!(b.store.delete_schedule(&schedule.id).await.unwrap());
     b.store.cover(&schedule.id, &JobId::generate(), Change::Add, evens).await.unwrap();
-    assert!(!is_covered(&entry(0, 1)).await, "of a schedule that is gone nothing is kept");
+    assert!(b.store.covered_block(&schedule.id, "a").await.unwrap().is_none(), "of a schedule that is gone nothing is kept");
 }
 
 async fn a_completed_run_is_kept_until_what_it_read_is_in_the_record(b: Bench) {

@@ -21,8 +21,16 @@ pub(super) const IS_DUE: &str = "(only_new > 0 AND (state = 'completed' AND cove
                                  OR state IN ('failed', 'cancelled', 'expired') AND covered > 0) \
                                  AND EXISTS (SELECT 1 FROM schedule s WHERE s.id = job.schedule_id))";
 
-/// The block in which an object of this name would be. A schedule that has covered nothing has one without entries.
-pub(super) async fn block(db: &mut Db<'_>, schedule: &ScheduleId, name: &str) -> Result<Block> {
+/// The block in which an object of this name would be; `None` when the schedule is gone.
+pub(super) async fn block_of(db: &mut Db<'_>, schedule: &ScheduleId, name: &str) -> Result<Option<Block>> {
+    let block = block(db, schedule, name).await?;
+    // Asked last: a record that goes while it is looked at would make all of it new.
+    let kept = sql("SELECT 1 FROM schedule WHERE id = ?").bind(schedule.as_str()).exists(db).await?;
+    Ok(kept.then_some(block))
+}
+
+/// A schedule that has covered nothing has one without entries.
+async fn block(db: &mut Db<'_>, schedule: &ScheduleId, name: &str) -> Result<Block> {
     let found: Option<(String, Vec<u8>)> =
         sql("SELECT first, block FROM covered WHERE schedule_id = ? AND first <= ? ORDER BY first DESC LIMIT 1")
             .bind(schedule.as_str())

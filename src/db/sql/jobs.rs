@@ -245,6 +245,23 @@ pub(super) async fn cancel(tx: &mut Tx<'_>, id: &JobId) -> Result<Changed> {
     existing(tx, id).await.map(|job| Changed::Job(Box::new(job)))
 }
 
+/// Cancels a job for a reason, unless its input is listed to the end, or it is ending already.
+pub(super) async fn cancel_unplanned(tx: &mut Tx<'_>, id: &JobId, why: &Problem) -> Result<()> {
+    let Some(mut job) = take(tx, id).await?.filter(|job| !job.plan.done && job.ending.is_none()) else { return Ok(()) };
+    cancel_because(tx, &mut job, why).await
+}
+
+/// Cancels a job for a reason, if it can be cancelled.
+pub(super) async fn cancel_because(tx: &mut Tx<'_>, job: &mut Job, why: &Problem) -> Result<()> {
+    match apply(tx, job, JobEvent::CancelRequested).await {
+        Err(_over_already) => Ok(()),
+        Ok(moved) => {
+            moved?;
+            end(tx, job, Ending::Cancelled, Some(why)).await
+        }
+    }
+}
+
 pub(super) fn expire<'t>(tx: &'t mut Tx<'_>) -> BoxFuture<'t, Result<Vec<JobId>>> {
     Box::pin(async move {
         // Index: job_deadline.

@@ -444,8 +444,8 @@ impl Store for SqlStore {
         self.write(move |tx| Box::pin(async move { schedules::delay(tx, &lease, problem.as_ref(), delay).await })).await
     }
 
-    async fn covered_block(&self, schedule: &ScheduleId, name: &str) -> Result<Block> {
-        covered::block(&mut self.reader().await?.db(), schedule, name).await
+    async fn covered_block(&self, schedule: &ScheduleId, name: &str) -> Result<Option<Block>> {
+        covered::block_of(&mut self.reader().await?.db(), schedule, name).await
     }
 
     async fn cover(&self, schedule: &ScheduleId, job: &JobId, change: Change, entries: Vec<Entry>) -> Result<()> {

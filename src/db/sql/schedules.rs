@@ -105,7 +105,20 @@ pub(super) async fn change(tx: &mut Tx<'_>, id: &ScheduleId, revision: u64, chan
 
 pub(super) async fn delete(tx: &mut Tx<'_>, id: &ScheduleId) -> Result<bool> {
     // Its fires and what it covered go with it; its jobs stay.
-    Ok(sql("DELETE FROM schedule WHERE id = ?").bind(id.as_str()).execute(&mut tx.db).await? == 1)
+    if sql("DELETE FROM schedule WHERE id = ?").bind(id.as_str()).execute(&mut tx.db).await? == 0 {
+        return Ok(false);
+    }
+    // Index: job_of_schedule.
+    let unplanned: Vec<String> = sql(
+        "SELECT id FROM job WHERE schedule_id = ? AND only_new > 0 AND plan_done = 0 AND finished_at IS NULL AND ending IS NULL ORDER BY id",
+    )
+    .bind(id.as_str())
+    .scalars(&mut tx.db)
+    .await?;
+    for job in unplanned.iter().filter_map(|id| JobId::parse(id)) {
+        jobs::cancel_unplanned(tx, &job, &id.deleted()).await?;
+    }
+    Ok(true)
 }
 
 /// Schedules whose next fire has come.

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use super::{Tx, driver::sql, jobs};
 use crate::{
     db::{JobLease, Result, Written},
-    domain::{Job, JobEvent, JobId, JobSpec, Problem, Timestamp, job::Ending},
+    domain::{Job, JobId, JobSpec, Problem, Timestamp},
 };
 
 /// Jobs looked at in one transaction.
@@ -131,9 +131,5 @@ async fn cancel(tx: &mut Tx<'_>, id: &JobId, parent: &str) -> Result<()> {
     };
     let detail = format!("it depends on {parent}, which is {state}");
     let problem = Problem::new("dependency_failed", "A job that this one depends on did not complete", detail);
-    if let Ok(moved) = jobs::apply(tx, &mut job, JobEvent::CancelRequested).await {
-        moved?;
-        jobs::end(tx, &mut job, Ending::Cancelled, Some(&problem)).await?;
-    }
-    Ok(())
+    jobs::cancel_because(tx, &mut job, &problem).await
 }
