@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 use support::{
-    S3Server, Service, ServiceOptions,
+    Faults, S3Server, Service, ServiceOptions,
     command::{Said, nightshift},
     golden,
     postgres::database,
@@ -279,6 +279,27 @@ async fn a_job_waits_for_its_data_and_says_so() {
     assert_eq!(scored(&s3, "out/"), of(&[("in/a.csv", 5)]));
     let (_, dry) = service.post("/v1/jobs?dry_run=true", &definition("dry", wait)).await;
     assert_eq!(dry["waiting_for"], Value::Null);
+}
+
+#[tokio::test]
+async fn jobs_that_wait_for_a_store_that_says_nothing_keep_no_other_from_being_planned() {
+    let s3 = lake().await;
+    s3.put("lake", "in/a.csv", &table(5, &[]));
+    let proxy = s3.with_faults(Faults { below: "markers/".to_owned(), stall: 1.0, ..Faults::default() }).await;
+    let service = Service::start(&proxy, ServiceOptions::default()).await;
+    let definition = |output: String| json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": output});
+    for n in 0..12 {
+        let mut waiting = definition(format!("s3://lake/waiting/{n}/"));
+        waiting["wait_for"] = json!({"uri": format!("s3://lake/markers/{n}")});
+        service.submit(&waiting).await;
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while proxy.counts().get("stall").is_none_or(|stalled| *stalled < 4) {
+        assert!(Instant::now() < deadline, "{:?}", proxy.counts());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let id = service.submit(&definition("s3://lake/out/".to_owned())).await;
+    assert_eq!(service.wait(&id, PATIENCE).await["state"], "completed");
 }
 
 #[tokio::test]

@@ -59,7 +59,10 @@ pub struct Planner {
 }
 
 /// Jobs planned at once.
-const SIDE_BY_SIDE: usize = 4;
+const PLANS_SIDE_BY_SIDE: usize = 4;
+/// Objects looked for at once. These turns are apart from those of planning: however many jobs wait, and however long a store takes to say
+/// that what they wait for is not there, others are planned meanwhile.
+const LOOKS_SIDE_BY_SIDE: usize = 16;
 
 /// Why planning ended early.
 #[derive(Debug, thiserror::Error)]
@@ -80,37 +83,43 @@ impl Planner {
     /// Plans until told to stop: several jobs side by side, so that a small one does not wait for a listing of millions.
     pub async fn run(self, stop: CancellationToken) {
         let planner = Arc::new(self);
-        let mut planning = JoinSet::new();
+        let (mut looking, mut planning) = (JoinSet::new(), JoinSet::new());
         while !stop.is_cancelled() {
             // Subscribed before looking: a job that is accepted in between rings and is not missed.
             let rung = planner.wake.notified();
             tokio::pin!(rung);
             rung.as_mut().enable();
             planner.settle_dependencies().await;
-            if planning.len() < SIDE_BY_SIDE
+            let mut found = false;
+            if looking.len() < LOOKS_SIDE_BY_SIDE
                 && let Some((lease, job)) = planner.claim_waiting().await
             {
-                let planner = planner.clone();
-                planning.spawn(async move { planner.look(&lease, &job).await });
-                continue;
+                let (planner, stop) = (planner.clone(), stop.clone());
+                looking.spawn(async move { planner.look(&lease, &job, &stop).await });
+                found = true;
             }
-            if planning.len() < SIDE_BY_SIDE
+            if planning.len() < PLANS_SIDE_BY_SIDE
                 && let Some((lease, job)) = planner.claim().await
             {
                 let span = tracing::info_span!(target: traces::TARGET, "plan job", job.id = %job.id);
                 traces::adopt(&span, job.trace.as_ref());
                 let (planner, stop) = (planner.clone(), stop.clone());
                 planning.spawn(async move { planner.plan(&lease, &job, &stop).await }.instrument(span));
+                found = true;
+            }
+            if found {
                 continue;
             }
             tokio::select! {
                 () = &mut rung => {}
                 // A panic is a fault of this room, which ends with it.
+                Some(ended) = looking.join_next() => ended.expect("looking does not panic"),
                 Some(ended) = planning.join_next() => ended.expect("planning does not panic"),
                 () = db::pause(&*planner.store, planner.options.poll) => {}
                 () = stop.cancelled() => {}
             }
         }
+        looking.join_all().await;
         planning.join_all().await;
     }
 

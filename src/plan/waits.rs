@@ -1,5 +1,7 @@
 //! Looks for what jobs wait for: the object of `wait_for`, and the ends of other jobs.
 
+use tokio_util::sync::CancellationToken;
+
 use super::Planner;
 use crate::{
     db::{self, JobLease, Written},
@@ -24,14 +26,18 @@ impl Planner {
         })
     }
 
-    /// Looks once.
-    pub(super) async fn look(&self, lease: &JobLease, job: &Job) {
+    /// Looks once; a stop does not wait for a store.
+    pub(super) async fn look(&self, lease: &JobLease, job: &Job, stop: &CancellationToken) {
         let Some(wait) = &job.spec.wait_for else { return };
         let id = &job.id;
         let look = async { self.stores.open(&wait.uri)?.head(wait.uri.path()).await };
         // While the lease is this look's: a store that says nothing would otherwise be asked by one look after the other, none of which
         // counts.
-        let Ok(found) = tokio::time::timeout(self.options.lease_ttl / 2, look).await else {
+        let found = tokio::select! {
+            found = tokio::time::timeout(self.options.lease_ttl / 2, look) => found,
+            () = stop.cancelled() => return self.release(lease).await,
+        };
+        let Ok(found) = found else {
             tracing::debug!(job.id = %id, "no answer whether {} is there", wait.uri);
             return looked(id, self.store.wait_again(lease).await);
         };
