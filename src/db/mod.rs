@@ -702,8 +702,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// The object is there: gives the lease back, and lets the job be planned.
     async fn wait_is_over(&self, lease: &JobLease) -> Result<Written>;
 
-    /// Lets jobs be planned whose parents have all completed, and cancels those of which a parent came to something else, or is gone.
-    /// How many it changed.
+    /// Lets jobs be planned whose parents have all completed, those included that were purged since, and cancels those of which a parent
+    /// came to something else, or is gone. How many it changed.
     async fn settle_dependencies(&self) -> Result<u64>;
 
     // ---- Costs -------------------------------------------------------------------------------------------------

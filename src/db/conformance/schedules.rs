@@ -28,6 +28,7 @@ on_both_databases! {
     a_job_waits_for_its_object_and_fails_when_that_does_not_come,
     a_job_waits_for_its_parents_and_is_cancelled_when_one_fails,
     a_retried_job_waits_again,
+    a_parent_that_completed_and_is_removed_has_completed,
 }
 
 fn every_minute(overlap: Overlap) -> ScheduleSpec {
@@ -484,4 +485,28 @@ async fn a_retried_job_waits_again(b: Bench) {
     assert_eq!(b.store.settle_dependencies().await.unwrap(), 1);
     assert!(b.store.claim_planning("p", TTL).await.unwrap().is_none());
     assert_eq!(b.store.claim_waiting("p", TTL).await.unwrap().unwrap().1.id, id);
+}
+
+async fn a_parent_that_completed_and_is_removed_has_completed(b: Bench) {
+    let early = b.create(new_job("s3://lake/early/")).await;
+    b.complete().await;
+    let failed = b.create(new_job("s3://lake/failed/")).await;
+    b.store.fail_job(&failed, &problem()).await.unwrap();
+    b.finalize(Ending::Failed).await;
+    let late = b.create(new_job("s3://lake/late/")).await;
+    let child = async |parent: &JobId| {
+        let mut new = new_job(&format!("s3://lake/after/{parent}/"));
+        new.spec.depends_on = vec![parent.clone(), late.clone()];
+        b.create(new).await
+    };
+    let (good, bad) = (child(&early).await, child(&failed).await);
+    b.advance(Duration::from_secs(3600));
+    while b.store.purge(Duration::from_secs(60), 10).await.unwrap() > 0 {}
+    assert!(b.store.job(&early).await.unwrap().is_none() && b.store.job(&failed).await.unwrap().is_none());
+    assert_eq!(b.store.settle_dependencies().await.unwrap(), 1);
+    assert_eq!(b.job(&bad).await.error.unwrap().code, "dependency_failed");
+    assert_eq!((b.job(&good).await.ending, b.job(&good).await.waits.jobs), (None, true), "the other one is not over");
+    b.complete().await;
+    assert_eq!(b.store.settle_dependencies().await.unwrap(), 1);
+    assert!(!b.job(&good).await.waits.jobs);
 }

@@ -44,6 +44,12 @@ pub(super) async fn purge(tx: &mut Tx<'_>, job: &str, age: Duration, limit: u32)
     if chunks == u64::from(limit) {
         return Ok(chunks);
     }
+    // Jobs that still wait for others besides this one, or are retried later, know that it completed. Index: job_dependency_parent.
+    sql("UPDATE job_dependency SET completed = 1 WHERE parent_id = ? AND EXISTS (SELECT 1 FROM job p WHERE p.id = ? AND p.state = 'completed')")
+        .bind(job)
+        .bind(job)
+        .execute(&mut tx.db)
+        .await?;
     let jobs = sql("DELETE FROM job WHERE id = ?").bind(job).execute(&mut tx.db).await?;
     Ok(chunks + jobs)
 }

@@ -94,13 +94,14 @@ pub(super) async fn over(tx: &mut Tx<'_>, lease: &JobLease) -> Result<Written> {
 /// every node at once; how many it changed.
 pub(super) fn settle<'t>(tx: &'t mut Tx<'_>) -> BoxFuture<'t, Result<u64>> {
     const PARENTS: &str = "SELECT d.parent_id FROM job_dependency d LEFT JOIN job p ON p.id = d.parent_id WHERE d.job_id = j.id";
-    const BROKEN: &str = "(p.id IS NULL OR p.state IN ('failed', 'cancelled', 'expired'))";
+    const BROKEN: &str = "d.completed = 0 AND (p.id IS NULL OR p.state IN ('failed', 'cancelled', 'expired'))";
+    const OPEN: &str = "d.completed = 0 AND (p.id IS NULL OR p.state <> 'completed')";
     Box::pin(async move {
         // Index: job_blocked.
         let found: Vec<(String, Option<String>)> = sql(format!(
             "SELECT j.id, ({PARENTS} AND {BROKEN} ORDER BY d.parent_id LIMIT 1) FROM job j \
              WHERE j.blocked = 1 AND j.finished_at IS NULL AND j.ending IS NULL \
-             AND (EXISTS ({PARENTS} AND {BROKEN}) OR NOT EXISTS ({PARENTS} AND (p.id IS NULL OR p.state <> 'completed'))) \
+             AND (EXISTS ({PARENTS} AND {BROKEN}) OR NOT EXISTS ({PARENTS} AND {OPEN})) \
              ORDER BY j.id LIMIT ?{}",
             tx.db.skip_locked()
         ))
