@@ -474,6 +474,19 @@ async fn a_fire_that_can_make_no_job_says_why_and_the_next_one_is_tried() {
 }
 
 #[tokio::test]
+async fn braces_in_the_name_of_a_schedule_mean_themselves() {
+    let s3 = lake().await;
+    s3.put("lake", "in/a.csv", &table(5, &[]));
+    let service = Service::start(&s3, ServiceOptions::default()).await;
+    let job = json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": "s3://lake/out/", "name": "{{ schedule }} by hand"});
+    let mut definition = on_request(job);
+    definition["name"] = "nightly {{ region }}".into();
+    let id = create(&service, &definition).await;
+    let job = job_now(&service, &id).await;
+    assert_eq!((&job["state"], &job["name"]), (&json!("completed"), &json!("nightly {{ region }} by hand")), "{job:#}");
+}
+
+#[tokio::test]
 async fn schedules_are_steered_from_the_command_line() {
     let s3 = lake().await;
     s3.put("lake", "in/a.csv", &table(5, &[]));

@@ -31,13 +31,23 @@ pub(super) async fn read(state: &ApiState, value: &Value) -> Result<(JobSpec, Op
     let (parents, mut faults) = parents(state, value).await?;
     let (rendered, wrong) = template::render(value, &template::Known { parents: &parents, ..template::Known::default() });
     faults.extend(wrong);
-    let meant = named_model::meant(state, &rendered).await?;
+    read_filled(state, &rendered, faults).await
+}
+
+/// Reads a definition whose placeholders have been filled in, those with faults excepted: braces in it now are those of a value, and mean
+/// themselves.
+pub(super) async fn read_filled(
+    state: &ApiState,
+    rendered: &Value,
+    mut faults: Vec<Fault>,
+) -> Result<(JobSpec, Option<PinnedModel>), ApiProblem> {
+    let meant = named_model::meant(state, rendered).await?;
     faults.extend(meant.faults);
     let spec = read_rendered(state, &meant.definition, faults).map_err(ApiProblem::faults)?;
     Ok((spec, meant.model))
 }
 
-/// Reads a definition whose placeholders have been filled in, those with faults excepted.
+/// Reads such a definition when its model has a location.
 fn read_rendered(state: &ApiState, rendered: &Value, mut faults: Vec<Fault>) -> Result<JobSpec, Vec<Fault>> {
     match definition::read(rendered, &state.allowed_providers) {
         Ok(spec) if faults.is_empty() => Ok(spec),

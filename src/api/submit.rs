@@ -12,6 +12,7 @@ use crate::{
     db::{Created, IdempotencyKey, NewJob},
     domain::{
         Fault, Fire, Job, JobId, JobSpec, PartNames, TraceParent, Uri, WebhookUrl,
+        job::PinnedModel,
         names::{MANIFEST, SUCCESS},
         spec::{IfExists, Layout, OutputSpec},
     },
@@ -108,9 +109,9 @@ async fn accept(
     answered(state, state.store.create_job(new).await?, key.as_ref())
 }
 
-/// Makes the job of a fire, or finds the one that it made.
+/// Makes the job of a fire, or finds the one that it made. The definition's placeholders have been filled in.
 pub(super) async fn fire(state: &ApiState, definition: &Value, fire: Fire) -> Result<JobId, ApiProblem> {
-    let (mut spec, resolved) = resolve(state, definition).await?;
+    let (mut spec, resolved) = resolve_read(state, fires::read_filled(state, definition, Vec::new()).await?).await?;
     check_outputs(state, &spec.output).await?;
     // Each run is held against the one before.
     spec.drift.get_or_insert_default();
@@ -124,7 +125,10 @@ pub(super) async fn fire(state: &ApiState, definition: &Value, fire: Fire) -> Re
 
 /// Reads a definition and resolves its model, with every fault of both at once.
 pub(super) async fn resolve(state: &ApiState, definition: &Value) -> Result<(JobSpec, Resolved), ApiProblem> {
-    let (spec, model) = fires::read(state, definition).await?;
+    resolve_read(state, fires::read(state, definition).await?).await
+}
+
+async fn resolve_read(state: &ApiState, (spec, model): (JobSpec, Option<PinnedModel>)) -> Result<(JobSpec, Resolved), ApiProblem> {
     let mut faults = Vec::new();
     let turn = state.load.resolving().await;
     let resolved = match &model {
