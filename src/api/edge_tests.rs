@@ -24,7 +24,7 @@ use crate::{
         covered::{Block, Change, Entry},
         job::{Ending, PlanCursor},
         registry::{ModelEntry, ModelVersion, Name, Which},
-        schedule::Due,
+        schedule::{Due, Kept},
         spec::OutputSpec,
     },
     execute::{RunnerOptions, RunnerStatus, Sampler},
@@ -89,11 +89,11 @@ impl Store for Down {
     async fn delivery(&self, _: &DeliveryId) -> Result<Option<DeliveryRecord>> { down() }
     async fn now(&self) -> Result<Timestamp> { down() }
     async fn create_schedule(&self, _: NewSchedule) -> Result<Schedule> { down() }
-    async fn schedule(&self, _: &ScheduleId) -> Result<Option<Schedule>> { down() }
-    async fn schedules(&self, _: &ScheduleFilter) -> Result<Vec<Schedule>> { down() }
+    async fn schedule(&self, _: &ScheduleId) -> Result<Option<Kept>> { down() }
+    async fn schedules(&self, _: &ScheduleFilter) -> Result<Vec<Kept>> { down() }
     async fn change_schedule(&self, _: &ScheduleId, _: u64, _: ScheduleChange) -> Result<Option<Schedule>> { down() }
     async fn delete_schedule(&self, _: &ScheduleId) -> Result<bool> { down() }
-    async fn due_schedules(&self, _: u32) -> Result<(Timestamp, Vec<Schedule>)> { down() }
+    async fn due_schedules(&self, _: u32) -> Result<(Timestamp, Vec<Kept>)> { down() }
     async fn open_runs(&self, _: &Schedule, _: &Due) -> Result<Written> { down() }
     async fn run_now(&self, _: &ScheduleId) -> Result<Option<Run>> { down() }
     async fn runs(&self, _: &ScheduleId, _: Option<Timestamp>, _: u32) -> Result<Vec<Run>> { down() }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::domain::{
     JobId, Run, RunState, Schedule, ScheduleSpec, Timestamp, Uri,
-    schedule::{CatchUp, Overlap},
+    schedule::{BrokenSchedule, CatchUp, Overlap, Template},
 };
 
 /// Fires that are shown ahead.
@@ -63,7 +63,8 @@ pub(super) struct ScheduleBody {
     /// `sch_` and a UUIDv7.
     #[schema(example = "sch_019ac2f7b0f47e0f8a1b2c3d4e5f6073")]
     id: String,
-    /// `active`, `paused`, or `ended` when no fire will come any more.
+    /// `active`, `paused`, `ended` when no fire will come any more, or `broken` when its definition, which is shown as far as it is one, cannot
+    /// be read: it can be deleted.
     state: &'static str,
     /// As given.
     name: String,
@@ -75,9 +76,9 @@ pub(super) struct ScheduleBody {
     #[schema(value_type = Object)]
     job: Value,
     /// As given.
-    overlap: &'static str,
+    overlap: String,
     /// As given.
-    catch_up: &'static str,
+    catch_up: String,
     /// As given.
     only_new: bool,
     /// As given.
@@ -93,6 +94,8 @@ pub(super) struct ScheduleBody {
     created_at: String,
     /// When its definition was last changed; RFC 3339, UTC.
     updated_at: String,
+    /// Why it is `broken`.
+    problem: Option<JobProblem>,
 }
 
 /// A fire to come, and what its job will read and write.
@@ -179,8 +182,8 @@ impl ScheduleBody {
             cron: spec.cron.to_string(),
             time_zone: spec.time_zone.name().to_owned(),
             job: schedule_definition::shown(&spec.job),
-            overlap: Overlap::WORDS.iter().find(|(_, o)| *o == spec.overlap).map_or("", |(word, _)| word),
-            catch_up: CatchUp::WORDS.iter().find(|(_, c)| *c == spec.catch_up).map_or("", |(word, _)| word),
+            overlap: Overlap::WORDS.iter().find(|(_, o)| *o == spec.overlap).map_or("", |(word, _)| word).to_owned(),
+            catch_up: CatchUp::WORDS.iter().find(|(_, c)| *c == spec.catch_up).map_or("", |(word, _)| word).to_owned(),
             only_new: spec.only_new,
             wait_for: spec.wait_for.clone(),
             end_at: spec.end_at.map(|t| t.to_string()),
@@ -188,6 +191,31 @@ impl ScheduleBody {
             paused_at: schedule.paused_at.map(|t| t.to_string()),
             created_at: schedule.created_at.to_string(),
             updated_at: schedule.updated_at.to_string(),
+            problem: None,
+        }
+    }
+
+    /// A schedule that cannot be read, as far as it can be shown.
+    pub(super) fn broken(schedule: &BrokenSchedule) -> Self {
+        let text = |field| schedule.text(field).to_owned();
+        let definition = &schedule.definition.0;
+        Self {
+            id: schedule.id.clone(),
+            state: "broken",
+            name: text("name"),
+            cron: text("cron"),
+            time_zone: text("time_zone"),
+            job: schedule_definition::shown(&Template(definition.get("job").cloned().unwrap_or_default())),
+            overlap: text("overlap"),
+            catch_up: text("catch_up"),
+            only_new: definition.get("only_new").and_then(Value::as_bool).unwrap_or_default(),
+            wait_for: definition.get("wait_for").cloned(),
+            end_at: None,
+            next_fires: Vec::new(),
+            paused_at: schedule.paused_at.map(|t| t.to_string()),
+            created_at: schedule.created_at.to_string(),
+            updated_at: schedule.updated_at.to_string(),
+            problem: Some(ApiProblem::of_job(&schedule.problem())),
         }
     }
 }
@@ -240,7 +268,7 @@ pub(super) fn words() -> Vec<(&'static str, &'static str, Vec<&'static str>)> {
         ("ScheduleDefinition", "catch_up", policies.clone()),
         ("ScheduleBody", "overlap", overlaps),
         ("ScheduleBody", "catch_up", policies),
-        ("ScheduleBody", "state", vec!["active", "paused", "ended"]),
+        ("ScheduleBody", "state", vec!["active", "paused", "ended", "broken"]),
         ("RunBody", "state", RunState::ALL.map(RunState::name).to_vec()),
     ]
 }

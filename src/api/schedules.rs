@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     db::{NewSchedule, NextFire, ScheduleChange, ScheduleFilter},
-    domain::{Fault, Schedule, ScheduleId, ScheduleSpec, Timestamp},
+    domain::{Fault, Schedule, ScheduleId, ScheduleSpec, Timestamp, schedule::Kept},
 };
 
 /// How often a change is tried against others that are made at the same time.
@@ -103,6 +103,14 @@ async fn read(state: &ApiState, definition: &Value, now: Timestamp) -> Result<(S
     }
 }
 
+/// As it was found, whether it can be read or not.
+async fn found(state: &ApiState, kept: &Kept, now: &mut Option<Timestamp>) -> Result<ScheduleBody, ApiProblem> {
+    match kept {
+        Kept::Whole(schedule) => body(state, schedule, now).await,
+        Kept::Broken(broken) => Ok(ScheduleBody::broken(broken)),
+    }
+}
+
 /// `now` is asked for once for several.
 async fn body(state: &ApiState, schedule: &Schedule, now: &mut Option<Timestamp>) -> Result<ScheduleBody, ApiProblem> {
     let now = match now {
@@ -134,10 +142,14 @@ pub(super) async fn list(State(state): State<ApiState>, query: Query) -> Result<
     let mut schedules = state.store.schedules(&ScheduleFilter { before, limit: limit + 1 }).await?;
     let more = schedules.len() > limit as usize;
     schedules.truncate(limit as usize);
-    let next_cursor = more.then(|| schedules.last().map(|s| s.id.to_string())).flatten();
+    let last = schedules.last().map(|kept| match kept {
+        Kept::Whole(schedule) => schedule.id.to_string(),
+        Kept::Broken(broken) => broken.id.clone(),
+    });
+    let next_cursor = last.filter(|_| more);
     let (mut items, mut now) = (Vec::new(), None);
     for schedule in &schedules {
-        items.push(body(&state, schedule, &mut now).await?);
+        items.push(found(&state, schedule, &mut now).await?);
     }
     Ok(Json(SchedulePage { items, next_cursor }))
 }
@@ -153,8 +165,8 @@ pub(super) async fn list(State(state): State<ApiState>, query: Query) -> Result<
 )]
 pub(super) async fn get(State(state): State<ApiState>, PathOf(id): PathOf<String>, query: Query) -> Result<Json<ScheduleBody>, ApiProblem> {
     query.only(&[])?;
-    let schedule = find(&state, &id).await?;
-    body(&state, &schedule, &mut None).await.map(Json)
+    let kept = find(&state, &id).await?;
+    found(&state, &kept, &mut None).await.map(Json)
 }
 
 /// Change a schedule
@@ -169,7 +181,7 @@ pub(super) async fn get(State(state): State<ApiState>, PathOf(id): PathOf<String
         (status = 200, description = "As it is now", body = ScheduleBody, example = json!(examples::schedule())),
         (status = 400, description = "Not JSON", body = ApiProblem, content_type = "application/problem+json"),
         (status = 404, description = "No such schedule", body = ApiProblem, content_type = "application/problem+json"),
-        (status = 409, description = "Others kept changing it at the same time", body = ApiProblem, content_type = "application/problem+json"),
+        (status = 409, description = "Others kept changing it at the same time, or it is broken", body = ApiProblem, content_type = "application/problem+json"),
         (status = 422, description = "The definition would have faults", body = ApiProblem, content_type = "application/problem+json"),
     )
 )]
@@ -190,7 +202,7 @@ pub(super) async fn change(
 /// Applies a patch to a schedule, as it is when nobody else changes it.
 async fn changed(state: &ApiState, id: &str, patch: &Value) -> Result<Schedule, ApiProblem> {
     for _ in 0..TRIES {
-        let schedule = find(state, id).await?;
+        let schedule = find_whole(state, id).await?;
         let now = state.store.now().await?;
         let mut definition = schedule_definition::write(&schedule.spec, schedule.paused_at.is_some());
         schedule_definition::merge(&mut definition, patch);
@@ -228,12 +240,12 @@ pub(super) async fn delete(
     query: Query,
 ) -> Result<Json<ScheduleBody>, ApiProblem> {
     query.only(&[])?;
-    let schedule = find(&state, &id).await?;
-    let body = body(&state, &schedule, &mut None).await?;
-    if !state.store.delete_schedule(&schedule.id).await? {
+    let kept = find(&state, &id).await?;
+    let body = found(&state, &kept, &mut None).await?;
+    if !state.store.delete_schedule(&parse_id(&id)?).await? {
         return Err(missing(&id));
     }
-    tracing::info!(schedule.id = %schedule.id, "deleted {}", schedule.id);
+    tracing::info!(schedule.id = id, "deleted {id}");
     Ok(Json(body))
 }
 
@@ -246,7 +258,7 @@ pub(super) async fn delete(
     responses(
         (status = 202, description = "It is paused", body = ScheduleBody, example = json!(examples::paused())),
         (status = 404, description = "No such schedule", body = ApiProblem, content_type = "application/problem+json"),
-        (status = 409, description = "Others kept changing it at the same time", body = ApiProblem, content_type = "application/problem+json"),
+        (status = 409, description = "Others kept changing it at the same time, or it is broken", body = ApiProblem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn pause(State(state): State<ApiState>, PathOf(id): PathOf<String>, query: Query) -> Result<Response, ApiProblem> {
@@ -263,7 +275,7 @@ pub(super) async fn pause(State(state): State<ApiState>, PathOf(id): PathOf<Stri
     responses(
         (status = 202, description = "It goes on", body = ScheduleBody, example = json!(examples::schedule())),
         (status = 404, description = "No such schedule", body = ApiProblem, content_type = "application/problem+json"),
-        (status = 409, description = "Others kept changing it at the same time", body = ApiProblem, content_type = "application/problem+json"),
+        (status = 409, description = "Others kept changing it at the same time, or it is broken", body = ApiProblem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn resume(State(state): State<ApiState>, PathOf(id): PathOf<String>, query: Query) -> Result<Response, ApiProblem> {
@@ -273,7 +285,7 @@ pub(super) async fn resume(State(state): State<ApiState>, PathOf(id): PathOf<Str
 
 async fn steer(state: &ApiState, id: &str, paused: bool) -> Result<Response, ApiProblem> {
     for _ in 0..TRIES {
-        let schedule = find(state, id).await?;
+        let schedule = find_whole(state, id).await?;
         if schedule.paused_at.is_some() == paused {
             return Ok((StatusCode::ACCEPTED, Json(body(state, &schedule, &mut None).await?)).into_response());
         }
@@ -301,11 +313,13 @@ fn changed_meanwhile(id: &str) -> ApiProblem {
     responses(
         (status = 202, description = "The fire; its job is made next", body = RunBody, example = json!(examples::manual())),
         (status = 404, description = "No such schedule", body = ApiProblem, content_type = "application/problem+json"),
+        (status = 409, description = "It is broken", body = ApiProblem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn run(State(state): State<ApiState>, PathOf(id): PathOf<String>, query: Query) -> Result<Response, ApiProblem> {
     query.only(&[])?;
-    let run = state.store.run_now(&parse_id(&id)?).await?.ok_or_else(|| missing(&id))?;
+    let schedule = find_whole(&state, &id).await?;
+    let run = state.store.run_now(&schedule.id).await?.ok_or_else(|| missing(&id))?;
     tracing::info!(schedule.id = id, "running {id} now");
     state.wake.notify_waiters();
     Ok((StatusCode::ACCEPTED, Json(RunBody::new(&run))).into_response())
@@ -331,16 +345,27 @@ pub(super) async fn runs(State(state): State<ApiState>, PathOf(id): PathOf<Strin
     query.only(&["limit", "cursor"])?;
     let limit = query.limit(100, 1000)?;
     let before = query.parsed("cursor", "give next_cursor of the page before", Timestamp::parse)?;
-    let schedule = find(&state, &id).await?;
-    let mut runs = state.store.runs(&schedule.id, before, limit + 1).await?;
+    find(&state, &id).await?;
+    let mut runs = state.store.runs(&parse_id(&id)?, before, limit + 1).await?;
     let more = runs.len() > limit as usize;
     runs.truncate(limit as usize);
     let next_cursor = more.then(|| runs.last().map(|run| run.fire_time.to_string())).flatten();
     Ok(Json(RunPage { items: runs.iter().map(RunBody::new).collect(), next_cursor }))
 }
 
-async fn find(state: &ApiState, id: &str) -> Result<Schedule, ApiProblem> {
+async fn find(state: &ApiState, id: &str) -> Result<Kept, ApiProblem> {
     state.store.schedule(&parse_id(id)?).await?.ok_or_else(|| missing(id))
+}
+
+/// A schedule that something is to be done with.
+async fn find_whole(state: &ApiState, id: &str) -> Result<Schedule, ApiProblem> {
+    match find(state, id).await? {
+        Kept::Whole(schedule) => Ok(*schedule),
+        Kept::Broken(broken) => {
+            let problem = broken.problem();
+            Err(ApiProblem::conflict(&problem.code, "The schedule cannot be read", problem.detail))
+        }
+    }
 }
 
 fn parse_id(id: &str) -> Result<ScheduleId, ApiProblem> {

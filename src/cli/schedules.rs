@@ -134,6 +134,10 @@ fn report(schedule: &Value) -> String {
     let text = |name: &str| (name.replace('_', " "), show::cell(&schedule[name]));
     let mut rows = vec![("schedule".to_owned(), show::cell(&schedule["id"]))];
     rows.extend(["state", "name", "cron", "time_zone", "overlap", "catch_up", "only_new", "end_at", "created_at"].map(text));
+    let problem = &schedule["problem"];
+    if problem.is_object() {
+        rows.push(("problem".to_owned(), show::cell(&problem["detail"])));
+    }
     format!("{}\n{}", show::pairs(rows), fires(schedule))
 }
 

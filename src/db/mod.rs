@@ -24,7 +24,7 @@ use crate::domain::{
     covered::{Block, Change, Entry},
     job::{Conflict, Ending, PinnedModel, PlanCursor},
     registry::{ModelEntry, ModelVersion, Name, Which},
-    schedule::Due,
+    schedule::{Due, Kept},
     spec::OutputSpec,
 };
 
@@ -630,6 +630,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     async fn progress(&self, of: &Followed) -> Result<Vec<Progress>>;
 
     // ---- Schedules ---------------------------------------------------------------------------------------------
+    //
+    // One that cannot be read stands in no other's way: it is found as such, and its fires wait.
 
     /// The present, by the database's clock.
     async fn now(&self) -> Result<Timestamp>;
@@ -638,10 +640,10 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     async fn create_schedule(&self, new: NewSchedule) -> Result<Schedule>;
 
     /// One schedule.
-    async fn schedule(&self, id: &ScheduleId) -> Result<Option<Schedule>>;
+    async fn schedule(&self, id: &ScheduleId) -> Result<Option<Kept>>;
 
     /// Schedules, newest first.
-    async fn schedules(&self, filter: &ScheduleFilter) -> Result<Vec<Schedule>>;
+    async fn schedules(&self, filter: &ScheduleFilter) -> Result<Vec<Kept>>;
 
     /// Changes a schedule; `None` when it is gone, or was changed since this revision.
     async fn change_schedule(&self, id: &ScheduleId, revision: u64, change: ScheduleChange) -> Result<Option<Schedule>>;
@@ -651,7 +653,7 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     async fn delete_schedule(&self, id: &ScheduleId) -> Result<bool>;
 
     /// Schedules that are not paused and whose next fire has come, and the present.
-    async fn due_schedules(&self, limit: u32) -> Result<(Timestamp, Vec<Schedule>)>;
+    async fn due_schedules(&self, limit: u32) -> Result<(Timestamp, Vec<Kept>)>;
 
     /// Writes the fires that are due of a schedule as it was read, and moves its next fire on, in one transaction: fenced when another
     /// node did so, or when the schedule was changed.

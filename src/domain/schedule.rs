@@ -37,7 +37,8 @@ impl ScheduleId {
 
     /// Why a job with `only_new` cannot be planned when its schedule is gone.
     pub fn deleted(&self) -> Problem {
-        let detail = format!("{self} was deleted, and the record of what its jobs read with it: which objects are new cannot be told any more");
+        let detail =
+            format!("{self} was deleted, and the record of what its jobs read with it: which objects are new cannot be told any more");
         Problem::new("schedule_deleted", "The schedule of the job was deleted", detail)
     }
 }
@@ -240,6 +241,50 @@ impl Schedule {
             (None, None) => "ended",
         }
     }
+}
+
+/// A schedule that this version of the program cannot read: it was changed by hand, kept by a later version, or is in a time zone that this
+/// machine does not know. It fires nothing here until it can be read; others are not concerned.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BrokenSchedule {
+    /// As its row has it.
+    pub id: String,
+    /// Its definition as far as it is one; null when it is no JSON.
+    pub definition: Template,
+    /// What is wrong with it.
+    pub why: String,
+    /// Since when it is paused, if it is.
+    pub paused_at: Option<Timestamp>,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When its definition was last changed.
+    pub updated_at: Timestamp,
+}
+
+impl BrokenSchedule {
+    /// A text of its definition, such as its name; empty when it has none.
+    pub fn text(&self, field: &str) -> &str {
+        self.definition.0.get(field).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Why nothing can be done with it.
+    pub fn problem(&self) -> Problem {
+        let detail = format!(
+            "{:?} cannot be read ({}), so that it fires nothing; delete it and make it anew, unless another version of the service kept it",
+            self.text("name"),
+            self.why
+        );
+        Problem::new("schedule_broken", "The schedule cannot be read", detail)
+    }
+}
+
+/// A schedule as it was found.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kept {
+    /// As a rule.
+    Whole(Box<Schedule>),
+    /// It can be shown and deleted.
+    Broken(BrokenSchedule),
 }
 
 /// Which fire made a job.

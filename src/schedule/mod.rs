@@ -10,7 +10,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::{sync::Notify, task::JoinSet};
@@ -19,7 +19,7 @@ use tracing::Instrument;
 
 use crate::{
     db::{self, ClaimedRun, RunLease, Store, Unmade, Written},
-    domain::{JobId, Problem, Run, RunState, Schedule, Timestamp},
+    domain::{JobId, Problem, Run, RunState, Schedule, Timestamp, schedule::Kept},
     telemetry::traces,
 };
 
@@ -90,12 +90,12 @@ impl Scheduler {
     /// Fires schedules until told to stop.
     pub async fn run(self, stop: CancellationToken) {
         let scheduler = Arc::new(self);
-        let mut making = JoinSet::new();
+        let (mut making, mut broken) = (JoinSet::new(), BTreeSet::new());
         while !stop.is_cancelled() {
             let rung = scheduler.wake.notified();
             tokio::pin!(rung);
             rung.as_mut().enable();
-            let pause = scheduler.open().await.unwrap_or_else(|error| {
+            let pause = scheduler.open(&mut broken).await.unwrap_or_else(|error| {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for schedules that are due");
                 scheduler.poll
             });
@@ -118,11 +118,21 @@ impl Scheduler {
         making.join_all().await;
     }
 
-    /// Writes the fires that are due; how long there is nothing else to be seen.
-    async fn open(&self) -> db::Result<Duration> {
+    /// Writes the fires that are due; how long there is nothing else to be seen. Of those that cannot be read, the ones that were `told` of
+    /// are passed over in silence.
+    async fn open(&self, told: &mut BTreeSet<String>) -> db::Result<Duration> {
         let (now, due) = self.store.due_schedules(DUE_AT_ONCE).await?;
         let mut next: Option<Timestamp> = None;
-        for schedule in &due {
+        for kept in &due {
+            let schedule = match kept {
+                Kept::Whole(schedule) => schedule,
+                Kept::Broken(broken) => {
+                    if told.insert(broken.id.clone()) {
+                        tracing::error!(schedule.id = broken.id, "{} fires nothing: {}", broken.id, broken.problem().detail);
+                    }
+                    continue;
+                }
+            };
             let Some(from) = schedule.next_at else { continue };
             let due = schedule.spec.due(from, now);
             match self.store.open_runs(schedule, &due).await? {

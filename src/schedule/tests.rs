@@ -85,7 +85,7 @@ async fn create(store: &SqlStore, spec: ScheduleSpec) -> Schedule {
 impl Scheduler {
     /// All that is to be done now.
     async fn step(&self) {
-        self.open().await.unwrap();
+        self.open(&mut BTreeSet::new()).await.unwrap();
         while let Some(claimed) = self.claim().await {
             self.make(&claimed, &CancellationToken::new()).await;
         }
@@ -195,6 +195,24 @@ async fn a_fire_that_cannot_make_a_job_is_listed_and_the_schedule_goes_on() {
     assert_eq!((tried.state, tried.attempts), (RunState::Failed, MOST_ATTEMPTS - 1));
 }
 
+#[tokio::test]
+async fn a_schedule_that_cannot_be_read_stands_in_no_others_way() {
+    let bench = Bench::sqlite().await;
+    let store = &bench.store;
+    let (broken, whole) = (due(&bench).await, create(store, spec("0 * * * *", "UTC", Overlap::Skip)).await);
+    store.run_now(&broken.id).await.unwrap().unwrap();
+    bench.number(&format!("UPDATE schedule SET spec = '{{\"name\": \"old\"}}' WHERE id = '{}' RETURNING revision", broken.id)).await;
+    store.advance_clock(Duration::from_secs(3600));
+    let scheduler = scheduler(store, Jobs::all(store.clone()));
+    let mut told = BTreeSet::new();
+    scheduler.open(&mut told).await.unwrap();
+    assert_eq!(told.into_iter().collect::<Vec<_>>(), [broken.id.to_string()], "it is told of");
+    scheduler.step().await;
+    assert_eq!(store.runs(&whole.id, None, 1).await.unwrap()[0].state, RunState::Started);
+    let waiting = &store.runs(&broken.id, None, 10).await.unwrap()[0];
+    assert_eq!((waiting.state, waiting.problem.as_ref().unwrap().code.as_str()), (RunState::Waiting, "schedule_broken"));
+}
+
 /// Makes jobs once it is let: until then it waits, as for a model that takes minutes to come.
 #[derive(Debug)]
 struct Slow {
@@ -221,7 +239,7 @@ impl Accept for Slow {
 /// Takes the fire that is due; the task that makes its job.
 async fn slowly(bench: &Bench, accept: Arc<dyn Accept>, times: Times) -> JoinHandle<()> {
     let scheduler = Scheduler { times, ..scheduler(&bench.store, accept) };
-    scheduler.open().await.unwrap();
+    scheduler.open(&mut BTreeSet::new()).await.unwrap();
     let claimed = scheduler.claim().await.unwrap();
     tokio::spawn(async move { scheduler.make(&claimed, &CancellationToken::new()).await })
 }
@@ -351,7 +369,11 @@ async fn three_nodes_with_restarts_make_one_job_of_each_of_a_thousand_fires() {
     while completed < FIRES {
         assert!(tokio::time::Instant::now() < deadline, "{completed} jobs after {restarts} restarts");
         // When all fires have come, time goes on for the leases of nodes that were killed.
-        let step = if turned.as_secs() < FIRES as u64 + 50 { Duration::from_secs(random.random_range(1..20)) } else { Times::default().lease / 10 };
+        let step = if turned.as_secs() < FIRES as u64 + 50 {
+            Duration::from_secs(random.random_range(1..20))
+        } else {
+            Times::default().lease / 10
+        };
         turned += step;
         std::iter::once(&bench.store).chain(nodes.iter().map(|node| &node.store)).for_each(|store| store.advance_clock(step));
         completed += complete_all(&bench.store).await;

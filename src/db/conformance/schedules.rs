@@ -6,7 +6,7 @@ use super::*;
 use crate::domain::{
     RunState, ScheduleSpec,
     cron::Cron,
-    schedule::{CatchUp, Overlap, Template, Zone},
+    schedule::{CatchUp, Kept, Overlap, Template, Zone},
     spec::WaitSpec,
 };
 
@@ -21,6 +21,7 @@ on_both_databases! {
     a_job_that_is_retried_while_a_fire_is_accepted_counts_for_overlap,
     pausing_skips_the_fires_that_wait_and_leaves_those_that_were_asked_for,
     a_fire_that_is_put_off_keeps_its_problem_and_counts_its_attempts,
+    a_schedule_that_cannot_be_read_is_found_as_such_and_others_go_on,
     jobs_that_cannot_tell_what_is_new_any_more_go_with_their_schedule,
     what_was_covered_is_what_was_added_last,
     a_completed_run_is_kept_until_what_it_read_is_in_the_record,
@@ -52,10 +53,20 @@ impl Bench {
         self.store.create_schedule(NewSchedule { id: ScheduleId::generate(), spec, next_at, paused: false }).await.unwrap()
     }
 
+    /// The present, and schedules that are due; of those that can be read.
+    async fn due_schedules(&self) -> (Timestamp, Vec<Schedule>) {
+        let (now, due) = self.store.due_schedules(10).await.unwrap();
+        let whole = due.into_iter().filter_map(|kept| match kept {
+            Kept::Whole(schedule) => Some(*schedule),
+            Kept::Broken(_) => None,
+        });
+        (now, whole.collect())
+    }
+
     /// Lets so many minutes pass, and opens the fires that they bring.
     async fn minutes(&self, minutes: u64) {
         self.advance(Duration::from_secs(60 * minutes));
-        let (now, due) = self.store.due_schedules(10).await.unwrap();
+        let (now, due) = self.due_schedules().await;
         for schedule in due {
             let due = schedule.spec.due(schedule.next_at.unwrap(), now);
             assert_eq!(self.store.open_runs(&schedule, &due).await.unwrap(), Written::Done);
@@ -94,12 +105,12 @@ fn fired(claimed: &ClaimedRun) -> NewJob {
 async fn a_fire_is_opened_once_and_makes_one_job(b: Bench) {
     let schedule = b.schedule(Overlap::Skip).await;
     b.advance(Duration::from_secs(60));
-    let (now, due) = b.store.due_schedules(10).await.unwrap();
+    let (now, due) = b.due_schedules().await;
     assert_eq!(due, std::slice::from_ref(&schedule));
     let due = schedule.spec.due(schedule.next_at.unwrap(), now);
     assert_eq!(b.store.open_runs(&schedule, &due).await.unwrap(), Written::Done);
     assert_eq!(b.store.open_runs(&schedule, &due).await.unwrap(), Written::Fenced, "whoever comes later changes nothing");
-    assert!(b.store.due_schedules(10).await.unwrap().1.is_empty());
+    assert!(b.due_schedules().await.1.is_empty());
     let claimed = b.claim_run().await.unwrap();
     assert!(b.claim_run().await.is_none(), "a live lease is respected");
     b.advance(TTL * 2);
@@ -227,7 +238,11 @@ async fn a_fire_that_was_asked_for_and_one_that_came_at_the_same_time_do_not_bot
         let expected = if overlap == Overlap::Skip { RunState::Skipped } else { RunState::Waiting };
         assert_eq!(b.run_states(&schedule).await, [expected, RunState::Started]);
         let ending = if overlap == Overlap::Replace { Ending::Cancelled } else { Ending::Completed };
-        if overlap == Overlap::Replace { b.finalize(ending).await } else { b.complete().await }
+        if overlap == Overlap::Replace {
+            b.finalize(ending).await
+        } else {
+            b.complete().await
+        }
         assert_eq!(b.job(&job).await.ending, Some(ending));
         assert!(b.store.delete_schedule(&schedule.id).await.unwrap());
     }
@@ -261,14 +276,14 @@ async fn pausing_skips_the_fires_that_wait_and_leaves_those_that_were_asked_for(
     assert_eq!(paused.state(), "paused");
     assert_eq!(b.run_states(&schedule).await, [RunState::Skipped, RunState::Skipped, RunState::Waiting]);
     b.advance(Duration::from_secs(600));
-    assert!(b.store.due_schedules(10).await.unwrap().1.is_empty(), "no fire comes");
+    assert!(b.due_schedules().await.1.is_empty(), "no fire comes");
     let claimed = b.claim_run().await.unwrap();
     assert_eq!((claimed.run.fire_time, claimed.run.manual), (asked.fire_time, true));
     let next = NextFire::At(schedule.spec.next(b.store.now().await.unwrap()));
     let resume = ScheduleChange { spec: schedule.spec.clone(), paused: false, next };
     let resumed = b.store.change_schedule(&schedule.id, paused.revision, resume).await.unwrap().unwrap();
     assert_eq!(resumed.state(), "active");
-    assert!(b.store.due_schedules(10).await.unwrap().1.is_empty(), "nothing is made up for");
+    assert!(b.due_schedules().await.1.is_empty(), "nothing is made up for");
 }
 
 async fn a_fire_that_is_put_off_keeps_its_problem_and_counts_its_attempts(b: Bench) {
@@ -286,6 +301,33 @@ async fn a_fire_that_is_put_off_keeps_its_problem_and_counts_its_attempts(b: Ben
     b.make(&last).await;
     let run = &b.store.runs(&schedule.id, None, 1).await.unwrap()[0];
     assert_eq!((run.state, &run.problem), (RunState::Started, &None));
+}
+
+async fn a_schedule_that_cannot_be_read_is_found_as_such_and_others_go_on(b: Bench) {
+    let (broken, whole) = (b.schedule(Overlap::Queue).await, b.schedule(Overlap::Queue).await);
+    b.minutes(1).await;
+    let spec = format!("UPDATE schedule SET spec = replace(spec, 'UTC', 'Mars/Phobos') WHERE id = '{}' RETURNING revision", broken.id);
+    b.number(&spec).await;
+    let is_whole = |kept: &Kept| matches!(kept, Kept::Whole(schedule) if schedule.id == whole.id);
+    let is_broken =
+        |kept: &Kept| matches!(kept, Kept::Broken(found) if found.id == broken.id.as_str() && found.text("name") == "every minute");
+    let listed = b.store.schedules(&ScheduleFilter { before: None, limit: 10 }).await.unwrap();
+    assert!(is_whole(&listed[0]) && is_broken(&listed[1]) && listed.len() == 2, "{listed:?}");
+    assert!(is_broken(&b.store.schedule(&broken.id).await.unwrap().unwrap()));
+    // Its fire waits, and says why.
+    let claimed = b.claim_run().await.unwrap();
+    assert_eq!(claimed.schedule.id, whole.id);
+    b.make(&claimed).await;
+    assert!(b.claim_run().await.is_none());
+    let run = &b.store.runs(&broken.id, None, 1).await.unwrap()[0];
+    assert_eq!((run.state, run.problem.as_ref().unwrap().code.as_str()), (RunState::Waiting, "schedule_broken"));
+    b.advance(Duration::from_secs(60));
+    let (_, due) = b.store.due_schedules(10).await.unwrap();
+    assert!(due.len() == 2 && due.iter().any(is_broken) && due.iter().any(is_whole), "{due:?}");
+    // Mended, it goes on.
+    b.number(&spec.replace("'UTC', 'Mars/Phobos'", "'Mars/Phobos', 'UTC'")).await;
+    assert_eq!(b.claim_run().await.unwrap().schedule.id, broken.id);
+    assert!(b.store.delete_schedule(&broken.id).await.unwrap());
 }
 
 async fn jobs_that_cannot_tell_what_is_new_any_more_go_with_their_schedule(b: Bench) {

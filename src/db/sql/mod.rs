@@ -55,7 +55,7 @@ use crate::domain::{
     delivery::JobSnapshot,
     job::{Ending, PlanCursor},
     registry::{ModelEntry, ModelVersion, Name, Which},
-    schedule::Due,
+    schedule::{Due, Kept},
     spec::OutputSpec,
 };
 
@@ -386,11 +386,11 @@ impl Store for SqlStore {
         self.write(move |tx| Box::pin(async move { schedules::create(tx, &new).await })).await
     }
 
-    async fn schedule(&self, id: &ScheduleId) -> Result<Option<Schedule>> {
-        schedules::find(&mut self.reader().await?.db(), id).await
+    async fn schedule(&self, id: &ScheduleId) -> Result<Option<Kept>> {
+        schedules::find(&mut self.reader().await?.db(), id.as_str()).await
     }
 
-    async fn schedules(&self, filter: &ScheduleFilter) -> Result<Vec<Schedule>> {
+    async fn schedules(&self, filter: &ScheduleFilter) -> Result<Vec<Kept>> {
         schedules::list(&mut self.reader().await?.db(), filter).await
     }
 
@@ -404,7 +404,7 @@ impl Store for SqlStore {
         self.write(move |tx| Box::pin(async move { schedules::delete(tx, &id).await })).await
     }
 
-    async fn due_schedules(&self, limit: u32) -> Result<(Timestamp, Vec<Schedule>)> {
+    async fn due_schedules(&self, limit: u32) -> Result<(Timestamp, Vec<Kept>)> {
         schedules::due(&mut self.reader().await?.db(), self.clock_offset_us(), limit).await
     }
 

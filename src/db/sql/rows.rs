@@ -9,6 +9,7 @@ use crate::{
         Attempt, Chunk, ChunkId, ChunkResult, ChunkState, Counts, Delivery, DeliveryId, DeliveryState, Event, EventKind, Fire, Job, JobId,
         JobSpec, JobState, Problem, Progress, Run, RunState, Schedule, ScheduleId, StateChange, Timestamp, TraceParent, WebhookUrl,
         job::{Breaks, Ending, Waits},
+        schedule::{BrokenSchedule, Kept, Template},
     },
 };
 
@@ -141,6 +142,23 @@ pub(super) fn schedule(row: &Row) -> Result<Schedule> {
         created_at: Timestamp(r.get("created_at")?),
         updated_at: Timestamp(r.get("updated_at")?),
     })
+}
+
+/// A schedule from such a row, or what can be said of one that cannot be read.
+pub(super) fn kept_schedule(row: &Row) -> Result<Kept> {
+    let why = match schedule(row) {
+        Err(Error::Damaged { what, .. }) => what,
+        other => return other.map(|schedule| Kept::Whole(Box::new(schedule))),
+    };
+    let r = reader(row, "schedule", "id");
+    Ok(Kept::Broken(BrokenSchedule {
+        definition: Template(r.json("spec").unwrap_or_default()),
+        why,
+        paused_at: r.time("paused_at")?,
+        created_at: Timestamp(r.get("created_at")?),
+        updated_at: Timestamp(r.get("updated_at")?),
+        id: r.id,
+    }))
 }
 
 /// A fire from a row with the columns of [`RUN`].

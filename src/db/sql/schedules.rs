@@ -17,7 +17,7 @@ use crate::{
     db::{ClaimedRun, Created, Error, NewSchedule, NextFire, Result, RunLease, ScheduleChange, ScheduleFilter, Unmade, Written},
     domain::{
         Fire, JobId, Problem, Run, RunState, Schedule, ScheduleId, Timestamp,
-        schedule::{Due, Overlap},
+        schedule::{BrokenSchedule, Due, Kept, Overlap},
     },
 };
 
@@ -25,6 +25,8 @@ use crate::{
 const KEPT_RUNS: i64 = 10_000;
 /// How long a fire waits for the end of a job that it cancelled, before it looks again.
 const REPLACE_US: i64 = 500_000;
+/// How long a fire waits whose schedule cannot be read, before it looks again.
+const BROKEN_US: i64 = 60_000_000;
 
 pub(super) async fn create(tx: &mut Tx<'_>, new: &NewSchedule) -> Result<Schedule> {
     sql("INSERT INTO schedule (id, spec, overlap, next_at, paused_at, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?)")
@@ -38,31 +40,39 @@ pub(super) async fn create(tx: &mut Tx<'_>, new: &NewSchedule) -> Result<Schedul
         .execute(&mut tx.db)
         .await?;
     tx.ring();
-    existing(tx, &new.id).await
+    written(tx, &new.id).await
 }
 
 fn word(overlap: Overlap) -> &'static str {
     Overlap::WORDS.into_iter().find(|(_, o)| *o == overlap).map_or("skip", |(word, _)| word)
 }
 
-pub(super) async fn find(db: &mut Db<'_>, id: &ScheduleId) -> Result<Option<Schedule>> {
-    let row = sql(format!("SELECT {} FROM schedule s WHERE s.id = ?", rows::SCHEDULE)).bind(id.as_str()).row(db).await?;
-    row.as_ref().map(rows::schedule).transpose()
+pub(super) async fn find(db: &mut Db<'_>, id: &str) -> Result<Option<Kept>> {
+    let row = sql(format!("SELECT {} FROM schedule s WHERE s.id = ?", rows::SCHEDULE)).bind(id).row(db).await?;
+    row.as_ref().map(rows::kept_schedule).transpose()
 }
 
 /// A schedule that an earlier statement of this transaction vouches for.
-async fn existing(tx: &mut Tx<'_>, id: &ScheduleId) -> Result<Schedule> {
-    let gone = || Error::Damaged { table: "schedule", id: id.to_string(), what: "it is gone".to_owned() };
+async fn existing(tx: &mut Tx<'_>, id: &str) -> Result<Kept> {
+    let gone = || Error::Damaged { table: "schedule", id: id.to_owned(), what: "it is gone".to_owned() };
     find(&mut tx.db, id).await?.ok_or_else(gone)
 }
 
-pub(super) async fn list(db: &mut Db<'_>, filter: &ScheduleFilter) -> Result<Vec<Schedule>> {
+/// A schedule that this transaction has written.
+async fn written(tx: &mut Tx<'_>, id: &ScheduleId) -> Result<Schedule> {
+    match existing(tx, id.as_str()).await? {
+        Kept::Whole(schedule) => Ok(*schedule),
+        Kept::Broken(broken) => Err(Error::Damaged { table: "schedule", id: broken.id, what: broken.why }),
+    }
+}
+
+pub(super) async fn list(db: &mut Db<'_>, filter: &ScheduleFilter) -> Result<Vec<Kept>> {
     let mut query = sql(format!("SELECT {} FROM schedule s WHERE true", rows::SCHEDULE));
     if let Some(before) = &filter.before {
         query.push(" AND s.id < ?").value(before.as_str());
     }
     query.push(" ORDER BY s.id DESC LIMIT ?").value(i64::from(filter.limit));
-    query.rows(db).await?.iter().map(rows::schedule).collect()
+    query.rows(db).await?.iter().map(rows::kept_schedule).collect()
 }
 
 pub(super) async fn change(tx: &mut Tx<'_>, id: &ScheduleId, revision: u64, change: &ScheduleChange) -> Result<Option<Schedule>> {
@@ -100,7 +110,7 @@ pub(super) async fn change(tx: &mut Tx<'_>, id: &ScheduleId, revision: u64, chan
         .await?;
     }
     tx.ring();
-    existing(tx, id).await.map(Some)
+    written(tx, id).await.map(Some)
 }
 
 pub(super) async fn delete(tx: &mut Tx<'_>, id: &ScheduleId) -> Result<bool> {
@@ -122,7 +132,7 @@ pub(super) async fn delete(tx: &mut Tx<'_>, id: &ScheduleId) -> Result<bool> {
 }
 
 /// Schedules whose next fire has come.
-pub(super) async fn due(db: &mut Db<'_>, clock_offset_us: i64, limit: u32) -> Result<(Timestamp, Vec<Schedule>)> {
+pub(super) async fn due(db: &mut Db<'_>, clock_offset_us: i64, limit: u32) -> Result<(Timestamp, Vec<Kept>)> {
     let now: i64 = sql(format!("SELECT {}", db.clock())).scalar(db).await?;
     let now = now + clock_offset_us;
     // Index: schedule_due.
@@ -134,7 +144,7 @@ pub(super) async fn due(db: &mut Db<'_>, clock_offset_us: i64, limit: u32) -> Re
     .bind(i64::from(limit))
     .rows(db)
     .await?;
-    Ok((Timestamp(now), found.iter().map(rows::schedule).collect::<Result<_>>()?))
+    Ok((Timestamp(now), found.iter().map(rows::kept_schedule).collect::<Result<_>>()?))
 }
 
 /// Writes the fires that are due and moves on, unless another node did so, or the schedule was changed, since it was read.
@@ -235,8 +245,13 @@ pub(super) fn claim<'t>(tx: &'t mut Tx<'_>, ttl: Duration) -> BoxFuture<'t, Resu
             .first(&mut tx.db)
             .await?;
             let Some((id, fire_at)) = found else { return Ok(None) };
-            let damaged = || Error::Damaged { table: "schedule", id: id.clone(), what: "its id is none".to_owned() };
-            let schedule = existing(tx, &ScheduleId::parse(&id).ok_or_else(damaged)?).await?;
+            let schedule = match existing(tx, &id).await? {
+                Kept::Whole(schedule) => *schedule,
+                Kept::Broken(broken) => {
+                    put_off(tx, &broken, fire_at).await?;
+                    continue;
+                }
+            };
             // Asked again now that the schedule is held: another node may have taken one between the look and the lock.
             if is_being_made(tx, &schedule.id).await? {
                 continue;
@@ -261,6 +276,20 @@ pub(super) fn claim<'t>(tx: &'t mut Tx<'_>, ttl: Duration) -> BoxFuture<'t, Resu
             }
         }
     })
+}
+
+/// Lets a fire wait whose schedule cannot be read: another node may know how to, and who mends it has the fire.
+async fn put_off(tx: &mut Tx<'_>, schedule: &BrokenSchedule, fire_at: i64) -> Result<()> {
+    let problem = schedule.problem();
+    tracing::error!(schedule.id = schedule.id, "a fire of {} waits: {}", schedule.id, problem.detail);
+    sql("UPDATE schedule_run SET due_at = ?, problem = ? WHERE schedule_id = ? AND fire_at = ?")
+        .bind(tx.now + BROKEN_US)
+        .bind(document(&problem))
+        .bind(&schedule.id)
+        .bind(fire_at)
+        .execute(&mut tx.db)
+        .await
+        .map(drop)
 }
 
 /// Whether a node is at making the job of a fire of this schedule.
