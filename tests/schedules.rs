@@ -212,7 +212,8 @@ async fn what_a_run_read_that_is_retried_in_vain_comes_again() {
     let put = || objects.iter().for_each(|(key, bytes)| s3.put("lake", key, bytes));
     put();
     let service = Service::start(&s3, ServiceOptions::default()).await;
-    let job = json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": "s3://lake/out/{{ fire_time | date(\"%H%M%S-%6f\") }}/"});
+    let job =
+        json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": "s3://lake/out/{{ fire_time | date(\"%H%M%S-%6f\") }}/"});
     let mut definition = on_request(job);
     definition["only_new"] = true.into();
     let id = create(&service, &definition).await;
@@ -238,7 +239,8 @@ async fn a_run_that_waits_when_its_schedule_is_deleted_does_not_read_everything(
     let s3 = lake().await;
     s3.put("lake", "in/a.csv", &table(5, &[]));
     let service = Service::start(&s3, ServiceOptions::default()).await;
-    let job = json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": "s3://lake/out/{{ fire_time | date(\"%H%M%S-%6f\") }}/"});
+    let job =
+        json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": "s3://lake/out/{{ fire_time | date(\"%H%M%S-%6f\") }}/"});
     let mut definition = on_request(job);
     definition["only_new"] = true.into();
     let id = create(&service, &definition).await;
@@ -451,6 +453,40 @@ async fn a_template_is_checked_whole_when_the_schedule_is_made_and_when_it_is_ch
     assert_eq!(deleted.status(), 200);
     assert_eq!(service.get(&format!("/v1/schedules/{id}")).await.0, 404);
     assert_eq!(service.post(&format!("/v1/schedules/{id}/run"), &Value::Null).await.0, 404);
+}
+
+#[tokio::test]
+async fn over_a_change_of_daylight_saving_a_night_has_one_fire() {
+    let s3 = lake().await;
+    let service = Service::start(&s3, ServiceOptions::default()).await;
+    // Ten Sundays of a month have one among them on which the clocks change: on which days that is, what it shows then, and what else.
+    for (zone, cron, days, changed, before, after) in [
+        ("Europe/Berlin", "30 2 * 3 SUN", 25..=31, "03:00:00+02:00", "02:30:00+01:00", "02:30:00+02:00"),
+        ("Europe/Berlin", "30 2 * 10 SUN", 25..=31, "02:30:00+02:00", "02:30:00+02:00", "02:30:00+01:00"),
+        ("America/New_York", "30 2 * 3 SUN", 8..=14, "03:00:00-04:00", "02:30:00-05:00", "02:30:00-04:00"),
+        ("America/New_York", "30 1 * 11 SUN", 1..=7, "01:30:00-04:00", "01:30:00-04:00", "01:30:00-05:00"),
+    ] {
+        let mut definition = on_request(json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": "s3://lake/out/"}));
+        definition["cron"] = cron.into();
+        definition["time_zone"] = zone.into();
+        let (status, preview) = service.post("/v1/schedules?dry_run=true", &definition).await;
+        assert_eq!(status, 200, "{preview:#}");
+        let fires = preview["next_fires"].as_array().unwrap();
+        let (mut dates, mut changes) = (BTreeSet::new(), 0);
+        for fire in fires {
+            let (date, time) = fire["local_time"].as_str().unwrap().split_once('T').unwrap();
+            let day: i8 = date[8..].parse().unwrap();
+            changes += usize::from(days.contains(&day));
+            let wanted = match day {
+                day if days.contains(&day) => changed,
+                day if day < *days.start() => before,
+                _ => after,
+            };
+            assert_eq!(time, wanted, "{zone} {date}");
+            assert!(dates.insert(date), "{zone} {date} has two fires");
+        }
+        assert!(fires.len() == 10 && changes > 0, "{preview:#}");
+    }
 }
 
 #[tokio::test]
