@@ -538,7 +538,7 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     async fn commit_chunk(&self, lease: &ChunkLease, result: &ChunkResult) -> Result<Written>;
 
     // Every end of an attempt that came to nothing charges its job with what it `spent`, in the same transaction, also when the lease is
-    // lost. A job that has cost more than its budget thereby breaks with `budget_exceeded`, unless nothing of it is left to be done.
+    // lost, and once however often it is said. A job that has cost more than its budget thereby breaks with `budget_exceeded`, unless nothing of it is left to be done.
 
     /// Puts the chunk back to `pending` after an error that may pass, due in `delay`; raises `failures`. With
     /// `failures` = the job's `max_attempts` the chunk is `failed` and the job breaks with the error.

@@ -286,7 +286,7 @@ pub(super) async fn commit(tx: &mut Tx<'_>, lease: &ChunkLease, result: &ChunkRe
         if committed(tx, lease, result).await? {
             return Ok(Written::Done);
         }
-        costs::charge(tx, &lease.chunk.job, &result.usage.spent()).await?;
+        costs::charge(tx, lease, &result.usage.spent()).await?;
         return Ok(Written::Fenced);
     }
     let job = jobs::existing(tx, &lease.chunk.job).await?;
@@ -340,7 +340,7 @@ async fn committed(tx: &mut Tx<'_>, lease: &ChunkLease, result: &ChunkResult) ->
 
 pub(super) async fn fail(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem, spent: &Spent) -> Result<Written> {
     let written = settle_as_failed(tx, lease, error).await?;
-    costs::charge(tx, &lease.chunk.job, spent).await?;
+    costs::charge(tx, lease, spent).await?;
     Ok(written)
 }
 
@@ -355,7 +355,7 @@ async fn settle_as_failed(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem) 
 pub(super) async fn retry(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem, delay: Duration, spent: &Spent) -> Result<Written> {
     jobs::hold(tx, &lease.chunk.job).await?;
     let written = put_off(tx, lease, error, delay).await?;
-    costs::charge(tx, &lease.chunk.job, spent).await?;
+    costs::charge(tx, lease, spent).await?;
     Ok(written)
 }
 
@@ -380,14 +380,14 @@ pub(super) async fn crash(
 ) -> Result<Written> {
     jobs::hold(tx, &lease.chunk.job).await?;
     let written = give_back(tx, lease, Back { crashes: 1, error: Some(error), isolation, ..Back::default() }).await?;
-    costs::charge(tx, &lease.chunk.job, spent).await?;
+    costs::charge(tx, lease, spent).await?;
     Ok(written)
 }
 
 pub(super) async fn release(tx: &mut Tx<'_>, lease: &ChunkLease, spent: &Spent) -> Result<Written> {
     jobs::hold(tx, &lease.chunk.job).await?;
     let written = give_back(tx, lease, Back::default()).await?;
-    costs::charge(tx, &lease.chunk.job, spent).await?;
+    costs::charge(tx, lease, spent).await?;
     Ok(written)
 }
 

@@ -1,0 +1,9 @@
+-- Attempts that were charged.
+
+-- Attempts that came to nothing and were charged: one that says its end again, because the answer was lost, is charged no more.
+CREATE TABLE charged (
+    job_id        TEXT    NOT NULL REFERENCES job (id) ON DELETE CASCADE,
+    seq           INTEGER NOT NULL,
+    lease_epoch   INTEGER NOT NULL,
+    PRIMARY KEY (job_id, seq, lease_epoch)
+) STRICT, WITHOUT ROWID;
