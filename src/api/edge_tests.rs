@@ -74,6 +74,7 @@ impl Store for Down {
     async fn crash_chunk(&self, _: &ChunkLease, _: &Problem, _: Option<&Isolation>, _: &Spent) -> Result<Written> { down() }
     async fn fail_chunk(&self, _: &ChunkLease, _: &Problem, _: &Spent) -> Result<Written> { down() }
     async fn release_chunk(&self, _: &ChunkLease, _: &Spent) -> Result<Written> { down() }
+    async fn postpone_chunk(&self, _: &ChunkLease, _: &Problem, _: Duration, _: &Spent) -> Result<Written> { down() }
     async fn chunks(&self, _: &JobId, _: u64, _: u32) -> Result<Vec<Chunk>> { down() }
     async fn chunk(&self, _: &ChunkId) -> Result<Option<Chunk>> { down() }
     async fn claim_finalizing(&self, _: &str, _: Duration) -> Result<Option<(JobLease, Job)>> { down() }

@@ -555,6 +555,10 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// job has an ending (then it becomes `cancelled`).
     async fn release_chunk(&self, lease: &ChunkLease, spent: &Spent) -> Result<Written>;
 
+    /// Puts the chunk back to `pending`, at no cost to it, because something that its job needs is away: what is away is kept as the chunk's
+    /// error, and no chunk of the job is handed out for `delay`.
+    async fn postpone_chunk(&self, lease: &ChunkLease, away: &Problem, delay: Duration, spent: &Spent) -> Result<Written>;
+
     /// Chunks of a job in `seq` order, from `from_seq` on.
     async fn chunks(&self, job: &JobId, from_seq: u64, limit: u32) -> Result<Vec<Chunk>>;
 

@@ -103,7 +103,7 @@ impl Sampler {
     async fn model_dir(&self, model: &PinnedModel) -> Result<PathBuf, Problem> {
         self.models.ensure(model).await.map_err(|e| match model_failure(&e) {
             Ended::Failed { problem, .. } => problem,
-            Ended::Done(_) | Ended::Stopped | Ended::Lost(_) => {
+            Ended::Done(_) | Ended::Stopped | Ended::Away(_) | Ended::Lost(_) => {
                 Problem::new("model_cache_failed", "The pinned model cannot be had", e.to_string())
             }
         })

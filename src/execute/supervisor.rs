@@ -83,6 +83,8 @@ pub(super) enum Ended {
     Done(Box<ChunkResult>),
     /// It could not be finished.
     Failed { problem: Problem, retryable: bool },
+    /// Something that it needs, and that is nobody's fault here, is away.
+    Away(Problem),
     /// It was stopped: on request, or because its process had to be killed for another's fault.
     Stopped,
     /// Its process died, or its batch did not end.
