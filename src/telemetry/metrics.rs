@@ -109,16 +109,19 @@ pub enum RequestKind {
     Wait,
     /// Submits a job.
     Submission,
+    /// Tries a model out.
+    Trial,
 }
 
 impl RequestKind {
-    const ALL: [Self; 3] = [Self::Short, Self::Wait, Self::Submission];
+    const ALL: [Self; 4] = [Self::Short, Self::Wait, Self::Submission, Self::Trial];
 
     fn name(self) -> &'static str {
         match self {
             Self::Short => "short",
             Self::Wait => "wait",
             Self::Submission => "submission",
+            Self::Trial => "trial",
         }
     }
 
@@ -128,6 +131,7 @@ impl RequestKind {
             Self::Short => "requests",
             Self::Wait => "requests that wait for a job",
             Self::Submission => "requests that submit a job",
+            Self::Trial => "requests that try a model out",
         }
     }
 }
