@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     executor::model_failure,
-    supervisor::{Ended, Process, RunnerOptions, batch_timeout, load_timeout, spawn, status_text, write_frame},
+    supervisor::{Ended, Process, RunnerOptions, batch_timeout, load_timeout, spawn, status_text},
 };
 use crate::{
     domain::{JobSpec, ObjectSlice, PartNames, Problem, Signature, job::PinnedModel},
@@ -126,9 +126,7 @@ fn unexpected(frame: &FromRunner) -> Problem {
 async fn run(options: &RunnerOptions, question: ToRunner) -> Result<FromRunner, Problem> {
     let not_started = |detail: String| Problem::new("runner_not_started", "The runner process could not be started", detail);
     let mut process: Process = spawn(options).map_err(|e| not_started(e.to_string()))?;
-    // A failed write is no news: the end of the frames is what tells that the process died.
-    let written = write_frame(&mut process.write, &question).await;
-    tracing::debug!(?written, "asked a runner of its own");
+    process.outbox.send(&question);
     let mut ready = false;
     while let Some(frame) = process.frames.recv().await {
         match frame {
