@@ -485,8 +485,7 @@ async fn until_locked_out(warehouse: &Warehouse, service: &Service) {
 }
 
 /// A table as jobs make it, but for its index.
-const SCORES: &str =
-    "CREATE TABLE scores (_job text NOT NULL, _chunk bigint NOT NULL, _source text, _position bigint, prediction real)";
+const SCORES: &str = "CREATE TABLE scores (_job text NOT NULL, _chunk bigint NOT NULL, _source text, _position bigint, prediction real)";
 
 #[tokio::test]
 async fn an_attempt_that_wakes_up_after_its_successor_changes_nothing() {
