@@ -39,6 +39,8 @@ pub enum Role {
 #[derive(Debug)]
 pub struct App {
     listener: TcpListener,
+    /// How long a client may take nothing of what it is sent.
+    patience: Duration,
     address: SocketAddr,
     router: Router,
     control: Option<Control>,
@@ -226,7 +228,8 @@ impl App {
             },
         });
         let router = if role == Role::Worker { api::probes(api) } else { api::router(api) };
-        Ok(Self { listener, address, router, control, executor, feed, handles })
+        let patience = settings.api.feed().patience();
+        Ok(Self { listener, patience, address, router, control, executor, feed, handles })
     }
 
     /// The address that was bound.
@@ -260,7 +263,8 @@ impl App {
         self.executor.map(|executor| rooms.spawn(executor.run(stop.clone())));
 
         let graceful = stop.clone();
-        let server = axum::serve(self.listener, self.router).with_graceful_shutdown(async move { graceful.cancelled().await });
+        let listener = api::Listener::new(self.listener, self.patience);
+        let server = axum::serve(listener, self.router).with_graceful_shutdown(async move { graceful.cancelled().await });
         let server = tokio::spawn(server.into_future());
         let served = tokio::select! {
             // A room ends only when told to: one that ended earlier has panicked.

@@ -20,9 +20,11 @@ use support::{
     events::{Stream, Told, ask, states},
     golden,
     postgres::database,
+    scrape::Scrape,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::Notify,
 };
 
@@ -282,6 +284,38 @@ async fn streams_over_the_limit_are_refused_until_one_ends() {
         assert!(std::time::Instant::now() < deadline, "the place stays taken");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_loses_its_place() {
+    let s3 = lake(1).await;
+    let options = ServiceOptions::default().flag("--no-executor").arg("--max-streams", "1").arg("--stream-heartbeat", "0.5");
+    let service = Service::start(&s3, options).await;
+    // Events enough that no kernel takes them all for a client.
+    let mut definition = job("out/");
+    definition["labels"] = (0..32).map(|n| (format!("label-{n}"), json!("x".repeat(256)))).collect::<serde_json::Map<_, _>>().into();
+    let id = service.submit(&definition).await;
+    for _ in 0..300 {
+        assert_eq!((steer(&service, &id, "pause").await, steer(&service, &id, "resume").await), (202, 202));
+    }
+    let address: std::net::SocketAddr = service.url("").trim_start_matches("http://").parse().unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut silent = socket.connect(address).await.unwrap();
+    let request = format!("GET /v1/events HTTP/1.1\r\nhost: {address}\r\nlast-event-id: 0\r\n\r\n");
+    silent.write_all(request.as_bytes()).await.unwrap();
+    let open = async || Scrape::parse(&ask(&service, "/metrics", None).await.text().await.unwrap()).sum("nightshift_event_streams", &[]);
+    let until = async |wanted: f64, why: &str| {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while open().await != wanted {
+            assert!(std::time::Instant::now() < deadline, "{why}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    until(1.0, "the stream does not open").await;
+    until(0.0, "the place stays taken").await;
+    assert_eq!(ask(&service, "/v1/events", None).await.status(), 200);
+    drop(silent);
 }
 
 #[tokio::test]

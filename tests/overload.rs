@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use serde_json::{Value, json};
 use support::{FaultProxy, Faults, S3Server, Service, ServiceOptions, scrape::Scrape};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -125,4 +129,43 @@ async fn submissions_over_the_limit_are_refused_before_they_cost_anything() {
         proxy.play(Faults::default());
     });
     assert!(accepted.iter().all(|(status, _)| *status == 202), "{accepted:#?}");
+}
+
+/// The head of a request that tries a model out, whose body does not come.
+async fn try_out_without_a_body(service: &Service) -> TcpStream {
+    let address = service.url("").trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let mut connection = TcpStream::connect(&address).await.expect("a connection");
+    let head = format!(
+        "POST /v2/models/ridge/infer HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: 20000000\r\n\r\n"
+    );
+    connection.write_all(head.as_bytes()).await.expect("a request");
+    connection
+}
+
+#[tokio::test]
+async fn trying_a_model_out_is_refused_before_its_body_is_read_and_takes_no_room_from_submissions() {
+    let (_s3, _proxy, service) = start(ServiceOptions::default().arg("--max-submissions", "1")).await;
+    let (status, answer) = service.post("/v1/models", &json!({"name": "ridge", "uri": "s3://lake/model/"})).await;
+    assert_eq!(status, 201, "{answer:#}");
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        waiting.push(try_out_without_a_body(&service).await);
+    }
+    // Where there is still a place, this one waits for its body too, until one is refused.
+    let deadline = Instant::now() + PATIENCE;
+    let refusal = loop {
+        assert!(Instant::now() < deadline, "nobody is refused");
+        let mut connection = try_out_without_a_body(&service).await;
+        let mut head = vec![0; 4096];
+        match tokio::time::timeout(Duration::from_millis(500), connection.read(&mut head)).await {
+            Ok(count) => break String::from_utf8_lossy(&head[..count.expect("an answer")]).into_owned(),
+            Err(_) => waiting.push(connection),
+        }
+    };
+    assert!(refusal.starts_with("HTTP/1.1 429") && refusal.contains("retry-after: 1"), "{refusal}");
+    assert!(refusal.contains("{\"error\":"), "as the protocol writes errors: {refusal}");
+    let (status, answer) = service.post("/v1/jobs", &definition("out")).await;
+    assert_eq!(status, 202, "{answer:#}");
+    let counted = Scrape::parse(&get(&service, "/metrics").await.text().await.expect("a text"));
+    assert!(counted.sum("nightshift_requests_shed_total", &[("kind", "trial")]) >= 1.0);
 }

@@ -27,6 +27,11 @@ use support::{
     golden::{self, Output, Row, agree},
     postgres::database,
 };
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, UnixStream},
+    sync::watch,
+};
 
 const PATIENCE: Duration = Duration::from_secs(240);
 
@@ -43,8 +48,14 @@ impl Warehouse {
 
     fn at(url: String) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("nightshift.toml"), "[connections.warehouse]\nurl_env = \"WAREHOUSE_URL\"\n").unwrap();
-        Self { url, folder }
+        let warehouse = Self { url, folder };
+        warehouse.configure("");
+        warehouse
+    }
+
+    /// With these lines in its section as well.
+    fn configure(&self, lines: &str) {
+        std::fs::write(self.config(), format!("[connections.warehouse]\nurl_env = \"WAREHOUSE_URL\"\n{lines}")).unwrap();
     }
 
     fn config(&self) -> PathBuf {
@@ -52,7 +63,12 @@ impl Warehouse {
     }
 
     fn options(&self) -> ServiceOptions {
-        ServiceOptions::default().arg("--config", self.config().to_str().unwrap()).env("WAREHOUSE_URL", &self.url)
+        self.options_through(&self.url)
+    }
+
+    /// The service reaches it by another URL than the test.
+    fn options_through(&self, url: &str) -> ServiceOptions {
+        ServiceOptions::default().arg("--config", self.config().to_str().unwrap()).env("WAREHOUSE_URL", url)
     }
 
     async fn connect(&self) -> PgConnection {
@@ -458,6 +474,19 @@ async fn runner_and_server_killed_at_random_moments_leave_exactly_the_rows_of_th
     assert_eq!((output.rows.len(), output.errors.len()), (120_000 - bad, bad));
 }
 
+/// Waits until a session of the warehouse waits for a lock.
+async fn until_locked_out(warehouse: &Warehouse, service: &Service) {
+    let waits = "SELECT '{}'::text FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while warehouse.documents(waits).await.is_empty() {
+        assert!(std::time::Instant::now() < deadline, "no attempt came to the table:\n{}", service.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A table as jobs make it, but for its index.
+const SCORES: &str = "CREATE TABLE scores (_job text NOT NULL, _chunk bigint NOT NULL, _source text, _position bigint, prediction real)";
+
 #[tokio::test]
 async fn an_attempt_that_wakes_up_after_its_successor_changes_nothing() {
     let (s3, warehouse) = (ridge().await, Warehouse::new().await);
@@ -465,19 +494,12 @@ async fn an_attempt_that_wakes_up_after_its_successor_changes_nothing() {
     let state = database().await;
     let options = warehouse.options().arg("--lease-ttl", "1").arg("--database-connections", "4").env("DATABASE_URL", &state);
     // The first node's runner stands still before its rows are visible: the table is held.
-    warehouse
-        .say("CREATE TABLE scores (_job text NOT NULL, _chunk bigint NOT NULL, _source text, _position bigint, prediction real)")
-        .await;
+    warehouse.say(SCORES).await;
     let first = Service::start(&s3, options.clone()).await;
     let mut holder = warehouse.connect().await;
     sqlx::raw_sql("BEGIN; LOCK TABLE scores IN SHARE MODE").execute(&mut holder).await.unwrap();
     let id = first.submit(&job(json!({"create": false}))).await;
-    let waits = "SELECT '{}'::text FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while warehouse.documents(waits).await.is_empty() {
-        assert!(std::time::Instant::now() < deadline, "no attempt came to the table:\n{}", first.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until_locked_out(&warehouse, &first).await;
     first.freeze();
     sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
     // Another node takes the chunk over, waits until the frozen one is put out of its transaction, and finishes the job.
@@ -551,4 +573,127 @@ async fn a_database_that_is_away_for_a_while_costs_no_chunk_and_no_attempt() {
     assert_eq!(assert_same(&s3, &warehouse, &id).await.rows.len(), 120_000 - bad);
     let chunks = service.get_all(&format!("/v1/jobs/{id}/chunks")).await;
     assert!(chunks.iter().all(|chunk| chunk["failures"] == 0), "its trouble is not the chunks'");
+}
+
+#[tokio::test]
+async fn a_cancel_is_heard_while_the_database_is_at_work_and_costs_no_runner() {
+    let (s3, warehouse) = (ridge().await, Warehouse::new().await);
+    s3.put_fixture("data/diabetes/csv", "lake", "in/");
+    let service = Service::start(&s3, warehouse.options()).await;
+    warehouse.say(SCORES).await;
+    let mut holder = warehouse.connect().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE scores IN SHARE MODE").execute(&mut holder).await.unwrap();
+    let id = service.submit(&job(json!({"create": false}))).await;
+    until_locked_out(&warehouse, &service).await;
+    assert_eq!(service.post(&format!("/v1/jobs/{id}/cancel"), &Value::Null).await.0, 202);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    // The lock is still held.
+    while service.get_all(&format!("/v1/jobs/{id}/chunks")).await[0]["state"] != "cancelled" {
+        assert!(std::time::Instant::now() < deadline, "the attempt goes on:\n{}", service.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let log = service.log();
+    assert!(!log.contains("the runner is killed"), "{log}");
+    assert!(log.contains("CREATE INDEX ON \\\"scores\\\" (\\\"_job\\\", \\\"_chunk\\\")"), "what the table lacks is said: {log}");
+    sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
+    assert_eq!(service.wait(&id, PATIENCE).await["state"], "cancelled");
+    assert!(warehouse.rows("scores").await.is_empty(), "what was not committed is undone");
+}
+
+/// What a relay does with what it hears.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Relaying {
+    /// Passes it on, up to a word of the client's.
+    UpTo(&'static str),
+    /// Keeps it.
+    Nothing,
+    /// Passes it on.
+    All,
+}
+
+/// Stands between clients and a server behind a socket.
+struct Relay {
+    url: String,
+    relaying: watch::Sender<Relaying>,
+}
+
+impl Relay {
+    async fn before(url: &str, word: &'static str) -> Self {
+        let folder = url.split("host=").nth(1).expect("a socket").split('&').next().expect("a folder").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let url = url.split('?').next().expect("a URL").replace("@localhost", &format!("@127.0.0.1:{port}")) + "?sslmode=disable";
+        let relaying = watch::Sender::new(Relaying::UpTo(word));
+        let shared = relaying.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = UnixStream::connect(format!("{folder}/.s.PGSQL.5432")).await.unwrap();
+                let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+                tokio::spawn(pass(from_client, to_server, shared.clone()));
+                tokio::spawn(pass(from_server, to_client, shared.clone()));
+            }
+        });
+        Self { url, relaying }
+    }
+}
+
+async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, relaying: watch::Sender<Relaying>) {
+    let (mut block, mut changes) = (vec![0; 64 * 1024], relaying.subscribe());
+    while let Ok(count @ 1..) = from.read(&mut block).await {
+        let block = &block[..count];
+        relaying.send_if_modified(|relaying| match relaying {
+            Relaying::UpTo(word) if block.windows(word.len()).any(|window| window == word.as_bytes()) => {
+                *relaying = Relaying::Nothing;
+                true
+            }
+            _ => false,
+        });
+        let passes = changes.wait_for(|relaying| *relaying != Relaying::Nothing).await.is_ok();
+        if !passes || to.write_all(block).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_falls_silent_is_waited_for_while_other_jobs_have_the_slot() {
+    let (s3, warehouse) = (ridge().await, Warehouse::new().await);
+    s3.put_fixture("data/diabetes/csv", "lake", "in/");
+    warehouse.configure("statement_timeout = 5\n");
+    let relay = Relay::before(&warehouse.url, "COPY pg_temp").await;
+    let options = warehouse.options_through(&relay.url).arg("--chunk-slots", "1");
+    let service = Service::start(&s3, options).await;
+    let mut definition = job(json!({}));
+    definition["execution"] = json!({"priority": 10, "max_attempts": 1});
+    let id = service.submit(&definition).await;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !service.log().contains("is given back") {
+        assert!(std::time::Instant::now() < deadline, "the attempt waits for ever:\n{}", service.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let plain = json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": "s3://lake/plain/"});
+    done(&service, &plain).await;
+    assert_eq!(service.job(&id).await["state"], "in_progress");
+    let chunk = service.get_all(&format!("/v1/jobs/{id}/chunks")).await.remove(0);
+    assert_eq!((&chunk["failures"], &chunk["error"]["type"]), (&json!(0), &json!("urn:nightshift:problem:table_unavailable")), "{chunk:#}");
+    relay.relaying.send_replace(Relaying::All);
+    let job = service.wait(&id, PATIENCE).await;
+    assert_eq!(job["state"], "completed", "its one attempt was not spent: {job:#}");
+    assert_same(&s3, &warehouse, &id).await;
+    assert!(!service.log().contains("the runner is killed"), "{}", service.log());
+}
+
+#[tokio::test]
+async fn a_database_that_only_reads_ends_the_job_after_its_attempts_and_says_why() {
+    let (s3, warehouse) = (ridge().await, Warehouse::new().await);
+    s3.put_fixture("data/diabetes/csv", "lake", "in/");
+    let database = warehouse.url.split('?').next().unwrap().rsplit('/').next().unwrap().to_owned();
+    warehouse.say(&format!("ALTER DATABASE {database} SET default_transaction_read_only = on")).await;
+    let service = Service::start(&s3, warehouse.options()).await;
+    let mut definition = job(json!({}));
+    definition["execution"] = json!({"max_attempts": 1});
+    let id = service.submit(&definition).await;
+    let job = service.wait(&id, PATIENCE).await;
+    assert_eq!((&job["state"], &job["error"]["type"]), (&json!("failed"), &json!("urn:nightshift:problem:table_unable")), "{job:#}");
+    assert!(job["error"]["detail"].as_str().unwrap().contains("read-only"), "{job:#}");
 }

@@ -3,6 +3,8 @@
 //! Faults of the definition are answered as for a job. What the job itself would meet (no input, an occupied output, a model that does
 //! not run) stands in the answer's `problems`: there may be several, and the rest of the answer helps to see why.
 
+use std::time::Duration;
+
 use axum::Json;
 use serde::Serialize;
 use serde_json::{Value, value::RawValue};
@@ -31,6 +33,8 @@ pub(super) const RECORDS: u64 = 10;
 pub(super) const MOST_RECORDS: u64 = 100;
 /// Objects shown, and objects that the first records may come from.
 const SHOWN_OBJECTS: usize = 100;
+/// How long a look at the table may take: nobody waits for an answer as long as a chunk waits for a lock.
+const TABLE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a job would do.
 #[derive(Debug, Serialize, ToSchema)]
@@ -146,7 +150,8 @@ pub(super) async fn dry_run(state: &ApiState, definition: &Value, records: u64) 
     };
     let mut table = None;
     if let Some(spec) = &spec.output.table {
-        match look_at_table(state, spec, sample.as_ref()).await {
+        let looked = tokio::time::timeout(TABLE_PATIENCE, look_at_table(state, spec, sample.as_ref())).await;
+        match looked.unwrap_or_else(|_| Err(tables::Error::silent(&spec.connection))) {
             Ok(found) => table = found,
             Err(error) => problems.push(ApiProblem::of_job(&Problem::new(error.code(), "The table cannot be written", error.to_string()))),
         }
@@ -242,9 +247,9 @@ fn shown(sample: &Sample) -> Result<Shown, ApiProblem> {
 
 /// Connects, and holds the table against the columns of the first rows, if there are any.
 async fn look_at_table(state: &ApiState, spec: &TableSpec, sample: Option<&Sample>) -> Result<Option<TableBody>, tables::Error> {
-    let mut connection = state.connections.open(&spec.connection).await?;
+    let mut session = state.connections.open(&spec.connection).await?;
     let Some(sample) = sample.filter(|sample| !sample.table.is_empty()) else { return Ok(None) };
-    let found = tables::look(&mut connection, spec, &sample.table).await?;
+    let found = tables::look(&mut session, spec, &sample.table).await?;
     let columns = found.columns.into_iter().map(|column| ColumnBody { name: column.name, kind: column.sql_type }).collect();
     Ok(Some(TableBody { exists: found.exists, columns, statement: found.statement }))
 }

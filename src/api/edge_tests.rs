@@ -74,6 +74,7 @@ impl Store for Down {
     async fn crash_chunk(&self, _: &ChunkLease, _: &Problem, _: Option<&Isolation>, _: &Spent) -> Result<Written> { down() }
     async fn fail_chunk(&self, _: &ChunkLease, _: &Problem, _: &Spent) -> Result<Written> { down() }
     async fn release_chunk(&self, _: &ChunkLease, _: &Spent) -> Result<Written> { down() }
+    async fn postpone_chunk(&self, _: &ChunkLease, _: &Problem, _: Duration, _: &Spent) -> Result<Written> { down() }
     async fn chunks(&self, _: &JobId, _: u64, _: u32) -> Result<Vec<Chunk>> { down() }
     async fn chunk(&self, _: &ChunkId) -> Result<Option<Chunk>> { down() }
     async fn claim_finalizing(&self, _: &str, _: Duration) -> Result<Option<(JobLease, Job)>> { down() }
@@ -305,4 +306,19 @@ async fn a_parameter_that_stands_twice_is_refused() {
     let (status, problem) = Edge::new().problem("GET", "/v1/jobs?limit=5&limit=6&stat=failed", &Value::Null).await;
     let codes: Vec<&Value> = problem["errors"].as_array().unwrap().iter().map(|fault| &fault["code"]).collect();
     assert_eq!((status.as_u16(), codes), (422, vec![&json!("repeated"), &json!("unknown_parameter")]), "{problem}");
+}
+
+#[tokio::test]
+async fn a_stream_ends_after_its_time_and_can_be_resumed() {
+    let bench = crate::db::conformance::Bench::sqlite().await;
+    let store: Arc<dyn Store> = Arc::new(bench.store);
+    let mut edge = Edge::new();
+    let options = FeedOptions { most: 1, longest: Duration::from_millis(50), ..FeedOptions::default() };
+    (edge.state.store, edge.state.feed) = (store.clone(), Feed::new(store, Arc::default(), options));
+    for time in ["first", "second"] {
+        let answer = edge.send("GET", "/v1/events", &Value::Null).await;
+        assert_eq!(answer.status(), 200, "the {time} time");
+        let whole = tokio::time::timeout(Duration::from_secs(60), to_bytes(answer.into_body(), 1 << 20)).await;
+        assert!(whole.is_ok_and(|whole| whole.is_ok()), "the {time} time");
+    }
 }

@@ -148,7 +148,7 @@ impl<'p> ProgressBody<'p> {
 /// A stream that broke is resumed with the last `id` in the header `Last-Event-ID`, as browsers do by themselves: what happened since
 /// comes first, and no change of state is missed. An id that this service never gave begins at the beginning. When there is nothing left
 /// to tell of a job that has ended, the answer is `204`, after which a browser does not ask again. A stream also ends, and can be
-/// resumed, when the service stops.
+/// resumed, after an hour, when its client takes nothing of it for some time, and when the service stops.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}/events", tag = "jobs",
     params(
@@ -187,7 +187,7 @@ pub(super) async fn of_job(
 
 /// Follow all jobs
 ///
-/// The same stream for all jobs that fit the filter, from now on, or after `Last-Event-ID`. It does not end before the service does.
+/// The same stream for all jobs that fit the filter, from now on, or after `Last-Event-ID`. It does not end with a job.
 #[utoipa::path(
     get, path = "/v1/events", tag = "jobs",
     params(
@@ -368,6 +368,10 @@ impl Follower {
         let news = tokio::select! {
             news = self.subscription.news.recv() => news,
             () = self.closed.cancelled() => return,
+            () = tokio::time::sleep_until(self.subscription.until) => {
+                self.over = true;
+                return;
+            }
         };
         match news.as_deref() {
             Ok(News::State(change)) => {

@@ -34,6 +34,8 @@ const PAGE: u32 = 500;
 const JOBS: usize = 500;
 /// How often to look when nothing rings, and how often progress is told.
 const LOOK: Duration = Duration::from_secs(1);
+/// Heartbeats that a client may leave untaken.
+const UNTAKEN_HEARTBEATS: u32 = 4;
 /// Looks are at least this far apart: what rings together is looked at once.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 
@@ -44,11 +46,21 @@ pub struct FeedOptions {
     pub most: usize,
     /// How often a stream on which nothing happens says that it lives.
     pub heartbeat: Duration,
+    /// How long a stream goes on. A client that never reads is not told apart from one that does while the kernel of its machine still takes
+    /// what comes; whoever is there comes back and misses nothing.
+    pub longest: Duration,
 }
 
 impl Default for FeedOptions {
     fn default() -> Self {
-        Self { most: 1000, heartbeat: Duration::from_secs(15) }
+        Self { most: 1000, heartbeat: Duration::from_secs(15), longest: Duration::from_secs(3600) }
+    }
+}
+
+impl FeedOptions {
+    /// How long a client may take nothing of what it is sent.
+    pub fn patience(&self) -> Duration {
+        self.heartbeat.saturating_mul(UNTAKEN_HEARTBEATS)
     }
 }
 
@@ -90,6 +102,8 @@ pub(super) struct Subscription {
     job: Option<JobId>,
     /// What happens from now on.
     pub(super) news: broadcast::Receiver<Arc<News>>,
+    /// When it ends, to be resumed.
+    pub(super) until: Instant,
     _place: OwnedSemaphorePermit,
 }
 
@@ -119,6 +133,11 @@ impl Feed {
         &self.0.closed
     }
 
+    /// Streams that are open.
+    pub(super) fn open(&self) -> usize {
+        self.0.options.most.saturating_sub(self.0.places.available_permits())
+    }
+
     /// A place among the streams; `None` when there is none left.
     pub(super) fn place(&self) -> Option<OwnedSemaphorePermit> {
         self.0.places.clone().try_acquire_owned().ok()
@@ -138,7 +157,7 @@ impl Feed {
             None => drop(inner.everything.fetch_add(1, Ordering::Relaxed)),
         }
         inner.opened.notify_one();
-        Ok(Subscription { feed: self.clone(), job, news, _place: place })
+        Ok(Subscription { feed: self.clone(), job, news, until: Instant::now() + inner.options.longest, _place: place })
     }
 
     fn jobs(&self) -> std::sync::MutexGuard<'_, BTreeMap<JobId, usize>> {

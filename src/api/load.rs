@@ -1,8 +1,9 @@
 //! How much is answered at once: what is over the limit is refused at once, while refusing is still cheap.
 //!
-//! Requests are of three kinds, which do not stand in each other's way: short ones, those that wait for a job (`?wait=`), which cost next
-//! to nothing but last, and those that submit one, each of which may fetch a model. Probes and metrics are always answered: a service
-//! that is busy is not one that should be restarted. A request counts until the head of its answer.
+//! Requests are of four kinds, which do not stand in each other's way: short ones, those that wait for a job (`?wait=`), which cost next
+//! to nothing but last, those that submit one, each of which may fetch a model, and those that try a model out, whose bodies are large and
+//! whose answers take a process each. Probes and metrics are always answered: a service that is busy is not one that should be restarted.
+//! A request counts until the head of its answer, and is refused before its body is read.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -19,11 +20,13 @@ use tokio::{
     time::Instant,
 };
 
-use super::problem::ApiProblem;
+use super::{problem::ApiProblem, v2::V2Error};
 use crate::telemetry::metrics::{Metrics, RequestKind};
 
 /// Models that are resolved at once: each is read, and may be parsed, whole.
 const RESOLVED_AT_ONCE: usize = 8;
+/// Requests at once that try a model out: two run, the others wait for them with their bodies in memory.
+const TRIALS_AT_ONCE: usize = 4;
 /// How long a short request may take: longer than a database that is busy needs, shorter than callers and proxies wait.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(25);
 
@@ -37,7 +40,7 @@ pub struct Limits {
     pub requests: usize,
     /// Those that wait for a job.
     pub waits: usize,
-    /// Those that submit a job or try one out: eight are at work, the others wait for them.
+    /// Those that submit a job, or would in a dry run: eight are at work, the others wait for them.
     pub submissions: usize,
 }
 
@@ -57,6 +60,7 @@ struct Inner {
     requests: Semaphore,
     waits: Semaphore,
     submissions: Semaphore,
+    trials: Semaphore,
     resolving: Semaphore,
     metrics: Metrics,
 }
@@ -69,6 +73,7 @@ impl Load {
             requests: Semaphore::new(limits.requests),
             waits: Semaphore::new(limits.waits),
             submissions: Semaphore::new(limits.submissions),
+            trials: Semaphore::new(TRIALS_AT_ONCE),
             resolving: Semaphore::new(RESOLVED_AT_ONCE),
             metrics,
         }))
@@ -79,13 +84,14 @@ impl Load {
         self.0.resolving.acquire().await.expect("the semaphore is never closed")
     }
 
-    /// The semaphore of a kind, its size, and the setting that says so.
+    /// The semaphore of a kind, its size, and what says so.
     fn of(&self, kind: RequestKind) -> (&Semaphore, usize, &'static str) {
-        let Inner { limits, requests, waits, submissions, .. } = &*self.0;
+        let Inner { limits, requests, waits, submissions, trials, .. } = &*self.0;
         match kind {
             RequestKind::Short => (requests, limits.requests, "--max-requests"),
             RequestKind::Wait => (waits, limits.waits, "--max-waits"),
             RequestKind::Submission => (submissions, limits.submissions, "--max-submissions"),
+            RequestKind::Trial => (trials, TRIALS_AT_ONCE, "a job runs more"),
         }
     }
 }
@@ -96,8 +102,8 @@ pub(super) async fn shed(State(load): State<Load>, request: Request, next: Next)
     let (room, most, setting) = load.of(kind);
     let Ok(_taken) = room.try_acquire() else {
         load.0.metrics.request_shed(kind);
-        return ApiProblem::overloaded(format!("{most} {} are being answered ({setting}); try again in a moment", kind.plural()))
-            .into_response();
+        let problem = ApiProblem::overloaded(format!("{most} {} are being answered ({setting}); try again in a moment", kind.plural()));
+        return if kind == RequestKind::Trial { V2Error::from(problem).into_response() } else { problem.into_response() };
     };
     // Else whoever sends a byte now and then keeps a place for ever.
     let request = request.map(|body| within(body, BODY_TIMEOUT));
@@ -130,8 +136,7 @@ fn kind(request: &Request) -> Option<RequestKind> {
     match (request.method(), uri.path()) {
         (_, "/livez" | "/readyz" | "/metrics") => None,
         (&Method::POST, "/v1/jobs" | "/v1/models") => Some(RequestKind::Submission),
-        // Trying a model out takes as long as a dry run.
-        (&Method::POST, path) if path.starts_with("/v2/models/") => Some(RequestKind::Submission),
+        (&Method::POST, path) if path.starts_with("/v2/models/") => Some(RequestKind::Trial),
         (&Method::GET, _) if waits() => Some(RequestKind::Wait),
         _ => Some(RequestKind::Short),
     }

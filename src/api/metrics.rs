@@ -31,6 +31,7 @@ pub(super) async fn scrape(State(state): State<ApiState>) -> Response {
         }
         state.metrics.backlog(backlog.as_ref().ok());
     }
+    state.metrics.streams_open(state.feed.open());
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], state.metrics.encode()).into_response()
 }
 

@@ -18,6 +18,7 @@ mod fires;
 mod health;
 mod idempotency;
 mod jobs;
+mod listener;
 mod load;
 mod meant;
 mod metrics;
@@ -73,6 +74,7 @@ use crate::{
 use problem::ApiProblem;
 
 pub use feed::{Feed, FeedOptions};
+pub use listener::Listener;
 pub use load::{Limits, Load};
 pub use openapi::document as openapi;
 

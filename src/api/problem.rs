@@ -176,16 +176,19 @@ impl IntoResponse for ApiProblem {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
-        let retry_after = match status {
-            StatusCode::SERVICE_UNAVAILABLE => Some("5"),
-            StatusCode::TOO_MANY_REQUESTS => Some("1"),
-            _ => None,
-        };
-        if let Some(seconds) = retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
-        }
+        say_when_to_retry(&mut response);
         response
     }
+}
+
+/// Adds `Retry-After` to an answer that says that this is not the time.
+pub(super) fn say_when_to_retry(response: &mut Response) {
+    let retry_after = match response.status() {
+        StatusCode::SERVICE_UNAVAILABLE => "5",
+        StatusCode::TOO_MANY_REQUESTS => "1",
+        _ => return,
+    };
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(retry_after));
 }
 
 impl From<db::Error> for ApiProblem {

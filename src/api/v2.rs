@@ -15,7 +15,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::{ApiState, health, problem::ApiProblem, request::PathOf};
+use super::{
+    ApiState, health,
+    problem::{ApiProblem, say_when_to_retry},
+    request::PathOf,
+};
 use crate::{
     domain::{
         Dim, Problem, ValueInfo,
@@ -64,7 +68,9 @@ impl From<crate::db::Error> for V2Error {
 impl IntoResponse for V2Error {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, Json(self)).into_response()
+        let mut response = (status, Json(self)).into_response();
+        say_when_to_retry(&mut response);
+        response
     }
 }
 
@@ -285,7 +291,7 @@ pub(super) async fn version_ready(
 /// Try a model out
 ///
 /// Puts tensors into the newest version as they are, with no pipeline around it: 64 records at most, in a process that loads the model for
-/// this request alone. More is work for a job.
+/// this request alone. Four such requests are answered at once. More is work for a job.
 #[utoipa::path(
     post, path = "/v2/models/{name}/infer", tag = "open inference protocol",
     params(("name" = String, Path, description = "A registered model", example = "fraud")),
@@ -295,7 +301,9 @@ pub(super) async fn version_ready(
         (status = 400, description = "The tensors are not what the model takes, or too many", body = V2Error),
         (status = 404, description = "No such model", body = V2Error),
         (status = 413, description = "The body is too large", body = V2Error),
+        (status = 429, description = "Too many models are being tried out; `Retry-After` says when to try again", body = V2Error),
         (status = 500, description = "The model does not run", body = V2Error),
+        (status = 503, description = "No process can be had for it, or the database did not answer; `Retry-After` says when to try again", body = V2Error),
     )
 )]
 pub(super) async fn infer(
@@ -320,7 +328,9 @@ pub(super) async fn infer(
         (status = 400, description = "The tensors are not what the model takes, or too many", body = V2Error),
         (status = 404, description = "No such version", body = V2Error),
         (status = 413, description = "The body is too large", body = V2Error),
+        (status = 429, description = "Too many models are being tried out; `Retry-After` says when to try again", body = V2Error),
         (status = 500, description = "The model does not run", body = V2Error),
+        (status = 503, description = "No process can be had for it, or the database did not answer; `Retry-After` says when to try again", body = V2Error),
     )
 )]
 pub(super) async fn version_infer(

@@ -20,7 +20,8 @@ pub struct ApiLoad {
     /// Most streams of events that are open at once; more are refused with 503
     #[arg(long, env = "NIGHTSHIFT_MAX_STREAMS", default_value_t = FeedOptions::default().most, value_name = "COUNT")]
     pub max_streams: usize,
-    /// Seconds after which a stream on which nothing happens says that it lives: fewer than proxies on the way wait
+    /// Seconds after which a stream on which nothing happens says that it lives: fewer than proxies on the way wait. An answer of which a client
+    /// takes nothing for four times as long is broken off
     #[arg(long, env = "NIGHTSHIFT_STREAM_HEARTBEAT", default_value_t = 15.0, value_name = "SECONDS")]
     pub stream_heartbeat: f64,
 }
@@ -33,6 +34,6 @@ impl ApiLoad {
 
     /// As streams are kept.
     pub fn feed(&self) -> FeedOptions {
-        FeedOptions { most: self.max_streams.max(1), heartbeat: seconds(self.stream_heartbeat) }
+        FeedOptions { most: self.max_streams.max(1), heartbeat: seconds(self.stream_heartbeat), ..FeedOptions::default() }
     }
 }

@@ -335,6 +335,26 @@ async fn a_renewed_lease_does_not_expire(b: Bench) {
     assert!(b.claim(1).await.is_empty());
 }
 
+async fn a_job_that_waits_for_what_is_away_holds_nothing_and_costs_its_chunk_no_attempt(b: Bench) {
+    let waits = b.planned(new_job("s3://lake/a/"), 3).await;
+    let away = Problem::new("table_unavailable", "The table cannot be written", "nobody answers");
+    let leases: Vec<ChunkLease> = b.claim(2).await.into_iter().map(|claimed| claimed.lease).collect();
+    let delay = TTL / 2;
+    for end in [Written::Done, Written::Fenced] {
+        assert_eq!(b.store.postpone_chunk(&leases[0], &away, delay, &Spent::default()).await.unwrap(), end);
+    }
+    let other = b.planned(new_job("s3://lake/b/"), 1).await;
+    let claimed = b.claim(5).await;
+    assert!(claimed.len() == 1 && claimed[0].chunk.id.job == other, "{claimed:?}");
+    // What was under way goes on.
+    assert_eq!(b.store.commit_chunk(&leases[1], &result(1, 0)).await.unwrap(), Written::Done);
+    b.advance(delay);
+    let claimed = b.claim(5).await;
+    assert_eq!(claimed.iter().map(|c| (c.chunk.id.job == waits, c.chunk.id.seq)).collect::<Vec<_>>(), [(true, 0), (true, 2)]);
+    let chunk = &claimed[0].chunk;
+    assert_eq!((chunk.claims, chunk.failures, chunk.crashes, chunk.error.as_ref()), (2, 0, 0, Some(&away)));
+}
+
 async fn errors_that_may_pass_are_tried_again_later_and_not_for_ever(b: Bench) {
     let mut new = new_job("s3://lake/out/");
     new.spec.execution.max_attempts = 3;
@@ -573,6 +593,7 @@ on_both_databases! {
     a_jobs_summary_is_that_of_its_committed_chunks,
     an_expired_lease_fences_off_its_holder,
     a_renewed_lease_does_not_expire,
+    a_job_that_waits_for_what_is_away_holds_nothing_and_costs_its_chunk_no_attempt,
     errors_that_may_pass_are_tried_again_later_and_not_for_ever,
     a_release_costs_nothing_and_a_crash_is_counted_apart,
     a_cancelled_job_stops_its_chunks_and_keeps_what_is_done,

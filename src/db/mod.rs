@@ -543,7 +543,7 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     async fn commit_chunk(&self, lease: &ChunkLease, result: &ChunkResult) -> Result<Written>;
 
     // Every end of an attempt that came to nothing charges its job with what it `spent`, in the same transaction, also when the lease is
-    // lost. A job that has cost more than its budget thereby breaks with `budget_exceeded`, unless nothing of it is left to be done.
+    // lost, and once however often it is said. A job that has cost more than its budget thereby breaks with `budget_exceeded`, unless nothing of it is left to be done.
 
     /// Puts the chunk back to `pending` after an error that may pass, due in `delay`; raises `failures`. With
     /// `failures` = the job's `max_attempts` the chunk is `failed` and the job breaks with the error.
@@ -559,6 +559,10 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Puts the chunk back to `pending`, due at once, at no cost to it: for a drain, or for a chunk that must stop because its
     /// job has an ending (then it becomes `cancelled`).
     async fn release_chunk(&self, lease: &ChunkLease, spent: &Spent) -> Result<Written>;
+
+    /// Puts the chunk back to `pending`, at no cost to it, because something that its job needs is away: what is away is kept as the chunk's
+    /// error, and no chunk of the job is handed out for `delay`.
+    async fn postpone_chunk(&self, lease: &ChunkLease, away: &Problem, delay: Duration, spent: &Spent) -> Result<Written>;
 
     /// Chunks of a job in `seq` order, from `from_seq` on.
     async fn chunks(&self, job: &JobId, from_seq: u64, limit: u32) -> Result<Vec<Chunk>>;

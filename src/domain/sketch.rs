@@ -4,7 +4,7 @@
 //! histograms: a quantile read from them is off by an eighth at most, and by twice as much each time that a wide range makes two buckets one. Texts fall into as many buckets by their hash: which ones there
 //! are is lost, how they are distributed is not. The same values give the same sketch, in whatever order they come and are merged.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use super::summary::hash;
 
@@ -12,6 +12,8 @@ use super::summary::hash;
 const MOST_BUCKETS: usize = 64;
 /// Buckets of texts.
 const TEXT_BUCKETS: usize = 32;
+/// How often two buckets can have become one at most: then there is one bucket for numbers below zero and one for the others.
+const MOST_COARSE: u8 = 14;
 /// Bits of a double's mantissa that a bucket keeps.
 const MANTISSA_BITS: u32 = 3;
 /// Groups of numbers that distributions are compared by, with as many of the earlier ones in each as can be.
@@ -26,6 +28,7 @@ pub struct Sketch {
     /// Numbers by bucket, ascending; a bucket's number over 2 to the power of `coarse`.
     pub numbers: Vec<(i32, u64)>,
     /// How often two buckets became one.
+    #[serde(deserialize_with = "coarse")]
     pub coarse: u8,
     /// Texts by hash; empty where there are none.
     pub texts: Vec<u64>,
@@ -141,6 +144,12 @@ impl Sketch {
             self.coarsen(self.coarse + 1);
         }
     }
+}
+
+/// A number of bits to shift by, out of a document that anybody may have written.
+fn coarse<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    let coarse = u8::deserialize(deserializer)?;
+    if coarse <= MOST_COARSE { Ok(coarse) } else { Err(D::Error::custom(format!("coarse is {coarse}, and {MOST_COARSE} at most"))) }
 }
 
 fn at_or_none(counts: &[u64], at: usize) -> u64 {
@@ -260,6 +269,18 @@ mod tests {
             prop_assume!(a.is_finite() && b.is_finite() && a <= b);
             prop_assert!(bucket(a) <= bucket(b));
         }
+    }
+
+    #[test]
+    fn a_document_cannot_make_a_sketch_coarser_than_numbers_do() {
+        let all = of(&[f64::MIN, -f64::MIN_POSITIVE, 0.0, f64::from_bits(1), f64::MAX]);
+        let mut coarsest = all.clone();
+        coarsest.coarsen(MOST_COARSE);
+        assert_eq!(coarsest.numbers, [(-1, 2), (0, 3)]);
+        let kept: Sketch = serde_json::from_str(&serde_json::to_string(&coarsest).unwrap()).unwrap();
+        assert_eq!((&kept, kept.quantile(1.0).is_some_and(f64::is_finite)), (&coarsest, true));
+        let error = serde_json::from_str::<Sketch>(r#"{"numbers": [[1, 1]], "coarse": 32}"#).unwrap_err();
+        assert!(error.to_string().contains("coarse is 32"), "{error}");
     }
 
     #[test]

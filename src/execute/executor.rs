@@ -34,9 +34,6 @@ use crate::{
 /// How long a chunk is kept whose model cannot be cached, before it is given back.
 const CACHE_PAUSE: Duration = Duration::from_secs(5);
 
-/// How long a chunk is kept whose table's database does not answer, before it is given back.
-const TABLE_PAUSE: Duration = Duration::from_secs(2);
-
 /// How to execute.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -191,15 +188,12 @@ impl Executor {
                 };
                 tracing::debug!(job.id = %lease.chunk.job, chunk.seq = lease.chunk.seq, attempt, "running chunk {}", lease.chunk);
                 let task = ChunkTask { table: task.table.map(|table| TableTask { of, ..table }), ..task };
-                let ran = self.runners.run(task).await;
-                match &ran.ended {
+                match self.runners.run(task).await {
                     // The database's trouble and not the chunk's: the job waits for it, as long as its deadline lets it.
-                    Ended::Failed { problem, .. } if problem.code == tables::UNAVAILABLE => {
-                        tracing::warn!(job.id = %job.id, "chunk {} is given back: {}", lease.chunk, problem.detail);
-                        pause(TABLE_PAUSE, stop).await;
-                        Ran { ended: Ended::Stopped, ..ran }
+                    Ran { ended: Ended::Failed { problem, .. }, held } if problem.code == tables::UNAVAILABLE => {
+                        Ran { ended: Ended::Away(problem), held }
                     }
-                    _ => ran,
+                    ran => ran,
                 }
             }
             // This machine's trouble and not the chunk's: it costs no attempt, and whoever has room for the model may run it.

@@ -157,7 +157,7 @@ impl Finalizer {
                 let ending = if ending == Ending::Completed { Ending::Failed } else { ending };
                 self.finish(lease, ending, Some(problem)).await.map(|()| ending)
             }
-            Err(Error::Table(error)) if !error.retryable() => {
+            Err(Error::Table(error)) if !error.is_absence() => {
                 let problem = Problem::new(error.code(), "The table cannot be settled", error.to_string());
                 self.finish(lease, ending, Some(problem)).await.map(|()| ending)
             }
@@ -268,7 +268,7 @@ impl Finalizer {
             let cleared = tables::clear(&self.connections, table, job.id.as_str(), &kept);
             let cleared = tokio::time::timeout(TABLE_PATIENCE.min(self.lease_ttl), cleared).await;
             match cleared.unwrap_or_else(|_| Err(tables::Error::silent(&table.connection))) {
-                Err(error) if !error.retryable() => unsettled = Some(error),
+                Err(error) if !error.is_absence() => unsettled = Some(error),
                 other => other?,
             }
             self.renew(lease).await?;

@@ -7,9 +7,12 @@
 //! two executors that run the same chunk do harm to nobody but the electricity bill.
 
 mod commit;
+#[cfg(test)]
+mod deaf_tests;
 pub mod earlier;
 mod executor;
 mod finalize;
+mod frames;
 mod janitor;
 mod lease;
 pub mod manifest;

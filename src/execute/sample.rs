@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     executor::model_failure,
-    supervisor::{Ended, Process, RunnerOptions, batch_timeout, load_timeout, spawn, status_text, write_frame},
+    supervisor::{Ended, Process, RunnerOptions, batch_timeout, load_timeout, spawn, status_text},
 };
 use crate::{
     domain::{JobSpec, ObjectSlice, PartNames, Problem, Signature, job::PinnedModel},
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Samples at once; others wait.
+/// Samples at once, and tensors at once; others wait for those of their kind.
 const TURNS: usize = 2;
 /// How long a sample may take, waiting for its turn included: less than most clients wait for an answer.
 const LIMIT: Duration = Duration::from_secs(45);
@@ -33,13 +33,15 @@ pub struct Sampler {
     models: Arc<Models>,
     providers: Vec<String>,
     image_limits: ImageLimits,
-    turns: Semaphore,
+    samples: Semaphore,
+    trials: Semaphore,
 }
 
 impl Sampler {
     /// `providers` are those of jobs that name none; `image_limits` those of every job.
     pub fn new(runner: RunnerOptions, models: Arc<Models>, providers: Vec<String>, image_limits: ImageLimits) -> Self {
-        Self { runner: RunnerOptions { workers: 1, ..runner }, models, providers, image_limits, turns: Semaphore::new(TURNS) }
+        let (samples, trials) = (Semaphore::new(TURNS), Semaphore::new(TURNS));
+        Self { runner: RunnerOptions { workers: 1, ..runner }, models, providers, image_limits, samples, trials }
     }
 
     /// Runs the first `records` records of `inputs` and writes nothing.
@@ -48,7 +50,7 @@ impl Sampler {
     /// What would fail the job, or that the sample took too long.
     pub async fn sample(&self, spec: &JobSpec, resolved: &Resolved, inputs: Vec<ObjectSlice>, records: u64) -> Result<Sample, Problem> {
         let sampled = async {
-            let _turn = self.turns.acquire().await;
+            let _turn = self.samples.acquire().await;
             let model_dir = self.model_dir(&resolved.model).await?;
             let names = PartNames::new(0, "unwritten", spec.output.format, spec.output.compression);
             let (model, pipeline) = (&resolved.model, &resolved.pipeline);
@@ -85,7 +87,7 @@ impl Sampler {
         inputs: Vec<InferInput>,
     ) -> Result<(Vec<InferredTensor>, Vec<String>), Problem> {
         let inferred = async {
-            let _turn = self.turns.acquire().await;
+            let _turn = self.trials.acquire().await;
             let (model_dir, providers) = (self.model_dir(model).await?, self.providers.clone());
             let task = InferTask { model_dir, model: model.clone(), signature: signature.clone(), providers, inputs };
             match run(&self.runner, ToRunner::Infer(Box::new(task))).await? {
@@ -103,7 +105,7 @@ impl Sampler {
     async fn model_dir(&self, model: &PinnedModel) -> Result<PathBuf, Problem> {
         self.models.ensure(model).await.map_err(|e| match model_failure(&e) {
             Ended::Failed { problem, .. } => problem,
-            Ended::Done(_) | Ended::Stopped | Ended::Lost(_) => {
+            Ended::Done(_) | Ended::Stopped | Ended::Away(_) | Ended::Lost(_) => {
                 Problem::new("model_cache_failed", "The pinned model cannot be had", e.to_string())
             }
         })
@@ -124,9 +126,7 @@ fn unexpected(frame: &FromRunner) -> Problem {
 async fn run(options: &RunnerOptions, question: ToRunner) -> Result<FromRunner, Problem> {
     let not_started = |detail: String| Problem::new("runner_not_started", "The runner process could not be started", detail);
     let mut process: Process = spawn(options).map_err(|e| not_started(e.to_string()))?;
-    // A failed write is no news: the end of the frames is what tells that the process died.
-    let written = write_frame(&mut process.write, &question).await;
-    tracing::debug!(?written, "asked a runner of its own");
+    process.outbox.send(&question);
     let mut ready = false;
     while let Some(frame) = process.frames.recv().await {
         match frame {

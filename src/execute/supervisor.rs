@@ -2,7 +2,7 @@
 //!
 //! In: chunk tasks. Out: how each attempt ended, and what device time it held. The process is started with the first task, and again
 //! after it died or was idle for so long that it was let go. It is killed
-//! when it stops answering, when a model does not finish loading, or when a batch past its deadline does not let go.
+//! when it stops answering or takes no frames, when a model does not finish loading, or when a batch past its deadline does not let go.
 
 use std::{
     collections::HashMap,
@@ -15,23 +15,21 @@ use std::{
 };
 
 use rustix::process::Signal;
-use serde::Serialize;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::UnixStream,
     process::{Child, Command},
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 
-use super::meter::{Held, Meter};
+use super::{
+    frames::{self, Outbox},
+    meter::{Held, Meter},
+};
 use crate::{
     domain::{ChunkResult, Loss, Place, Problem, isolation::End},
     objects,
-    runner::protocol::{Busy, ChunkTask, FromRunner, MAX_FRAME_BYTES, ToRunner},
+    runner::protocol::{Busy, ChunkTask, FromRunner, ToRunner},
     tables::Connections,
     telemetry::{LogFormat, Metrics, metrics::RunnerEnd},
 };
@@ -83,6 +81,8 @@ pub(super) enum Ended {
     Done(Box<ChunkResult>),
     /// It could not be finished.
     Failed { problem: Problem, retryable: bool },
+    /// Something that it needs, and that is nobody's fault here, is away.
+    Away(Problem),
     /// It was stopped: on request, or because its process had to be killed for another's fault.
     Stopped,
     /// Its process died, or its batch did not end.
@@ -222,9 +222,10 @@ impl InFlight {
 pub(super) struct Process {
     pub(super) child: Child,
     pub(super) frames: mpsc::Receiver<FromRunner>,
-    pub(super) write: OwnedWriteHalf,
+    pub(super) outbox: Outbox,
     started: Instant,
-    ready: bool,
+    /// Since when.
+    ready: Option<Instant>,
     heard: Instant,
 }
 
@@ -248,8 +249,8 @@ impl Actor {
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(Request::Run(task, reply)) => self.begin(task, reply).await,
-                    Some(Request::Cancel(attempt)) => self.cancel(attempt, None).await,
+                    Some(Request::Run(task, reply)) => self.begin(task, reply),
+                    Some(Request::Cancel(attempt)) => self.cancel(attempt, None),
                     Some(Request::Shutdown(reply)) => {
                         self.shutdown().await;
                         let _gone = reply.send(());
@@ -277,7 +278,7 @@ impl Actor {
         }
     }
 
-    async fn begin(&mut self, task: Box<ChunkTask>, reply: oneshot::Sender<Ran>) {
+    fn begin(&mut self, task: Box<ChunkTask>, reply: oneshot::Sender<Ran>) {
         if self.process.is_none() {
             match spawn(&self.options) {
                 Ok(process) => {
@@ -297,25 +298,22 @@ impl Actor {
         let frame = ToRunner::Run(task.clone());
         self.meter.begin(attempt, &task.providers, Instant::now());
         self.attempts.insert(attempt, InFlight { task, reply, stopping: None, verdict: None, at: (Place::Elsewhere, 0) });
-        self.send(&frame).await;
+        self.send(&frame);
     }
 
-    /// A failed write is no news: the end of the frames is what tells that the process died.
-    async fn send(&mut self, frame: &ToRunner) {
-        if let Some(process) = &mut self.process
-            && let Err(error) = write_frame(&mut process.write, frame).await
-        {
-            tracing::debug!(%error, "the runner does not take frames");
+    fn send(&mut self, frame: &ToRunner) {
+        if let Some(process) = &mut self.process {
+            process.outbox.send(frame);
         }
     }
 
-    async fn cancel(&mut self, attempt: u64, verdict: Option<Box<Loss>>) {
+    fn cancel(&mut self, attempt: u64, verdict: Option<Box<Loss>>) {
         let Some(in_flight) = self.attempts.get_mut(&attempt) else { return };
         in_flight.stopping.get_or_insert_with(Instant::now);
         if in_flight.verdict.is_none() {
             in_flight.verdict = verdict;
         }
-        self.send(&ToRunner::Cancel { attempt }).await;
+        self.send(&ToRunner::Cancel { attempt });
     }
 
     async fn hear(&mut self, frame: FromRunner) {
@@ -327,7 +325,7 @@ impl Actor {
                 self.failed_starts = 0;
                 self.status.set(None);
                 if let Some(process) = &mut self.process {
-                    process.ready = true;
+                    process.ready = Some(Instant::now());
                 }
                 tracing::info!(runtime, device = self.device(), workers = self.options.workers, "runner is ready, ONNX Runtime {runtime}");
             }
@@ -342,7 +340,7 @@ impl Actor {
                     let problem = batch_timeout(&self.options, &busy);
                     let passed = self.attempts.get(&busy.attempt).map_or(0, |in_flight| in_flight.at.1);
                     let loss = Loss { end: End::Timeout, place: Place::Records(busy.span), passed, problem };
-                    self.cancel(busy.attempt, Some(Box::new(loss))).await;
+                    self.cancel(busy.attempt, Some(Box::new(loss)));
                 }
             }
             FromRunner::Done { attempt, result } => self.end(attempt, Ended::Done(result)),
@@ -392,13 +390,17 @@ impl Actor {
 
     async fn check(&mut self) {
         let Some(process) = &self.process else { return };
-        let silent = if process.ready { process.heard.elapsed() > SILENCE } else { process.started.elapsed() > START };
+        let silent = if process.ready.is_some() { process.heard.elapsed() > SILENCE } else { process.started.elapsed() > START };
+        let deaf = process.ready.is_some_and(|ready| process.outbox.is_deaf(ready));
         let stuck = self.attempts.values().any(|a| a.stopping.is_some_and(|since| since.elapsed() > STOP_GRACE));
         if silent {
             let problem = Problem::new("runner_crash", "The runner process died", "it stopped answering and was killed");
             self.end_all(|in_flight| Ended::Lost(in_flight.verdict.take().unwrap_or_else(|| in_flight.loss(End::Kill, problem.clone()))));
             self.metrics.runner_ended(RunnerEnd::Silent);
             self.kill("it stopped answering").await;
+        } else if deaf {
+            self.metrics.runner_ended(RunnerEnd::Silent);
+            self.kill("it takes no frames").await;
         } else if stuck {
             self.metrics.runner_ended(RunnerEnd::Stuck);
             self.kill("an attempt did not stop when asked").await;
@@ -424,7 +426,7 @@ impl Actor {
     async fn died(&mut self) {
         let Some(mut process) = self.process.take() else { return };
         self.show(None);
-        self.metrics.runner_ended(if process.ready { RunnerEnd::Crashed } else { RunnerEnd::NotStarted });
+        self.metrics.runner_ended(if process.ready.is_some() { RunnerEnd::Crashed } else { RunnerEnd::NotStarted });
         let (end, status) = match tokio::time::timeout(Duration::from_secs(5), process.child.wait()).await {
             Ok(Ok(status)) => (end_of(status), status_text(status, self.options.memory_limit)),
             _ => {
@@ -432,7 +434,7 @@ impl Actor {
                 (End::Kill, "it closed its socket without exiting".to_owned())
             }
         };
-        if !process.ready {
+        if process.ready.is_none() {
             self.failed_starts += 1;
             let detail = format!(
                 "it ended before it was ready ({status}); its log above says why, most often an unusable ONNX Runtime library at {}",
@@ -463,7 +465,7 @@ impl Actor {
             return self.kill("the service stops").await;
         }
         self.show(None);
-        self.send(&ToRunner::Drain).await;
+        self.send(&ToRunner::Drain);
         if let Some(mut process) = self.process.take()
             && tokio::time::timeout(Duration::from_secs(2), process.child.wait()).await.is_err()
         {
@@ -555,48 +557,7 @@ pub(super) fn spawn(options: &RunnerOptions) -> io::Result<Process> {
     let child = command.spawn()?;
     // The command still holds the runner's end of the socket: with it open here, the end of the process would go unseen.
     drop(command);
-    let (read, write) = UnixStream::from_std(ours)?.into_split();
-    // Frames are small and handled at once; the bound keeps a mad runner from filling our memory.
-    let (send, frames) = mpsc::channel(256);
-    tokio::spawn(read_frames(read, send));
+    let (outbox, frames) = frames::over(UnixStream::from_std(ours)?);
     let now = Instant::now();
-    Ok(Process { child, frames, write, started: now, ready: false, heard: now })
-}
-
-async fn read_frames(mut read: OwnedReadHalf, send: mpsc::Sender<FromRunner>) {
-    loop {
-        match read_frame(&mut read).await {
-            Ok(Some(frame)) => {
-                if send.send(frame).await.is_err() {
-                    return;
-                }
-            }
-            Ok(None) => return,
-            Err(error) => {
-                tracing::warn!(%error, "the runner's frames cannot be read");
-                return;
-            }
-        }
-    }
-}
-
-async fn read_frame(read: &mut OwnedReadHalf) -> io::Result<Option<FromRunner>> {
-    let mut length = [0; 4];
-    match read.read_exact(&mut length).await {
-        Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => return Ok(None),
-        other => other?,
-    };
-    let length = u32::from_le_bytes(length);
-    if length > MAX_FRAME_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "frame too large"));
-    }
-    let mut body = vec![0; length as usize];
-    read.read_exact(&mut body).await?;
-    Ok(Some(serde_json::from_slice(&body)?))
-}
-
-pub(super) async fn write_frame(write: &mut OwnedWriteHalf, frame: &impl Serialize) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    crate::runner::protocol::write_frame(&mut bytes, frame)?;
-    write.write_all(&bytes).await
+    Ok(Process { child, frames, outbox, started: now, ready: None, heard: now })
 }

@@ -4,12 +4,13 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
 use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     batch::{Batch, Provenance, RowId},
@@ -96,7 +97,7 @@ pub(super) struct Attempt {
     pub(super) records: AtomicU64,
     /// Names job and chunk in the log lines of whoever works for this attempt.
     pub(super) span: tracing::Span,
-    stopped: AtomicBool,
+    stopped: CancellationToken,
     failure: Mutex<Option<Failure>>,
     /// Place of each object in the chunk: error rows are sorted by it.
     order: HashMap<Arc<str>, usize>,
@@ -123,16 +124,16 @@ impl Attempt {
             bytes_read: Arc::default(),
             records: AtomicU64::new(0),
             span,
-            stopped: AtomicBool::new(false),
+            stopped: CancellationToken::new(),
             failure: Mutex::new(None),
             order,
             permits: bounded(permits),
         }
     }
 
-    /// Asks reader, workers and writer to stop; a batch inside the runtime is interrupted.
+    /// Asks reader, workers and writer to stop; a batch inside the runtime is interrupted, and no database is waited for.
     pub(super) fn stop(&self) {
-        self.stopped.store(true, Ordering::Release);
+        self.stopped.cancel();
         self.interrupt.interrupt();
         // Wakes a reader that waits for a permit.
         while self.permits.1.try_recv().is_ok() {}
@@ -145,7 +146,12 @@ impl Attempt {
     }
 
     pub(super) fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Acquire)
+        self.stopped.is_cancelled()
+    }
+
+    /// Waits until the attempt is asked to stop.
+    pub(super) async fn stopping(&self) {
+        self.stopped.cancelled().await;
     }
 
     /// Why the attempt ended, if it did.

@@ -193,7 +193,7 @@ impl Engine {
         let output = stores.open(&task.output).map_err(|e| Failure::of_store(&e))?;
         let review = task.review.as_ref().map(|review| stores.open(&review.uri)).transpose().map_err(|e| Failure::of_store(&e))?;
         let loaded = self.load(task)?;
-        let table = task.table.as_ref().map(|task| Table::open(&self.handle, &self.connections, task)).transpose()?;
+        let table = task.table.as_ref().map(|task| Table::open(&self.handle, &self.connections, attempt, task)).transpose()?;
         // Bounded by the permits: no more outcomes exist than batches that entered.
         let (done, outcomes) = unbounded();
         thread::scope(|scope| {

@@ -3,6 +3,8 @@
 //! In: the rows of the part, assembled. Out: those that the table can hold, which are the part's then, and their text to the table; error
 //! rows `table_value` for the others.
 
+use std::sync::Arc;
+
 use arrow::{
     array::{BooleanArray, RecordBatch},
     compute::filter_record_batch,
@@ -10,7 +12,7 @@ use arrow::{
 use tokio::runtime::Handle;
 
 use super::{
-    attempt::Failure,
+    attempt::{Attempt, Failure},
     encode::{CopyEncoder, EncodeError, Refused, columns},
     protocol::TableTask,
 };
@@ -24,6 +26,8 @@ use crate::{
 
 /// The destination of one attempt.
 pub(super) struct Table {
+    /// Whose rows they are: the database is waited for as long as it goes on.
+    attempt: Arc<Attempt>,
     spec: TableSpec,
     loader: Loader,
     /// Once the first rows have come.
@@ -34,9 +38,9 @@ pub(super) struct Table {
 
 impl Table {
     /// Connects, so that a database that is away costs no inference.
-    pub(super) fn open(handle: &Handle, connections: &Connections, task: &TableTask) -> Result<Self, Failure> {
-        let loader = handle.block_on(Loader::open(connections, task.spec.clone(), task.of.clone())).map_err(failure)?;
-        Ok(Self { spec: task.spec.clone(), loader, encoder: None, text: Vec::new() })
+    pub(super) fn open(handle: &Handle, connections: &Connections, attempt: &Arc<Attempt>, task: &TableTask) -> Result<Self, Failure> {
+        let loader = wait(handle, attempt, Loader::open(connections, task.spec.clone(), task.of.clone()))?;
+        Ok(Self { attempt: attempt.clone(), spec: task.spec.clone(), loader, encoder: None, text: Vec::new() })
     }
 
     /// The rows that the table can hold, and the others.
@@ -48,7 +52,7 @@ impl Table {
         let encoder = match &self.encoder {
             Some(encoder) => encoder,
             None => {
-                let written = handle.block_on(self.loader.begin(&columns(rows.schema_ref()))).map_err(failure)?;
+                let written = wait(handle, &self.attempt, self.loader.begin(&columns(rows.schema_ref())))?;
                 &*self.encoder.insert(CopyEncoder::new(rows.schema().fields(), written, self.spec.key.clone()))
             }
         };
@@ -68,12 +72,12 @@ impl Table {
 
     /// Sends the rows that were sifted last.
     pub(super) fn send(&mut self, handle: &Handle) -> Result<(), Failure> {
-        handle.block_on(self.loader.write(&self.text)).map_err(failure)
+        wait(handle, &self.attempt, self.loader.write(&self.text))
     }
 
     /// Lets others see the rows.
     pub(super) fn finish(self, handle: &Handle) -> Result<TableRows, Failure> {
-        match handle.block_on(self.loader.finish()).map_err(failure)? {
+        match wait(handle, &self.attempt, self.loader.finish())? {
             Loaded::Rows(rows) => Ok(TableRows { rows }),
             // Whoever has the lease now has written it.
             Loaded::Fenced => Err(Failure::Broken {
@@ -85,6 +89,16 @@ impl Table {
 }
 
 const TITLE: &str = "The table cannot be written";
+
+/// Waits for the database unless the attempt is asked to stop: then the connection goes, and what it has not committed with it.
+fn wait<T>(handle: &Handle, attempt: &Attempt, work: impl Future<Output = Result<T, tables::Error>>) -> Result<T, Failure> {
+    handle.block_on(async {
+        tokio::select! {
+            done = work => done.map_err(failure),
+            () = attempt.stopping() => Err(Failure::Stopped),
+        }
+    })
+}
 
 fn failure(error: tables::Error) -> Failure {
     let retryable = error.retryable();

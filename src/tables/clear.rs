@@ -1,6 +1,6 @@
 //! What a job leaves in its table that ends otherwise than completed: the rows of its committed chunks, and no others.
 
-use sqlx::{AssertSqlSafe, Connection};
+use sqlx::AssertSqlSafe;
 
 use super::{
     Connections, Error,
@@ -23,30 +23,26 @@ pub struct Kept {
 /// # Errors
 /// Those of the database.
 pub async fn clear(connections: &Connections, spec: &TableSpec, job: &str, kept: &Kept) -> Result<(), Error> {
-    let name = spec.connection.as_str();
-    let failed = |error| Error::of(name, error);
-    let mut connection = connections.open(name).await?;
-    if target::existing(&mut connection, name, &spec.table).await?.is_none() && !spec.create {
+    let mut session = connections.open(&spec.connection).await?;
+    if target::existing(&mut session, &spec.table).await?.is_none() && !spec.create {
         return Ok(());
     }
-    ledger(&mut connection, spec).await?;
+    ledger(&mut session, spec).await?;
     let (chunks, epochs): (Vec<i64>, Vec<i64>) = kept.others.iter().copied().unzip();
-    let mut transaction = connection.begin().await.map_err(failed)?;
+    session.say("BEGIN").await?;
     let close = format!(
         "INSERT INTO {} AS l (job, chunk, epoch, at) SELECT $1, chunk, epoch, now() FROM unnest($2::bigint[], $3::bigint[]) AS c (chunk, epoch) \
          ON CONFLICT (job, chunk) DO UPDATE SET epoch = excluded.epoch, at = excluded.at WHERE l.epoch <= excluded.epoch RETURNING chunk",
         quoted_table(&ledger_of(spec))
     );
     // Not those that have gone on since: a retry may have them by now, and their rows are its.
-    let closed = sqlx::query_scalar::<_, i64>(AssertSqlSafe(close)).bind(job).bind(&chunks).bind(&epochs);
-    let closed: Vec<i64> = closed.fetch_all(&mut *transaction).await.map_err(failed)?;
-    if spec.mode == TableMode::ReplaceChunk && target::existing(&mut transaction, name, &spec.table).await?.is_some() {
+    let closed: Vec<i64> = session.scalars(sqlx::query(AssertSqlSafe(close)).bind(job).bind(&chunks).bind(&epochs)).await?;
+    if spec.mode == TableMode::ReplaceChunk && target::existing(&mut session, &spec.table).await?.is_some() {
         let delete = format!("DELETE FROM {} WHERE {JOB} = $1 AND {CHUNK} = ANY($2)", quoted_table(&spec.table));
-        let deleted = sqlx::query(AssertSqlSafe(delete)).bind(job).bind(&closed).execute(&mut *transaction).await;
-        let rows = deleted.map_err(failed)?.rows_affected();
+        let rows = session.execute(sqlx::query(AssertSqlSafe(delete)).bind(job).bind(&closed)).await?;
         tracing::debug!(rows, "removed {rows} rows that no committed chunk of {job} names from {}", spec.table);
     }
-    transaction.commit().await.map_err(failed)?;
-    let _said_goodbye = connection.close().await;
+    session.say("COMMIT").await?;
+    session.close().await;
     Ok(())
 }

@@ -1,10 +1,10 @@
 //! One attempt's rows, on their way into a table.
 
 use serde::{Deserialize, Serialize};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::AssertSqlSafe;
 
 use super::{
-    Connections, Error, quoted, quoted_table,
+    Connections, Error, Session, quoted, quoted_table,
     target::{self, CHUNK, Column, JOB},
 };
 use crate::domain::table::{TableMode, TableName, TableSpec};
@@ -41,7 +41,7 @@ pub enum Loaded {
 /// Rows of one attempt at one chunk.
 #[derive(Debug)]
 pub struct Loader {
-    connection: PgConnection,
+    session: Session,
     spec: TableSpec,
     of: ChunkOf,
     /// What is written of each row, once the first has come; with those that say whose it is, where the table has them.
@@ -55,8 +55,8 @@ impl Loader {
     /// # Errors
     /// Those of [`Connections::open`].
     pub async fn open(connections: &Connections, spec: TableSpec, of: ChunkOf) -> Result<Self, Error> {
-        let connection = connections.open(&spec.connection).await?;
-        Ok(Self { connection, spec, of, columns: Vec::new(), text: Vec::new() })
+        let session = connections.open(&spec.connection).await?;
+        Ok(Self { session, spec, of, columns: Vec::new(), text: Vec::new() })
     }
 
     /// Takes the columns of the first rows: makes the table where that is asked for, and compares. Returns the columns that are to be
@@ -65,13 +65,13 @@ impl Loader {
     /// # Errors
     /// [`Error::Mismatch`] with both sides, and those of the database.
     pub async fn begin(&mut self, wanted: &[Column]) -> Result<Vec<Column>, Error> {
-        let columns = target::prepare(&mut self.connection, &self.spec, wanted).await?;
+        let columns = target::prepare(&mut self.session, &self.spec, wanted).await?;
         let staged = columns.iter().filter(|column| !is_own(&self.spec, &column.name));
         let staged: Vec<Column> = staged.cloned().collect();
         let types: Vec<String> = staged.iter().map(|column| format!("{} {}", quoted(&column.name), column.sql_type)).collect();
         let statement =
             format!("CREATE TEMPORARY TABLE nightshift_staged ({ORDER} bigint GENERATED ALWAYS AS IDENTITY, {})", types.join(", "));
-        self.say(&statement).await?;
+        self.session.say(&statement).await?;
         self.columns = staged;
         Ok(self.columns.clone())
     }
@@ -90,11 +90,7 @@ impl Loader {
             return Ok(());
         }
         let statement = format!("COPY {STAGED} ({}) FROM STDIN", names(&self.columns));
-        let name = self.spec.connection.clone();
-        let of = |error| Error::of(&name, error);
-        let mut copy = self.connection.copy_in_raw(&statement).await.map_err(of)?;
-        copy.send(self.text.as_slice()).await.map_err(of)?;
-        copy.finish().await.map_err(of)?;
+        self.session.copy(&statement, &self.text).await?;
         self.text.clear();
         Ok(())
     }
@@ -105,25 +101,23 @@ impl Loader {
     /// Those of the database. Then nothing was changed, or all of it was and the answer was lost: another attempt puts that right.
     pub async fn finish(mut self) -> Result<Loaded, Error> {
         self.send().await?;
-        ledger(&mut self.connection, &self.spec).await?;
-        let Self { mut connection, spec, of, columns, .. } = self;
-        let name = spec.connection.clone();
-        let failed = |error| Error::of(&name, error);
-        let mut transaction = connection.begin().await.map_err(failed)?;
+        ledger(&mut self.session, &self.spec).await?;
+        let Self { mut session, spec, of, columns, .. } = self;
+        session.say("BEGIN").await?;
         let claim = format!(
             "INSERT INTO {0} AS l (job, chunk, epoch, at) VALUES ($1, $2, $3, now()) \
              ON CONFLICT (job, chunk) DO UPDATE SET epoch = excluded.epoch, at = excluded.at WHERE l.epoch < excluded.epoch",
             quoted_table(&ledger_of(&spec))
         );
-        let claimed = sqlx::query(AssertSqlSafe(claim)).bind(&of.job).bind(of.chunk).bind(of.epoch).execute(&mut *transaction).await;
-        if claimed.map_err(failed)?.rows_affected() == 0 {
-            transaction.rollback().await.map_err(failed)?;
+        let claimed = session.execute(sqlx::query(AssertSqlSafe(claim)).bind(&of.job).bind(of.chunk).bind(of.epoch)).await?;
+        if claimed == 0 {
+            session.say("ROLLBACK").await?;
             return Ok(Loaded::Fenced);
         }
         let mut rows = 0;
-        if spec.mode == TableMode::ReplaceChunk && target::existing(&mut transaction, &name, &spec.table).await?.is_some() {
+        if spec.mode == TableMode::ReplaceChunk && target::existing(&mut session, &spec.table).await?.is_some() {
             let delete = format!("DELETE FROM {} WHERE {JOB} = $1 AND {CHUNK} = $2", quoted_table(&spec.table));
-            sqlx::query(AssertSqlSafe(delete)).bind(&of.job).bind(of.chunk).execute(&mut *transaction).await.map_err(failed)?;
+            session.execute(sqlx::query(AssertSqlSafe(delete)).bind(&of.job).bind(of.chunk)).await?;
         }
         if !columns.is_empty() {
             let insert = insertion(&spec, &columns);
@@ -131,17 +125,11 @@ impl Loader {
             if spec.mode == TableMode::ReplaceChunk {
                 query = query.bind(&of.job).bind(of.chunk);
             }
-            rows = query.execute(&mut *transaction).await.map_err(failed)?.rows_affected();
+            rows = session.execute(query).await?;
         }
-        transaction.commit().await.map_err(failed)?;
-        // The rows are there: how the connection ends says nothing about them.
-        let _said_goodbye = connection.close().await;
+        session.say("COMMIT").await?;
+        session.close().await;
         Ok(Loaded::Rows(rows))
-    }
-
-    async fn say(&mut self, statement: &str) -> Result<(), Error> {
-        let said = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut self.connection).await;
-        said.map(drop).map_err(|error| Error::of(&self.spec.connection, error))
     }
 }
 
@@ -181,9 +169,9 @@ pub(super) fn ledger_of(spec: &TableSpec) -> TableName {
 }
 
 /// Makes the ledger if it is missing.
-pub(super) async fn ledger(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), Error> {
+pub(super) async fn ledger(session: &mut Session, spec: &TableSpec) -> Result<(), Error> {
     let table = ledger_of(spec);
-    if target::existing(connection, &spec.connection, &table).await?.is_some() {
+    if target::existing(session, &table).await?.is_some() {
         return Ok(());
     }
     let statement = format!(
@@ -191,5 +179,5 @@ pub(super) async fn ledger(connection: &mut PgConnection, spec: &TableSpec) -> R
          at timestamp with time zone NOT NULL, PRIMARY KEY (job, chunk))",
         quoted_table(&table)
     );
-    target::make(connection, &spec.connection, &table, &statement).await
+    target::make(session, &table, &statement).await
 }

@@ -2,10 +2,10 @@
 
 use arrow::datatypes::Field;
 use serde::{Deserialize, Serialize};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 
 use super::{
-    Error, quoted, quoted_table,
+    Error, Session, quoted, quoted_table,
     types::{fits, reads_text, sql_type},
 };
 use crate::domain::table::{LONGEST_NAME, TableMode, TableName, TableSpec};
@@ -66,8 +66,8 @@ pub struct Look {
 ///
 /// # Errors
 /// [`Error::Mismatch`] with both sides, and those of the database.
-pub async fn look(connection: &mut PgConnection, spec: &TableSpec, wanted: &[Column]) -> Result<Look, Error> {
-    let Some(existing) = existing(connection, &spec.connection, &spec.table).await? else {
+pub async fn look(session: &mut Session, spec: &TableSpec, wanted: &[Column]) -> Result<Look, Error> {
+    let Some(existing) = existing(session, &spec.table).await? else {
         check_names(spec, wanted)?;
         let statement = definition(spec, wanted);
         if !spec.create {
@@ -76,51 +76,50 @@ pub async fn look(connection: &mut PgConnection, spec: &TableSpec, wanted: &[Col
         return Ok(Look { exists: false, columns: all(spec, wanted), statement: Some(statement) });
     };
     compare(spec, wanted, &existing)?;
-    has_key(connection, spec).await?;
+    has_key(session, spec).await?;
     let columns = existing.into_iter().map(|column| Column { name: column.name, sql_type: column.sql_type, open: false }).collect();
     Ok(Look { exists: true, columns, statement: None })
 }
 
 /// Makes the table if it is missing and may be made, and compares it with the rows: the columns to write, with the types that the table
 /// has for them.
-pub(super) async fn prepare(connection: &mut PgConnection, spec: &TableSpec, wanted: &[Column]) -> Result<Vec<Column>, Error> {
+pub(super) async fn prepare(session: &mut Session, spec: &TableSpec, wanted: &[Column]) -> Result<Vec<Column>, Error> {
     check_names(spec, wanted)?;
-    let mut found = existing(connection, &spec.connection, &spec.table).await?;
-    if found.is_none() {
+    let mut found = existing(session, &spec.table).await?;
+    if found.is_some() {
+        miss_index(session, spec).await?;
+    } else {
         let statement = definition(spec, wanted);
         if !spec.create {
             return Err(missing(spec, &statement));
         }
-        make(connection, &spec.connection, &spec.table, &statement).await?;
-        found = existing(connection, &spec.connection, &spec.table).await?;
+        make(session, &spec.table, &statement).await?;
+        found = existing(session, &spec.table).await?;
     }
     let columns = compare(spec, wanted, &found.unwrap_or_default())?;
-    has_key(connection, spec).await?;
+    has_key(session, spec).await?;
     Ok(columns)
 }
 
 /// Makes a table unless somebody has meanwhile: chunks that begin together all find none.
-pub(super) async fn make(connection: &mut PgConnection, name: &str, table: &TableName, statements: &str) -> Result<(), Error> {
-    let of = |error| Error::of(name, error);
-    let mut transaction = connection.begin().await.map_err(of)?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MAKING).execute(&mut *transaction).await.map_err(of)?;
-    if existing(&mut transaction, name, table).await?.is_none() {
-        sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *transaction).await.map_err(of)?;
+pub(super) async fn make(session: &mut Session, table: &TableName, statements: &str) -> Result<(), Error> {
+    session.say("BEGIN").await?;
+    session.execute(sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MAKING)).await?;
+    if existing(session, table).await?.is_none() {
+        session.say(statements).await?;
     }
-    transaction.commit().await.map_err(of)
+    session.say("COMMIT").await
 }
 
 /// The columns of a table, in its order; `None` when there is no such table.
-pub(super) async fn existing(connection: &mut PgConnection, name: &str, table: &TableName) -> Result<Option<Vec<Existing>>, Error> {
+pub(super) async fn existing(session: &mut Session, table: &TableName) -> Result<Option<Vec<Existing>>, Error> {
     const COLUMNS: &str = "SELECT a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS sql_type, \
         a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AS required FROM pg_attribute a \
         WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum";
-    let of = |error| Error::of(name, error);
-    let rows = sqlx::query(COLUMNS).bind(quoted_table(table)).fetch_all(connection).await.map_err(of)?;
     let column = |row: &PgRow| -> Result<Existing, sqlx::Error> {
         Ok(Existing { name: row.try_get("name")?, sql_type: row.try_get("sql_type")?, required: row.try_get("required")? })
     };
-    let columns = rows.iter().map(column).collect::<Result<Vec<_>, sqlx::Error>>().map_err(of)?;
+    let columns = session.rows(sqlx::query(COLUMNS).bind(quoted_table(table)), column).await?;
     Ok((!columns.is_empty()).then_some(columns))
 }
 
@@ -149,7 +148,7 @@ fn compare(spec: &TableSpec, wanted: &[Column], existing: &[Existing]) -> Result
 }
 
 /// Upserts need a unique index on exactly the key.
-async fn has_key(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), Error> {
+async fn has_key(session: &mut Session, spec: &TableSpec) -> Result<(), Error> {
     if spec.mode != TableMode::Upsert {
         return Ok(());
     }
@@ -158,13 +157,38 @@ async fn has_key(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), 
         FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey)) = $2";
     let mut key = spec.key.clone();
     key.sort();
-    let found = sqlx::query(UNIQUE).bind(quoted_table(&spec.table)).bind(&key).fetch_optional(connection).await;
-    if found.map_err(|error| Error::of(&spec.connection, error))?.is_some() {
+    if session.any(sqlx::query(UNIQUE).bind(quoted_table(&spec.table)).bind(&key)).await? {
         return Ok(());
     }
     let key: Vec<String> = spec.key.iter().map(|name| quoted(name)).collect();
     let advice = format!("it has no unique index on the key: CREATE UNIQUE INDEX ON {} ({})", quoted_table(&spec.table), key.join(", "));
     Err(mismatch(spec, &advice))
+}
+
+/// Says so once where a table that is there has no index to find a chunk's rows by: it works without one, slowly.
+async fn miss_index(session: &mut Session, spec: &TableSpec) -> Result<(), Error> {
+    const INDEX: &str = "SELECT 1 FROM pg_index i WHERE i.indrelid = to_regclass($1) AND i.indisvalid AND i.indpred IS NULL AND \
+        (SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\") FROM pg_attribute a \
+        WHERE a.attrelid = i.indrelid AND a.attnum IN (i.indkey[0], i.indkey[1])) = $2";
+    if spec.mode != TableMode::ReplaceChunk || !session.is_first_look(&spec.table.to_string()) {
+        return Ok(());
+    }
+    let table = quoted_table(&spec.table);
+    if !session.any(sqlx::query(INDEX).bind(&table).bind([CHUNK, JOB])).await? {
+        let connection = session.name();
+        tracing::warn!(
+            connection,
+            "table {} of connection {connection:?} has no index to find a chunk's rows by, and every chunk reads the whole table: {}",
+            spec.table,
+            index(&table)
+        );
+    }
+    Ok(())
+}
+
+/// What makes the index to find a chunk's rows by.
+fn index(quoted_table: &str) -> String {
+    format!("CREATE INDEX ON {quoted_table} ({}, {})", quoted(JOB), quoted(CHUNK))
 }
 
 fn check_names(spec: &TableSpec, wanted: &[Column]) -> Result<(), Error> {
@@ -205,8 +229,7 @@ fn definition(spec: &TableSpec, wanted: &[Column]) -> String {
     let columns: Vec<String> = all(spec, wanted).iter().map(column).collect();
     match spec.mode {
         TableMode::ReplaceChunk => {
-            let index = format!("CREATE INDEX ON {table} ({}, {})", quoted(JOB), quoted(CHUNK));
-            format!("CREATE TABLE IF NOT EXISTS {table} ({}); {index}", columns.join(", "))
+            format!("CREATE TABLE IF NOT EXISTS {table} ({}); {}", columns.join(", "), index(&table))
         }
         TableMode::Upsert => {
             let key: Vec<String> = spec.key.iter().map(|name| quoted(name)).collect();

@@ -109,16 +109,19 @@ pub enum RequestKind {
     Wait,
     /// Submits a job.
     Submission,
+    /// Tries a model out.
+    Trial,
 }
 
 impl RequestKind {
-    const ALL: [Self; 3] = [Self::Short, Self::Wait, Self::Submission];
+    const ALL: [Self; 4] = [Self::Short, Self::Wait, Self::Submission, Self::Trial];
 
     fn name(self) -> &'static str {
         match self {
             Self::Short => "short",
             Self::Wait => "wait",
             Self::Submission => "submission",
+            Self::Trial => "trial",
         }
     }
 
@@ -128,6 +131,7 @@ impl RequestKind {
             Self::Short => "requests",
             Self::Wait => "requests that wait for a job",
             Self::Submission => "requests that submit a job",
+            Self::Trial => "requests that try a model out",
         }
     }
 }
@@ -188,6 +192,7 @@ struct Inner {
     jobs: Family<Labels<1>, Gauge>,
     chunks: Family<Labels<1>, Gauge>,
     oldest_waiting: Gauge<f64, AtomicU64>,
+    event_streams: Gauge,
     lease_expiries: Counter,
     jobs_finished: Family<Labels<1>, Counter>,
     attempts: Family<Labels<1>, Counter>,
@@ -227,6 +232,7 @@ impl Metrics {
             jobs: Family::default(),
             chunks: Family::default(),
             oldest_waiting: Gauge::default(),
+            event_streams: Gauge::default(),
             lease_expiries: Counter::default(),
             jobs_finished: Family::default(),
             attempts: Family::default(),
@@ -304,6 +310,11 @@ impl Metrics {
         // The store counts for itself; the counter only follows.
         let behind = backlog.lease_expiries.saturating_sub(self.0.lease_expiries.get());
         self.0.lease_expiries.inc_by(behind);
+    }
+
+    /// Shows how many streams of events are open.
+    pub fn streams_open(&self, count: usize) {
+        self.0.event_streams.set(count as i64);
     }
 
     /// Counts a job that reached its final state.
@@ -445,6 +456,7 @@ impl Inner {
         r.register("runner_restarts", "Runner processes that had to be replaced, by reason", self.runner_restarts.clone());
         r.register("webhook_deliveries", "Attempts to deliver webhooks by outcome", self.deliveries.clone());
         r.register("requests_shed", "Requests refused because too many were being answered, by kind", self.requests_shed.clone());
+        r.register("event_streams", "Streams of events that are open", self.event_streams.clone());
         r.register("http_requests", "Answered requests by route, method and class of status", self.http_requests.clone());
         r.register_with_unit(
             "http_request_duration",

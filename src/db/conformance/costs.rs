@@ -39,18 +39,53 @@ async fn every_attempt_is_charged_and_what_came_to_nothing_is_told_apart(b: Benc
     let _written = b.store.retry_chunk(&b.claim_one().await, &problem(), Duration::ZERO, &spent(1.0)).await.unwrap();
     let _written = b.store.crash_chunk(&b.claim_one().await, &problem(), None, &spent(2.0)).await.unwrap();
     let _written = b.store.release_chunk(&b.claim_one().await, &spent(4.0)).await.unwrap();
-    // Two that lost their lease: one with a part, one without.
-    let late = b.claim_one().await;
+    // Two that lost their lease: one with a part, one without. The later one says so first.
+    let first = b.claim_one().await;
+    b.advance(TTL * 2);
+    let second = b.claim_one().await;
     b.advance(TTL * 2);
     let lease = b.claim_one().await;
-    assert_eq!(b.store.commit_chunk(&late, &paid(3, 8.0)).await.unwrap(), Written::Fenced);
-    assert_eq!(b.store.retry_chunk(&late, &problem(), Duration::ZERO, &spent(16.0)).await.unwrap(), Written::Fenced);
+    assert_eq!(b.store.retry_chunk(&second, &problem(), Duration::ZERO, &spent(16.0)).await.unwrap(), Written::Fenced);
+    assert_eq!(b.store.commit_chunk(&first, &paid(3, 8.0)).await.unwrap(), Written::Fenced);
     assert_eq!(b.store.commit_chunk(&lease, &paid(3, 32.0)).await.unwrap(), Written::Done);
     // The answer was lost, and it is said again.
     assert_eq!(b.store.commit_chunk(&lease, &paid(3, 32.0)).await.unwrap(), Written::Done);
     let usage = b.job(&id).await.usage;
     assert!(about(usage.device_seconds, 63.0) && about(usage.retry_device_seconds, 31.0), "{usage:?}");
     assert!(about(usage.cost, 0.63) && about(usage.retry_cost, 0.31) && usage.currency.as_deref() == Some("EUR"), "{usage:?}");
+}
+
+async fn an_end_that_is_said_again_because_its_answer_was_lost_is_charged_once(b: Bench) {
+    let id = b.planned(new_job("s3://lake/out/"), 1).await;
+    let late = b.claim_one().await;
+    b.advance(TTL * 2);
+    let ends = [Written::Done, Written::Fenced];
+    let lease = b.claim_one().await;
+    for end in ends {
+        assert_eq!(b.store.retry_chunk(&lease, &problem(), Duration::ZERO, &spent(1.0)).await.unwrap(), end);
+    }
+    let lease = b.claim_one().await;
+    for end in ends {
+        assert_eq!(b.store.crash_chunk(&lease, &problem(), None, &spent(2.0)).await.unwrap(), end);
+    }
+    let lease = b.claim_one().await;
+    for end in ends {
+        assert_eq!(b.store.release_chunk(&lease, &spent(4.0)).await.unwrap(), end);
+    }
+    for _ in 0..2 {
+        assert_eq!(b.store.commit_chunk(&late, &paid(3, 8.0)).await.unwrap(), Written::Fenced);
+    }
+    let lease = b.claim_one().await;
+    for end in ends {
+        assert_eq!(b.store.fail_chunk(&lease, &problem(), &spent(16.0)).await.unwrap(), end);
+    }
+    let usage = b.job(&id).await.usage;
+    assert!(about(usage.device_seconds, 31.0) && about(usage.retry_device_seconds, 31.0), "{usage:?}");
+    // The next attempt at the same chunk is another one.
+    b.finalize(Ending::Failed).await;
+    assert!(matches!(b.store.retry_job(&id).await.unwrap(), Retried::Job(_)));
+    let _written = b.store.release_chunk(&b.claim_one().await, &spent(32.0)).await.unwrap();
+    assert!(about(b.job(&id).await.usage.device_seconds, 63.0));
 }
 
 async fn a_failed_chunk_charges_its_job_too(b: Bench) {
@@ -111,11 +146,12 @@ async fn sums_are_those_of_the_jobs_that_ended_by_label_model_and_day(b: Bench) 
 async fn what_a_retry_adds_is_summed_once_and_outlives_the_job(b: Bench) {
     let id = b.planned(new_job("s3://lake/out/"), 2).await;
     let _written = b.store.commit_chunk(&b.claim_one().await, &paid(3, 10.0)).await.unwrap();
-    let lease = b.claim_one().await;
-    let _written = b.store.fail_chunk(&lease, &problem(), &spent(5.0)).await.unwrap();
+    let late = b.claim_one().await;
+    b.advance(TTL * 2);
+    let _written = b.store.fail_chunk(&b.claim_one().await, &problem(), &spent(5.0)).await.unwrap();
     b.finalize(Ending::Failed).await;
     // Of an attempt that reports when its job is over.
-    assert_eq!(b.store.release_chunk(&lease, &spent(1.0)).await.unwrap(), Written::Fenced);
+    assert_eq!(b.store.release_chunk(&late, &spent(1.0)).await.unwrap(), Written::Fenced);
     assert!(about(report(&b, UsageBy::Day).await.total[0].1.device_seconds, 16.0));
     assert!(matches!(b.store.retry_job(&id).await.unwrap(), Retried::Job(_)));
     let _written = b.store.commit_chunk(&b.claim_one().await, &paid(4, 20.0)).await.unwrap();
@@ -181,6 +217,7 @@ async fn nothing_is_unfinished_before_a_job_and_once_all_of_it_was_told(b: Bench
 on_both_databases! {
     nothing_is_unfinished_before_a_job_and_once_all_of_it_was_told,
     every_attempt_is_charged_and_what_came_to_nothing_is_told_apart,
+    an_end_that_is_said_again_because_its_answer_was_lost_is_charged_once,
     a_failed_chunk_charges_its_job_too,
     a_budget_breaks_a_job_that_has_work_left_and_keeps_what_is_done,
     a_budget_does_not_fail_a_job_that_is_done,

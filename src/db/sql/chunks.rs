@@ -16,9 +16,9 @@ use crate::{
     domain::{Chunk, ChunkId, ChunkResult, EventKind, Isolation, JobId, Problem, Spent, chunk::Usage},
 };
 
-/// Which jobs have something to claim. Index: job_to_run.
+/// Which jobs have something to claim; the one value is the time. Index: job_to_run.
 const CLAIMABLE: &str = "finished_at IS NULL AND pending > 0 AND paused_at IS NULL AND state = 'in_progress' AND ending IS NULL \
-                         AND (max_parallel IS NULL OR running < max_parallel)";
+                         AND (max_parallel IS NULL OR running < max_parallel) AND (not_before IS NULL OR not_before <= ?)";
 /// Leases renewed in one statement at most.
 const RENEWED_AT_ONCE: usize = 500;
 
@@ -83,6 +83,7 @@ async fn candidates(tx: &mut Tx<'_>, limit: u32) -> Result<Vec<Candidate>> {
         "SELECT id, priority, running, served_at, max_parallel, pending FROM job WHERE {CLAIMABLE} \
          ORDER BY priority DESC, running, served_at, id LIMIT ?"
     ))
+    .bind(tx.now)
     .bind(i64::from(limit) + 256)
     .all(&mut tx.db)
     .await?;
@@ -115,7 +116,7 @@ fn turns(candidates: &[Candidate], free: usize) -> Vec<(usize, i64)> {
 /// Holds a job's row, if something can still be claimed of it; how many of its chunks run and wait.
 async fn hold(tx: &mut Tx<'_>, job: &str, wait: bool) -> Result<Option<(i64, i64)>> {
     let lock = if wait { tx.db.for_update() } else { tx.db.skip_locked() };
-    sql(format!("SELECT running, pending FROM job WHERE id = ? AND {CLAIMABLE}{lock}")).bind(job).first(&mut tx.db).await
+    sql(format!("SELECT running, pending FROM job WHERE id = ? AND {CLAIMABLE}{lock}")).bind(job).bind(tx.now).first(&mut tx.db).await
 }
 
 /// How many more chunks of a job this worker may hold, so that all who work at the job run out of chunks together: what one holds ahead of
@@ -286,7 +287,7 @@ pub(super) async fn commit(tx: &mut Tx<'_>, lease: &ChunkLease, result: &ChunkRe
         if committed(tx, lease, result).await? {
             return Ok(Written::Done);
         }
-        costs::charge(tx, &lease.chunk.job, &result.usage.spent()).await?;
+        costs::charge(tx, lease, &result.usage.spent()).await?;
         return Ok(Written::Fenced);
     }
     let job = jobs::existing(tx, &lease.chunk.job).await?;
@@ -340,7 +341,7 @@ async fn committed(tx: &mut Tx<'_>, lease: &ChunkLease, result: &ChunkResult) ->
 
 pub(super) async fn fail(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem, spent: &Spent) -> Result<Written> {
     let written = settle_as_failed(tx, lease, error).await?;
-    costs::charge(tx, &lease.chunk.job, spent).await?;
+    costs::charge(tx, lease, spent).await?;
     Ok(written)
 }
 
@@ -355,7 +356,7 @@ async fn settle_as_failed(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem) 
 pub(super) async fn retry(tx: &mut Tx<'_>, lease: &ChunkLease, error: &Problem, delay: Duration, spent: &Spent) -> Result<Written> {
     jobs::hold(tx, &lease.chunk.job).await?;
     let written = put_off(tx, lease, error, delay).await?;
-    costs::charge(tx, &lease.chunk.job, spent).await?;
+    costs::charge(tx, lease, spent).await?;
     Ok(written)
 }
 
@@ -380,14 +381,29 @@ pub(super) async fn crash(
 ) -> Result<Written> {
     jobs::hold(tx, &lease.chunk.job).await?;
     let written = give_back(tx, lease, Back { crashes: 1, error: Some(error), isolation, ..Back::default() }).await?;
-    costs::charge(tx, &lease.chunk.job, spent).await?;
+    costs::charge(tx, lease, spent).await?;
     Ok(written)
 }
 
 pub(super) async fn release(tx: &mut Tx<'_>, lease: &ChunkLease, spent: &Spent) -> Result<Written> {
     jobs::hold(tx, &lease.chunk.job).await?;
     let written = give_back(tx, lease, Back::default()).await?;
-    costs::charge(tx, &lease.chunk.job, spent).await?;
+    costs::charge(tx, lease, spent).await?;
+    Ok(written)
+}
+
+pub(super) async fn postpone(tx: &mut Tx<'_>, lease: &ChunkLease, away: &Problem, delay: Duration, spent: &Spent) -> Result<Written> {
+    jobs::hold(tx, &lease.chunk.job).await?;
+    let written = give_back(tx, lease, Back { error: Some(away), ..Back::default() }).await?;
+    if written == Written::Done {
+        // The job's, and not the chunk's alone: each of its chunks would find the same, and hold a slot of other jobs' until it has.
+        sql("UPDATE job SET not_before = ? WHERE id = ?")
+            .bind(tx.now + micros(delay))
+            .bind(lease.chunk.job.as_str())
+            .execute(&mut tx.db)
+            .await?;
+    }
+    costs::charge(tx, lease, spent).await?;
     Ok(written)
 }
 

@@ -13,7 +13,7 @@ use super::{
     rows::document,
 };
 use crate::{
-    db::{Error, Result, UsageBy, UsageFilter, UsageGroup, UsageReport, UsageSums},
+    db::{ChunkLease, Error, Result, UsageBy, UsageFilter, UsageGroup, UsageReport, UsageSums},
     domain::{Estimate, Job, JobId, Pipeline, Problem, Rate, Spent, job::Ending},
 };
 
@@ -28,12 +28,23 @@ type Group = (String, String, i64, i64, i64, i64, i64, i64);
 // ---- Charges -----------------------------------------------------------------------------------------------------------------
 
 /// Charges a job for an attempt that came to nothing, in the transaction that records its end. Of an attempt that lost its lease as well:
-/// its devices were held all the same. A job that is gone is charged no more.
-pub(super) async fn charge(tx: &mut Tx<'_>, id: &JobId, spent: &Spent) -> Result<()> {
+/// its devices were held all the same. Once for each attempt, which its lease names: who lost the answer says the end again. A job that is
+/// gone is charged no more.
+pub(super) async fn charge(tx: &mut Tx<'_>, lease: &ChunkLease, spent: &Spent) -> Result<()> {
     if *spent == Spent::default() {
         return Ok(());
     }
+    let id = &lease.chunk.job;
     let Some(mut job) = jobs::take(tx, id).await? else { return Ok(()) };
+    let first = sql("INSERT INTO charged (job_id, seq, lease_epoch) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
+        .bind(id.as_str())
+        .bind(lease.chunk.seq as i64)
+        .bind(lease.epoch)
+        .execute(&mut tx.db)
+        .await?;
+    if first == 0 {
+        return Ok(());
+    }
     job.usage.waste(spent);
     sql("UPDATE job SET usage = ? WHERE id = ?").bind(document(&job.usage)).bind(id.as_str()).execute(&mut tx.db).await?;
     if job.state.is_final() {

@@ -290,6 +290,11 @@ impl Store for SqlStore {
         self.write(move |tx| Box::pin(async move { chunks::release(tx, &lease, &spent).await })).await
     }
 
+    async fn postpone_chunk(&self, lease: &ChunkLease, away: &Problem, delay: Duration, spent: &Spent) -> Result<Written> {
+        let (lease, away, spent) = (lease.clone(), away.clone(), spent.clone());
+        self.write(move |tx| Box::pin(async move { chunks::postpone(tx, &lease, &away, delay, &spent).await })).await
+    }
+
     async fn chunks(&self, job: &JobId, from_seq: u64, limit: u32) -> Result<Vec<Chunk>> {
         chunks::list(&mut self.reader().await?.db(), job, from_seq, limit).await
     }
