@@ -688,6 +688,7 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     async fn covered_block(&self, schedule: &ScheduleId, name: &str) -> Result<Option<Block>>;
 
     /// Adds objects of a job, in the order of their names, to its schedule's record, or takes them out of it; doing so again changes nothing.
+    /// In as many transactions as it takes, so that nobody waits for all of it.
     async fn cover(&self, schedule: &ScheduleId, job: &JobId, change: Change, entries: Vec<Entry>) -> Result<()>;
 
     /// A job of the schedule of which the record does not say what it should: one that has completed and is not in it, or one that is in it,
@@ -708,8 +709,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// The object is there: gives the lease back, and lets the job be planned.
     async fn wait_is_over(&self, lease: &JobLease) -> Result<Written>;
 
-    /// Lets jobs be planned whose parents have all completed, those included that were purged since, and cancels those of which a parent
-    /// came to something else, or is gone. How many it changed.
+    /// Takes a step at telling jobs that one which they wait for has ended: those whose last parent has completed may be planned, those of
+    /// which a parent came to something else are cancelled. 0 when nobody is to be told anything. A job that is waited for is not purged.
     async fn settle_dependencies(&self) -> Result<u64>;
 
     // ---- Costs -------------------------------------------------------------------------------------------------

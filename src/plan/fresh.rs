@@ -15,8 +15,8 @@ use crate::{
 
 /// Chunks read at a time; each holds a few hundred objects as a rule.
 const PAGE: u32 = 64;
-/// Objects added in one transaction, about.
-const BATCH: usize = 20_000;
+/// Objects added at once, about. Where names are random every block of the record gets some each time, and is written anew.
+const BATCH: usize = 100_000;
 
 /// Tells new objects from covered ones.
 #[derive(Debug)]

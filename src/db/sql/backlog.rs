@@ -17,13 +17,14 @@ pub(super) async fn read(db: &mut Db<'_>, clock_offset_us: i64) -> Result<Backlo
         let damaged = || Error::Damaged { table: "job", id: "(several)".to_owned(), what: format!("state is {state:?}") };
         jobs.insert(JobState::parse(&state).ok_or_else(damaged)?, count as u64);
     }
-    // Index: job_paused. A paused job keeps in its row the state that it had before.
-    let paused: Vec<(String, i64)> = sql("SELECT state, count(*) FROM job WHERE paused_at IS NOT NULL GROUP BY state").all(db).await?;
-    for (state, count) in paused {
+    // Index: job_paused, by its order: counted by state here, as an index of states would be read from end to end. A paused job keeps in its
+    // row the state that it had before.
+    let paused: Vec<String> = sql("SELECT state FROM job WHERE paused_at IS NOT NULL ORDER BY id").scalars(db).await?;
+    for state in paused {
         if let Some(jobs) = JobState::parse(&state).and_then(|state| jobs.get_mut(&state)) {
-            *jobs = jobs.saturating_sub(count as u64);
+            *jobs = jobs.saturating_sub(1);
         }
-        *jobs.entry(JobState::Paused).or_default() += count as u64;
+        *jobs.entry(JobState::Paused).or_default() += 1;
     }
     // Index: job_backlog, which covers it.
     let (pending, running, done, oldest): (i64, i64, i64, Option<i64>) = sql(

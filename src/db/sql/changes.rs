@@ -58,7 +58,7 @@ pub(super) async fn progress(db: &mut Db<'_>, of: &Followed) -> Result<Vec<Progr
             }
             query.push(")");
         }
-        // Index: job_backlog.
+        // Index: job_started.
         Followed::Running(most) => {
             query.push(" AND finished_at IS NULL AND started_at IS NOT NULL ORDER BY id DESC LIMIT ?").value(i64::from(*most));
         }

@@ -186,7 +186,8 @@ async fn claim_of(tx: &mut Tx<'_>, job: &str, share: i64, worker: &str, ttl: Dur
 pub(super) async fn waiting(db: &mut Db<'_>, clock_offset_us: i64) -> Result<(bool, bool)> {
     // Indexes: job_to_run, chunk_running.
     let (waiting, expired): (i64, i64) = sql(format!(
-        "SELECT (SELECT count(*) FROM (SELECT 1 FROM job WHERE finished_at IS NULL AND pending > 0 AND paused_at IS NULL LIMIT 1) AS waiting), \
+        "SELECT (SELECT count(*) FROM (SELECT 1 FROM job WHERE finished_at IS NULL AND pending > 0 AND paused_at IS NULL \
+                                       ORDER BY priority DESC LIMIT 1) AS waiting), \
                 (SELECT count(*) FROM (SELECT 1 FROM chunk WHERE state = 'running' AND lease_until <= {} + ? LIMIT 1) AS expired)",
         db.clock()
     ))

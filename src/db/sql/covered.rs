@@ -16,6 +16,9 @@ use crate::{
     },
 };
 
+/// Blocks that one transaction changes at most: where names are random every block gets some, and nobody is to wait for all of them.
+const BLOCKS_AT_ONCE: usize = 100;
+
 /// A job of `job` of which its schedule's record does not say what it should.
 pub(super) const IS_DUE: &str = "(only_new > 0 AND (state = 'completed' AND covered < 2 \
                                  OR state IN ('failed', 'cancelled', 'expired') AND covered > 0) \
@@ -48,21 +51,24 @@ async fn block(db: &mut Db<'_>, schedule: &ScheduleId, name: &str) -> Result<Blo
     Ok(Block { first, end, entries })
 }
 
-/// Adds entries, which are in the order of their names, or takes them out. Doing so again changes nothing.
-pub(super) async fn change(tx: &mut Tx<'_>, schedule: &ScheduleId, job: &JobId, change: Change, entries: Vec<Entry>) -> Result<()> {
+/// Adds entries, which are in the order of their names, or takes them out: of so many blocks as one transaction writes. Returns those that
+/// are left. Doing so again changes nothing.
+pub(super) async fn change(tx: &mut Tx<'_>, schedule: &ScheduleId, job: &JobId, change: Change, entries: Vec<Entry>) -> Result<Vec<Entry>> {
     // Whoever changes it holds the schedule; of one that is gone nothing is kept.
     let lock = tx.db.for_update();
     if !sql(format!("SELECT 1 FROM schedule WHERE id = ?{lock}")).bind(schedule.as_str()).exists(&mut tx.db).await? {
-        return Ok(());
+        return Ok(Vec::new());
     }
     // Whoever dies before all of it is done leaves the job to the next one.
     sql("UPDATE job SET covered = 1 WHERE id = ? AND covered <> 1").bind(job.as_str()).execute(&mut tx.db).await?;
     let mut rest = entries;
-    while let Some(next) = rest.first() {
+    for _ in 0..BLOCKS_AT_ONCE {
+        let Some(next) = rest.first() else { break };
         let block = block(&mut tx.db, schedule, &next.name).await?;
         let after = rest.split_off(rest.partition_point(|entry| block.spans(&entry.name)));
         let within = std::mem::replace(&mut rest, after);
         match change {
+            Change::Add if within.iter().all(|entry| block.covers(entry)) => {}
             Change::Add => {
                 let merged = covered::merge(block.entries, within);
                 // Evenly, so that a block that is full does not leave one behind with a single entry.
@@ -76,7 +82,7 @@ pub(super) async fn change(tx: &mut Tx<'_>, schedule: &ScheduleId, job: &JobId, 
             Change::TakeBack => keep(tx, schedule, &block.first, &covered::without(block.entries, &within)).await?,
         }
     }
-    Ok(())
+    Ok(rest)
 }
 
 async fn keep(tx: &mut Tx<'_>, schedule: &ScheduleId, first: &str, entries: &[Entry]) -> Result<()> {
@@ -91,7 +97,7 @@ async fn keep(tx: &mut Tx<'_>, schedule: &ScheduleId, first: &str, entries: &[En
 
 /// A job of which the record does not say what it should; the oldest.
 pub(super) async fn due(db: &mut Db<'_>, schedule: &ScheduleId) -> Result<Option<(JobId, Change)>> {
-    // Index: job_of_schedule.
+    // Index: job_to_cover.
     let found: Option<(String, String)> =
         sql(format!("SELECT id, state FROM job WHERE schedule_id = ? AND {IS_DUE} AND purged_at IS NULL ORDER BY id LIMIT 1"))
             .bind(schedule.as_str())

@@ -26,11 +26,12 @@ pub(super) enum Db<'c> {
 }
 
 impl Db<'_> {
-    /// The database's clock as an expression, microseconds since the Unix epoch.
+    /// The database's clock as an expression, microseconds since the Unix epoch. It stands still during a statement, so that an index can be
+    /// searched by it.
     pub(super) fn clock(&self) -> &'static str {
         match self {
             Self::Sqlite(_) => "CAST(unixepoch('subsec') * 1000000 AS INTEGER)",
-            Self::Postgres(_) => "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)",
+            Self::Postgres(_) => "CAST(extract(epoch FROM statement_timestamp()) * 1000000 AS BIGINT)",
         }
     }
 
@@ -125,7 +126,7 @@ values! {
 }
 
 /// A statement and its values.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Query {
     text: Cow<'static, str>,
     values: Vec<Value>,
@@ -172,6 +173,8 @@ impl Query {
 
     /// Says it; how many rows were changed.
     pub(super) async fn execute(self, db: &mut Db<'_>) -> Result<u64> {
+        #[cfg(test)]
+        super::plans::hear(&self);
         match db {
             Db::Sqlite(db) => bound!(self.text, self.values).execute(&mut **db).await.map(|done| done.rows_affected()),
             Db::Postgres(db) => bound!(numbered(&self.text), self.values).execute(&mut **db).await.map(|done| done.rows_affected()),
@@ -181,6 +184,8 @@ impl Query {
 
     /// All rows.
     pub(super) async fn rows(self, db: &mut Db<'_>) -> Result<Vec<Row>> {
+        #[cfg(test)]
+        super::plans::hear(&self);
         match db {
             Db::Sqlite(db) => {
                 bound!(self.text, self.values).fetch_all(&mut **db).await.map(|rows| rows.into_iter().map(Row::Sqlite).collect())
@@ -195,6 +200,8 @@ impl Query {
 
     /// The first row, if there is one.
     pub(super) async fn row(self, db: &mut Db<'_>) -> Result<Option<Row>> {
+        #[cfg(test)]
+        super::plans::hear(&self);
         match db {
             Db::Sqlite(db) => bound!(self.text, self.values).fetch_optional(&mut **db).await.map(|row| row.map(Row::Sqlite)),
             Db::Postgres(db) => bound!(numbered(&self.text), self.values).fetch_optional(&mut **db).await.map(|row| row.map(Row::Postgres)),
@@ -246,6 +253,18 @@ impl Query {
         (T,): Cells,
     {
         Ok(self.only::<(T,)>(db).await?.0)
+    }
+}
+
+#[cfg(test)]
+impl Query {
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The same, run to its end, and asked how.
+    pub(super) fn explained(self) -> Self {
+        Self { text: format!("EXPLAIN (ANALYZE, FORMAT JSON) {}", self.text).into(), ..self }
     }
 }
 

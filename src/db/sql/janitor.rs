@@ -11,26 +11,32 @@ use crate::db::Result;
 
 /// A job that ended longer ago than `age`, or whose removal has begun.
 pub(super) async fn due(db: &mut Db<'_>, age: Duration, clock_offset_us: i64) -> Result<Option<String>> {
-    // Indexes: job_purged, job_finished. The record of a schedule is told by a job's chunks what it read.
+    // Indexes: job_purged, job_finished. The record of a schedule is told by a job's chunks what it read, and
+    // those that wait for a job are told by its row what it came to.
     let begun = sql("SELECT id FROM job WHERE purged_at IS NOT NULL LIMIT 1").scalar_or_none(db).await?;
     if begun.is_some() {
         return Ok(begun);
     }
-    sql(format!("SELECT id FROM job WHERE finished_at <= {} + ? AND NOT {} ORDER BY finished_at LIMIT 1", db.clock(), covered::IS_DUE))
-        .bind(clock_offset_us - micros(age))
-        .scalar_or_none(db)
-        .await
+    sql(format!(
+        "SELECT id FROM job WHERE finished_at <= {} + ? AND awaited = 0 AND NOT {} ORDER BY finished_at LIMIT 1",
+        db.clock(),
+        covered::IS_DUE
+    ))
+    .bind(clock_offset_us - micros(age))
+    .scalar_or_none(db)
+    .await
 }
 
 /// Removes up to `limit` chunks of the job, and the job itself with the last of them. From the first step on nobody sees the job: one that
 /// lacks chunks could not be retried. Returns how many rows went. Events, deliveries, labels and keys go with their job.
 pub(super) async fn purge(tx: &mut Tx<'_>, job: &str, age: Duration, limit: u32) -> Result<u64> {
     let lock = tx.db.skip_locked();
-    let held: Option<i64> = sql(format!("SELECT finished_at FROM job WHERE id = ? AND (finished_at <= ? OR purged_at IS NOT NULL){lock}"))
-        .bind(job)
-        .bind(tx.now - micros(age))
-        .scalar_or_none(&mut tx.db)
-        .await?;
+    let held: Option<i64> =
+        sql(format!("SELECT finished_at FROM job WHERE id = ? AND (finished_at <= ? AND awaited = 0 OR purged_at IS NOT NULL){lock}"))
+            .bind(job)
+            .bind(tx.now - micros(age))
+            .scalar_or_none(&mut tx.db)
+            .await?;
     if held.is_none() {
         return Ok(0);
     }

@@ -24,6 +24,10 @@ use crate::{
 /// An id is made on the machine that accepts a job, before the database's clock says when that was: they lie no further apart.
 const ID_SLACK_US: i64 = 3_600_000_000;
 
+/// Which jobs a planner may take, if nobody has the lease. Index: job_to_plan.
+pub(super) const TO_PLAN: &str =
+    "finished_at IS NULL AND plan_done = 0 AND paused_at IS NULL AND blocked = 0 AND look_at IS NULL AND ending IS NULL";
+
 /// Why a job of which no record got a prediction failed.
 pub(super) const ALL_RECORDS_FAILED: &str = "all_records_failed";
 /// Why a job of which too many records failed did.
@@ -84,11 +88,11 @@ pub(super) async fn create(tx: &mut Tx<'_>, new: &NewJob) -> Result<Created> {
     if let Some(fire) = &new.fire {
         schedules::started(tx, fire, &new.id).await?;
     }
-    waits::begin(tx, &new.id, &new.spec).await?;
     tx.ring();
     let job = existing(tx, &new.id).await?;
     tx.changes.push(JobSnapshot::of(&job));
-    Ok(Created::Job(Box::new(job)))
+    waits::begin(tx, &new.id, &new.spec).await?;
+    existing(tx, &new.id).await.map(|job| Created::Job(Box::new(job)))
 }
 
 /// The unfinished job whose output or review prefix is one of these, above it, or below it.
@@ -104,17 +108,23 @@ pub(super) async fn claimant(db: &mut Db<'_>, output: &OutputSpec) -> Result<Opt
     Ok(None)
 }
 
-/// Both are index look-ups: the prefixes above are few and known, and those below are one range of `job_output` or `job_review`.
+/// Index look-ups, one for each kind: the prefixes above are few and known, and those below are one range of `job_output` or `job_review`.
 async fn claimant_of(db: &mut Db<'_>, column: &str, output: &str) -> Result<Option<(JobId, Uri)>> {
     let root = output.find("://").map_or(0, |at| at + 3);
     let above = output.char_indices().filter(|(at, c)| *c == '/' && *at >= root).map(|(at, _)| &output[..=at]);
-    let mut query = sql(format!("SELECT id, {column} FROM job WHERE finished_at IS NULL AND {column} IS NOT NULL AND ({column} IN ("));
+    let claimed = || sql(format!("SELECT id, {column} FROM job WHERE finished_at IS NULL AND {column} IS NOT NULL AND {column}"));
+    let mut query = claimed();
     for (at, prefix) in above.enumerate() {
-        query.push(if at == 0 { "?" } else { ", ?" }).value(prefix);
+        query.push(if at == 0 { " IN (?" } else { ", ?" }).value(prefix);
     }
-    // U+10FFFF sorts after every character that a key can go on with.
-    query.push(&format!(") OR ({column} >= ? AND {column} < ?)) LIMIT 1")).value(output).value(format!("{output}\u{10FFFF}"));
-    let found: Option<(String, String)> = query.first(db).await?;
+    query.push(") LIMIT 1");
+    let mut found: Option<(String, String)> = query.first(db).await?;
+    if found.is_none() {
+        // U+10FFFF sorts after every character that a key can go on with.
+        let mut query = claimed();
+        query.push(&format!(" >= ? AND {column} < ? LIMIT 1")).value(output).value(format!("{output}\u{10FFFF}"));
+        found = query.first(db).await?;
+    }
     let Some((id, uri)) = found else { return Ok(None) };
     let damaged = |what: &str| Error::Damaged { table: "job", id: id.clone(), what: what.to_owned() };
     let by = JobId::parse(&id).ok_or_else(|| damaged("its id is none"))?;
@@ -347,10 +357,8 @@ async fn set_lease_until(tx: &mut Tx<'_>, lease: &JobLease, until: Option<i64>) 
 // ---- Planning ----------------------------------------------------------------------------------------------------------------
 
 pub(super) async fn claim_planning(tx: &mut Tx<'_>, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>> {
-    // Index: job_to_plan.
     let found: Option<String> = sql(format!(
-        "SELECT id FROM job WHERE finished_at IS NULL AND plan_done = 0 AND paused_at IS NULL AND blocked = 0 AND look_at IS NULL \
-         AND ending IS NULL AND (lease_until IS NULL OR lease_until <= ?) ORDER BY id LIMIT 1{}",
+        "SELECT id FROM job WHERE {TO_PLAN} AND (lease_until IS NULL OR lease_until <= ?) ORDER BY id LIMIT 1{}",
         tx.db.skip_locked()
     ))
     .bind(tx.now)
@@ -489,7 +497,7 @@ pub(super) async fn claim_finalizing(tx: &mut Tx<'_>, worker: &str, ttl: Duratio
 }
 
 pub(super) async fn earlier_run(db: &mut Db<'_>, fire: &Fire) -> Result<Option<Job>> {
-    // Index: job_of_schedule.
+    // Index: job_run_of.
     let row = sql(format!(
         "SELECT {} FROM job WHERE schedule_id = ? AND fire_at < ? AND state = 'completed' AND succeeded > 0 AND purged_at IS NULL \
          ORDER BY fire_at DESC LIMIT 1",
@@ -539,7 +547,7 @@ pub(super) async fn finish(tx: &mut Tx<'_>, lease: &JobLease, ending: Ending, er
 
 pub(super) fn release_all<'t>(tx: &'t mut Tx<'_>) -> BoxFuture<'t, Result<()>> {
     Box::pin(async move {
-        sql("UPDATE job SET lease_until = NULL WHERE finished_at IS NULL").execute(&mut tx.db).await?;
+        sql("UPDATE job SET lease_until = NULL WHERE finished_at IS NULL AND lease_until IS NOT NULL").execute(&mut tx.db).await?;
         sql("UPDATE chunk SET lease_until = 0 WHERE state = 'running'").execute(&mut tx.db).await?;
         webhooks::release_all(tx).await?;
         schedules::release_all(tx).await

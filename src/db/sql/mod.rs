@@ -15,6 +15,8 @@ mod janitor;
 mod jobs;
 mod keys;
 mod pauses;
+#[cfg(test)]
+mod plans;
 mod postgres;
 mod registry;
 mod rows;
@@ -24,6 +26,8 @@ mod waits;
 mod webhooks;
 
 pub use inspect::{Inspection, inspect};
+#[cfg(test)]
+pub(super) use plans::reads;
 
 use std::{
     collections::BTreeMap,
@@ -144,8 +148,17 @@ impl SqlStore {
     }
 
     /// A cheap look from a reader: most calls of an idle service end here, without a write transaction.
-    async fn finds(&self, query: &'static str) -> Result<bool> {
+    async fn finds(&self, query: String) -> Result<bool> {
         driver::sql(query).exists(&mut self.reader().await?.db()).await
+    }
+
+    /// The same, of what is due: `?` is the present. The order says which index is meant: a planner that takes what it looks for to be
+    /// frequent would read the table until it meets one.
+    async fn finds_due(&self, query: &str) -> Result<bool> {
+        let mut reader = self.reader().await?;
+        let mut db = reader.db();
+        let now = format!("{} + ?", db.clock());
+        driver::sql(query.replacen('?', &now, 1)).bind(self.clock_offset_us()).exists(&mut db).await
     }
 }
 
@@ -211,14 +224,20 @@ impl Store for SqlStore {
     }
 
     async fn expire_jobs(&self) -> Result<Vec<JobId>> {
-        if !self.finds("SELECT 1 FROM job WHERE finished_at IS NULL AND deadline_at IS NOT NULL LIMIT 1").await? {
+        if !self
+            .finds_due(
+                "SELECT 1 FROM job WHERE finished_at IS NULL AND ending IS NULL AND deadline_at IS NOT NULL AND deadline_at <= ? ORDER BY deadline_at LIMIT 1",
+            )
+            .await?
+        {
             return Ok(Vec::new());
         }
         self.write(|tx| Box::pin(jobs::expire(tx))).await
     }
 
     async fn claim_planning(&self, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>> {
-        if !self.finds("SELECT 1 FROM job WHERE finished_at IS NULL AND plan_done = 0 AND paused_at IS NULL AND blocked = 0 AND look_at IS NULL LIMIT 1").await? {
+        let waits = format!("SELECT 1 FROM job WHERE {} AND COALESCE(lease_until, 0) <= ? ORDER BY id LIMIT 1", jobs::TO_PLAN);
+        if !self.finds_due(&waits).await? {
             return Ok(None);
         }
         let worker = worker.to_owned();
@@ -305,7 +324,10 @@ impl Store for SqlStore {
     }
 
     async fn claim_finalizing(&self, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>> {
-        if !self.finds("SELECT 1 FROM job WHERE state IN ('finalizing', 'cancelling') LIMIT 1").await? {
+        if !self
+            .finds_due("SELECT 1 FROM job WHERE state IN ('finalizing', 'cancelling') AND COALESCE(lease_until, 0) <= ? LIMIT 1")
+            .await?
+        {
             return Ok(None);
         }
         let worker = worker.to_owned();
@@ -428,7 +450,7 @@ impl Store for SqlStore {
     }
 
     async fn claim_run(&self, ttl: Duration) -> Result<Option<ClaimedRun>> {
-        if !self.finds("SELECT 1 FROM schedule_run WHERE state = 'waiting' LIMIT 1").await? {
+        if !self.finds_due("SELECT 1 FROM schedule_run WHERE state = 'waiting' AND due_at <= ? ORDER BY due_at LIMIT 1").await? {
             return Ok(None);
         }
         self.write(move |tx| schedules::claim(tx, ttl)).await
@@ -454,8 +476,14 @@ impl Store for SqlStore {
     }
 
     async fn cover(&self, schedule: &ScheduleId, job: &JobId, change: Change, entries: Vec<Entry>) -> Result<()> {
-        let (schedule, job) = (schedule.clone(), job.clone());
-        self.write(move |tx| Box::pin(async move { covered::change(tx, &schedule, &job, change, entries).await })).await
+        let mut rest = entries;
+        loop {
+            let (schedule, job, entries) = (schedule.clone(), job.clone(), rest);
+            rest = self.write(move |tx| Box::pin(async move { covered::change(tx, &schedule, &job, change, entries).await })).await?;
+            if rest.is_empty() {
+                return Ok(());
+            }
+        }
     }
 
     async fn job_to_cover(&self, schedule: &ScheduleId) -> Result<Option<(JobId, Change)>> {
@@ -468,7 +496,7 @@ impl Store for SqlStore {
     }
 
     async fn claim_waiting(&self, worker: &str, ttl: Duration) -> Result<Option<(JobLease, Job)>> {
-        if !self.finds("SELECT 1 FROM job WHERE look_at IS NOT NULL AND finished_at IS NULL LIMIT 1").await? {
+        if !self.finds_due(&format!("SELECT 1 FROM job WHERE {} AND look_at <= ? ORDER BY look_at LIMIT 1", waits::TO_LOOK)).await? {
             return Ok(None);
         }
         let worker = worker.to_owned();
@@ -486,7 +514,7 @@ impl Store for SqlStore {
     }
 
     async fn settle_dependencies(&self) -> Result<u64> {
-        if !self.finds("SELECT 1 FROM job WHERE blocked = 1 AND finished_at IS NULL LIMIT 1").await? {
+        if !self.finds(format!("SELECT 1 FROM job WHERE {} ORDER BY id LIMIT 1", waits::ENDED)).await? {
             return Ok(0);
         }
         self.write(|tx| waits::settle(tx)).await

@@ -10,7 +10,8 @@ use super::{
 use crate::{
     db::{Changed, Error, Result, Retried},
     domain::{
-        ChunkResult, Job, JobEvent, JobId, JobState, Summary,
+        Job, JobEvent, JobId, JobState, Summary,
+        chunk::Usage,
         job::{Conflict, Planned},
     },
 };
@@ -37,6 +38,9 @@ pub(super) async fn resume(tx: &mut Tx<'_>, id: &JobId) -> Result<Changed> {
     jobs::existing(tx, id).await.map(|job| Changed::Job(Box::new(job)))
 }
 
+/// Results of chunks that are read at once.
+const PAGE: i64 = 100;
+
 /// Which of a job's chunks are run again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Again {
@@ -61,8 +65,8 @@ pub(super) async fn retry(tx: &mut Tx<'_>, id: &JobId) -> Result<Retried> {
         return Ok(Retried::Conflict(Conflict { state: job.state }));
     }
     let again = Again::of(&job);
-    let lost = if again == Again::UndoneAndFailed { with_error_rows(tx, id).await? } else { Vec::new() };
-    if job.state == JobState::Completed && lost.is_empty() {
+    let lost = if again == Again::UndoneAndFailed { added_up(tx, id, true).await? } else { Results::default() };
+    if job.state == JobState::Completed && lost.chunks == 0 {
         return Ok(Retried::Nothing);
     }
     if let Some((by, uri)) = jobs::claimant(&mut tx.db, &job.spec.output).await? {
@@ -91,49 +95,64 @@ pub(super) async fn retry(tx: &mut Tx<'_>, id: &JobId) -> Result<Retried> {
     jobs::existing(tx, id).await.map(|job| Retried::Job(Box::new(job)))
 }
 
-/// What the chunks that hold error rows came to.
-async fn with_error_rows(tx: &mut Tx<'_>, id: &JobId) -> Result<Vec<ChunkResult>> {
-    let rows: Vec<String> = sql("SELECT result FROM chunk WHERE job_id = ? AND state = 'done' AND failed > 0 ORDER BY seq")
-        .bind(id.as_str())
-        .scalars(&mut tx.db)
-        .await?;
-    rows.iter().map(|text| rows::result(id, text)).collect()
+/// What chunks came to, together.
+#[derive(Default)]
+struct Results {
+    chunks: i64,
+    succeeded: i64,
+    usage: Usage,
+    summary: Summary,
 }
 
-/// Takes what chunks came to out of the job's counts. They are all those with error rows, or none: no error row is left of a job
-/// that loses any.
-async fn forget(tx: &mut Tx<'_>, job: &Job, lost: &[ChunkResult]) -> Result<()> {
-    if lost.is_empty() {
+/// Adds up what the chunks of a job came to that are done and hold error rows, or hold none. A page at a time: of all chunks together the
+/// results are larger than what they add up to.
+async fn added_up(tx: &mut Tx<'_>, id: &JobId, with_error_rows: bool) -> Result<Results> {
+    let failed = if with_error_rows { "failed > 0" } else { "failed = 0" };
+    let (mut sum, mut after) = (Results::default(), -1);
+    loop {
+        // Index: the primary key.
+        let page: Vec<(i64, String)> =
+            sql(format!("SELECT seq, result FROM chunk WHERE job_id = ? AND seq > ? AND state = 'done' AND {failed} ORDER BY seq LIMIT ?"))
+                .bind(id.as_str())
+                .bind(after)
+                .bind(PAGE)
+                .all(&mut tx.db)
+                .await?;
+        for (_, text) in &page {
+            let result = rows::result(id, text)?;
+            sum.chunks += 1;
+            sum.succeeded += result.succeeded as i64;
+            sum.usage.add(&result.usage);
+            sum.summary.merge(&result.summary);
+        }
+        match page.last() {
+            Some((seq, _)) => after = *seq,
+            None => return Ok(sum),
+        }
+    }
+}
+
+/// Takes what the chunks with error rows came to out of the job's counts: no error row is left of a job that loses any.
+async fn forget(tx: &mut Tx<'_>, job: &Job, lost: &Results) -> Result<()> {
+    if lost.chunks == 0 {
         return Ok(());
     }
     let mut usage = job.usage.clone();
-    lost.iter().for_each(|result| usage.subtract(&result.usage));
-    let succeeded: u64 = lost.iter().map(|result| result.succeeded).sum();
+    usage.subtract(&lost.usage);
+    // A summary cannot be taken out of another.
+    let kept = added_up(tx, &job.id, false).await?.summary;
     sql(
         "UPDATE job SET chunks_done = chunks_done - ?, succeeded = succeeded - ?, failed = 0, usage = ?, summary = ?, error_codes = '{}', \
          first_error = NULL WHERE id = ?",
     )
-    .bind(lost.len() as i64)
-    .bind(succeeded as i64)
+    .bind(lost.chunks)
+    .bind(lost.succeeded)
     .bind(document(&usage))
-    .bind(document(&kept_summary(tx, &job.id).await?))
+    .bind(document(&kept))
     .bind(job.id.as_str())
     .execute(&mut tx.db)
     .await?;
     Ok(())
-}
-
-/// What the results without error rows are like together: a summary cannot be taken out of another.
-async fn kept_summary(tx: &mut Tx<'_>, id: &JobId) -> Result<Summary> {
-    let rows: Vec<String> = sql("SELECT result FROM chunk WHERE job_id = ? AND state = 'done' AND failed = 0 ORDER BY seq")
-        .bind(id.as_str())
-        .scalars(&mut tx.db)
-        .await?;
-    let mut summary = Summary::default();
-    for text in &rows {
-        summary.merge(&rows::result(id, text)?.summary);
-    }
-    Ok(summary)
 }
 
 /// Lets chunks wait again as if they were new, but for their claims and epochs: whoever held one is fenced off. Returns how many.

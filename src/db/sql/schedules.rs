@@ -118,7 +118,7 @@ pub(super) async fn delete(tx: &mut Tx<'_>, id: &ScheduleId) -> Result<bool> {
     if sql("DELETE FROM schedule WHERE id = ?").bind(id.as_str()).execute(&mut tx.db).await? == 0 {
         return Ok(false);
     }
-    // Index: job_of_schedule.
+    // Index: job_unfinished_of.
     let unplanned: Vec<String> = sql(
         "SELECT id FROM job WHERE schedule_id = ? AND only_new > 0 AND plan_done = 0 AND finished_at IS NULL AND ending IS NULL ORDER BY id",
     )
@@ -303,7 +303,7 @@ async fn is_being_made(tx: &mut Tx<'_>, schedule: &ScheduleId) -> Result<bool> {
 }
 
 async fn unfinished(tx: &mut Tx<'_>, schedule: &ScheduleId) -> Result<Vec<JobId>> {
-    // Index: job_of_schedule.
+    // Index: job_unfinished_of.
     let open: Vec<String> = sql("SELECT id FROM job WHERE schedule_id = ? AND finished_at IS NULL ORDER BY id")
         .bind(schedule.as_str())
         .scalars(&mut tx.db)
