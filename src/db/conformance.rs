@@ -40,9 +40,11 @@ use sqlx::Connection as _;
 
 use super::*;
 use crate::domain::{
-    ChunkState, Dim, Dtype, PartFile, PipelineSpec, RecordId, Signature, Slice, Span, Summary, Task, ValueInfo, ValueType,
+    ChunkState, Dim, Dtype, Fire, JobSpec, JobState, PartFile, PipelineSpec, RecordId, Signature, Slice, Span, Summary, Task, TraceParent,
+    ValueInfo, ValueType,
     chunk::Usage,
     isolation::{Blamed, LeftOut},
+    job::PinnedModel,
     spec::{
         CsvOptions, ErrorPolicy, ExecutionSpec, IfExists, IncludeInput, InputCompression, InputFormat, InputKind, InputSpec, Layout,
         OutputCompression, OutputFormat, OutputSpec, ReviewSpec,

@@ -7,78 +7,43 @@
 //! The idea a reader could not guess: a lease is a pair (row, epoch). Claiming a row raises its epoch; every write under
 //! a lease says `WHERE lease_epoch = $mine`, so a worker that lost its lease, however late it wakes up, changes nothing.
 
+mod address;
+mod chunks;
 pub(crate) mod conformance;
+mod jobs;
+mod models;
 mod pace;
 mod schedules;
 mod sql;
+mod usage;
+mod webhooks;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use crate::domain::{
-    Attempt, Backlog, Chunk, ChunkId, ChunkResult, Compared, Delivery, DeliveryId, DeliveryState, Event, Fire, Isolation, Job, JobId,
-    JobSpec, JobState, ObjectSlice, Pipeline, Problem, Progress, Rate, Run, Schedule, ScheduleId, Signature, Spent, StateChange, Timestamp,
-    TraceParent, Uri, WebhookSecret, WebhookSpec, WebhookUrl,
+    Backlog, Chunk, ChunkId, ChunkResult, Compared, Delivery, DeliveryId, Event, Isolation, Job, JobId, ObjectSlice, Pipeline, Problem,
+    Progress, Rate, Run, Schedule, ScheduleId, Spent, StateChange, Timestamp, Uri,
     covered::{Block, Change, Entry},
-    job::{Conflict, Ending, PinnedModel, PlanCursor},
+    job::{Ending, PlanCursor},
     registry::{ModelEntry, ModelVersion, Name, Which},
     schedule::{Due, Kept},
     spec::OutputSpec,
 };
 
+pub use address::{Database, PostgresUrl};
+pub use chunks::{ChunkLease, ClaimedChunk};
+pub use jobs::{Changed, Created, Followed, IdempotencyKey, JobFilter, JobLease, KEY_LIFE, NewJob, Retried};
+pub use models::{AliasMoved, NewVersion};
 pub use pace::pause;
 pub use schedules::{ClaimedRun, NewSchedule, NextFire, RunLease, ScheduleChange, ScheduleFilter, Unmade};
 pub use sql::{Inspection, SqlStore, inspect};
-
-/// Where the state is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Database {
-    /// In a file of this machine, for one process.
-    Sqlite(PathBuf),
-    /// In a server that several nodes share.
-    Postgres {
-        /// Where it is.
-        url: PostgresUrl,
-        /// Connections at most, for each process.
-        connections: u32,
-    },
-}
-
-/// A URL that may hold a password: it is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PostgresUrl(String);
-
-impl PostgresUrl {
-    /// As it was given.
-    pub fn new(url: String) -> Self {
-        Self(url)
-    }
-
-    pub(super) fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for PostgresUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PostgresUrl(…)")
-    }
-}
-
-/// Host, port and name of the database, without user and password.
-impl fmt::Display for PostgresUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match url::Url::parse(&self.0) {
-            Ok(url) => {
-                let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-                write!(f, "postgres://{}{port}{}", url.host_str().unwrap_or_default(), url.path())
-            }
-            Err(_) => f.write_str("postgres://…"),
-        }
-    }
-}
+pub use usage::{UsageBy, UsageFilter, UsageGroup, UsageReport, UsageSums};
+pub use webhooks::{
+    AttemptResult, ClaimedDelivery, DeliveryFilter, DeliveryLease, DeliveryRecord, MOST_ATTEMPTS, NewDelivery, PendingEvent, Then,
+};
 
 /// What can go wrong below every method.
 #[derive(Debug, thiserror::Error)]
@@ -107,151 +72,6 @@ pub enum Error {
 /// Shorthand for this room.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A job to be accepted.
-#[derive(Debug, Clone)]
-pub struct NewJob {
-    /// Made by the caller, so that a repeated call is recognised.
-    pub id: JobId,
-    /// As validated.
-    pub spec: JobSpec,
-    /// As pinned.
-    pub model: PinnedModel,
-    /// As resolved.
-    pub pipeline: Pipeline,
-    /// The key of the request that asked for it, if that had one.
-    pub key: Option<IdempotencyKey>,
-    /// The trace it belongs to.
-    pub trace: Option<TraceParent>,
-    /// The fire of a schedule that it is made for.
-    pub fire: Option<Fire>,
-}
-
-/// What makes a repeated request recognisable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdempotencyKey {
-    /// As the client chose it.
-    pub key: String,
-    /// Of what the client asked for: the same key with another fingerprint is a mistake.
-    pub fingerprint: String,
-}
-
-/// How long a key is kept at least. Older ones go, a few at a time, as new ones come.
-pub const KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
-
-/// What became of [`Store::create_job`].
-#[derive(Debug)]
-pub enum Created {
-    /// It is durable now.
-    Job(Box<Job>),
-    /// The request was made before, with the same key: this is the job that it made.
-    Replay(Box<Job>),
-    /// The key was used for something else.
-    KeyReused {
-        /// The job that it made.
-        by: JobId,
-    },
-    /// The fire that it is made for has been settled without a job, or its schedule is gone.
-    Settled,
-    /// Another job of the same schedule is not over: the schedule's [`Overlap`](crate::domain::schedule::Overlap) is to decide again.
-    Overlaps {
-        /// That job.
-        by: JobId,
-    },
-    /// An unfinished job writes to this prefix, to one above it or to one below it.
-    OutputClaimed {
-        /// That job.
-        by: JobId,
-        /// Its output prefix.
-        uri: Uri,
-    },
-}
-
-/// What became of a request to change a job's state.
-#[derive(Debug)]
-pub enum Changed {
-    /// The job as it is now.
-    Job(Box<Job>),
-    /// No such job.
-    Missing,
-    /// The job's state does not allow it.
-    Conflict(Conflict),
-}
-
-/// What became of [`Store::retry_job`].
-#[derive(Debug)]
-pub enum Retried {
-    /// The job as it is now.
-    Job(Box<Job>),
-    /// No such job.
-    Missing,
-    /// It has not ended yet.
-    Conflict(Conflict),
-    /// It is completed, and every record has a prediction.
-    Nothing,
-    /// Another unfinished job has taken the output prefix since.
-    OutputClaimed {
-        /// That job.
-        by: JobId,
-        /// Its output prefix.
-        uri: Uri,
-    },
-}
-
-/// Which jobs to list; newest first.
-#[derive(Debug, Clone, Default)]
-pub struct JobFilter {
-    /// Only those in this state.
-    pub state: Option<JobState>,
-    /// Only those that carry all of these labels.
-    pub labels: BTreeMap<String, String>,
-    /// Only those that this schedule made.
-    pub schedule: Option<ScheduleId>,
-    /// Only those accepted later than this.
-    pub created_after: Option<Timestamp>,
-    /// Only those accepted earlier than this.
-    pub created_before: Option<Timestamp>,
-    /// Only those created before this one (ids sort by creation).
-    pub before: Option<JobId>,
-    /// At most this many.
-    pub limit: u32,
-}
-
-/// Whose progress is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Followed {
-    /// Of these jobs, in whatever state; a few hundred at most.
-    Jobs(Vec<JobId>),
-    /// Of jobs that were started and have not ended, the newest first, at most this many.
-    Running(u32),
-}
-
-/// A lease on a job, for planning or for finalising.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobLease {
-    /// Which job.
-    pub job: JobId,
-    /// The fencing token.
-    pub epoch: i64,
-}
-
-/// A lease on a chunk.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ChunkLease {
-    /// Which chunk.
-    pub chunk: ChunkId,
-    /// The fencing token.
-    pub epoch: i64,
-}
-
-/// A claimed chunk.
-#[derive(Debug, Clone)]
-pub struct ClaimedChunk {
-    /// The lease that was won.
-    pub lease: ChunkLease,
-    /// The chunk as it stands.
-    pub chunk: Chunk,
-}
-
 /// Whether a write under a lease was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -260,193 +80,6 @@ pub enum Written {
     Done,
     /// Another owns the row now, or the job has ended: nothing was changed.
     Fenced,
-}
-
-/// An event of which no delivery has come yet.
-#[derive(Debug, Clone)]
-pub struct PendingEvent {
-    /// What happened.
-    pub event: Event,
-    /// The job's own webhook.
-    pub webhook: Option<WebhookSpec>,
-}
-
-/// A delivery to be made.
-#[derive(Debug, Clone)]
-pub struct NewDelivery {
-    /// The configured endpoint it goes to; `None` for the job's own webhook.
-    pub endpoint: Option<String>,
-    /// Where it goes.
-    pub url: WebhookUrl,
-    /// What is sent, byte by byte.
-    pub body: String,
-}
-
-/// A lease on a delivery.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeliveryLease {
-    /// Which delivery.
-    pub delivery: DeliveryId,
-    /// The fencing token.
-    pub epoch: i64,
-}
-
-/// A delivery to be tried now.
-#[derive(Debug, Clone)]
-pub struct ClaimedDelivery {
-    /// The lease that was won.
-    pub lease: DeliveryLease,
-    /// The delivery as it stands.
-    pub delivery: Delivery,
-    /// What is sent, byte by byte.
-    pub body: String,
-    /// Of the job's own webhook; `None` for a configured endpoint, whose secrets the configuration holds.
-    pub secret: Option<WebhookSecret>,
-    /// The trace that its job belongs to.
-    pub trace: Option<TraceParent>,
-}
-
-/// What an attempt came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AttemptResult {
-    /// Where it went.
-    pub url: WebhookUrl,
-    /// The HTTP status, if there was an answer.
-    pub status: Option<u16>,
-    /// Why it was no success, in words.
-    pub error: Option<String>,
-    /// How long it took.
-    pub latency: Duration,
-    /// What follows from it.
-    pub then: Then,
-}
-
-/// What follows from an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
-    /// Another one, after this time.
-    Retry(Duration),
-    /// Nothing more: the delivery ends in this state.
-    End(DeliveryState),
-}
-
-/// Which deliveries to list; newest first.
-#[derive(Debug, Clone, Default)]
-pub struct DeliveryFilter {
-    /// Only those of this job.
-    pub job: Option<JobId>,
-    /// Only those in this state.
-    pub state: Option<DeliveryState>,
-    /// Only those made before this one (ids sort by creation).
-    pub before: Option<DeliveryId>,
-    /// At most this many.
-    pub limit: u32,
-}
-
-/// One delivery with all that is known of it.
-#[derive(Debug, Clone)]
-pub struct DeliveryRecord {
-    /// The delivery.
-    pub delivery: Delivery,
-    /// What is sent, byte by byte.
-    pub body: String,
-    /// The latest attempts, at most [`MOST_ATTEMPTS`], oldest first.
-    pub attempts: Vec<Attempt>,
-}
-
-/// How many attempts a [`DeliveryRecord`] has at most.
-pub const MOST_ATTEMPTS: u32 = 100;
-
-/// A model to be registered.
-#[derive(Debug, Clone)]
-pub struct NewVersion {
-    /// Under this name.
-    pub name: Name,
-    /// As it was found.
-    pub model: PinnedModel,
-    /// All inputs and outputs.
-    pub signature: Signature,
-    /// As derived without a job's settings.
-    pub pipeline: Pipeline,
-}
-
-/// What became of [`Store::move_alias`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AliasMoved {
-    /// It points there.
-    Done,
-    /// There is no model of this name.
-    NoModel,
-    /// It has no such version.
-    NoVersion {
-        /// The highest that it has.
-        newest: u64,
-    },
-}
-
-/// What sums of usage are asked for by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum UsageBy {
-    /// The value of this label.
-    Label(String),
-    /// The registered name of the model, or its location.
-    Model,
-    /// The schedule that made the job.
-    Schedule,
-    /// The day on which the job ended.
-    Day,
-}
-
-/// Which sums of usage.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UsageFilter {
-    /// By what.
-    pub by: UsageBy,
-    /// The first day of ends, counted from 1970-01-01 UTC.
-    pub from_day: i64,
-    /// The last day, which counts.
-    pub to_day: i64,
-    /// At most this many groups: those that cost most.
-    pub limit: u32,
-}
-
-/// Sums over jobs that have ended.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct UsageSums {
-    /// Jobs. As all of these a difference too: a job that is retried may have fewer records than before.
-    pub jobs: i64,
-    /// Records with an outcome.
-    pub records: i64,
-    /// Device-seconds.
-    pub device_seconds: f64,
-    /// Those of them that came to nothing.
-    pub retry_device_seconds: f64,
-    /// Price of the device-seconds.
-    pub cost: f64,
-    /// Price of those that came to nothing.
-    pub retry_cost: f64,
-}
-
-/// Sums over the jobs of one group and one currency.
-#[derive(Debug, Clone, PartialEq)]
-pub struct UsageGroup {
-    /// The label's value, the model, the schedule; of days the number since 1970-01-01.
-    pub group: String,
-    /// Of the prices; `None` where there were none.
-    pub currency: Option<String>,
-    /// What they come to.
-    pub sums: UsageSums,
-}
-
-/// Sums of usage.
-#[derive(Debug, Clone, PartialEq)]
-pub struct UsageReport {
-    /// The groups that cost most, those first.
-    pub items: Vec<UsageGroup>,
-    /// Over all groups, by currency.
-    pub grouped: Vec<(Option<String>, UsageSums)>,
-    /// Over all jobs, by currency: those too that are in no group.
-    pub total: Vec<(Option<String>, UsageSums)>,
 }
 
 /// All durable state. See the module's header for what holds for every method.

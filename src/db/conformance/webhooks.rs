@@ -1,7 +1,7 @@
 //! Events, deliveries and attempts.
 
 use super::*;
-use crate::domain::{EventKind, delivery::JobSnapshot};
+use crate::domain::{DeliveryState, EventKind, WebhookSecret, WebhookSpec, WebhookUrl, delivery::JobSnapshot};
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 const MINUTE: Duration = Duration::from_secs(60);
