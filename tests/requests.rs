@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 use serde_json::{Value, json};
 use support::{
     S3Server, Service, ServiceOptions,
-    golden::{self, Output},
+    golden::{self, Output, patients},
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,19 +26,6 @@ async fn lake() -> S3Server {
 async fn one_at_a_time(s3: &S3Server) -> Service {
     let options = ServiceOptions::default().arg("--chunk-slots", "1").arg("--chunk-objects", "1");
     Service::start(s3, options).await
-}
-
-/// A table of diabetes patients; the rows at `bad` have a cell that is no number.
-fn table(rows: usize, bad: &[usize]) -> Vec<u8> {
-    let mut text = golden::DIABETES_COLUMNS.join(",") + "\n";
-    for row in 0..rows {
-        let cells = (0..10).map(|column| match column {
-            3 if bad.contains(&row) => "n/a".to_owned(),
-            _ => format!("{:.4}", ((row * 31 + column * 17) % 1000) as f64 / 10_000.0),
-        });
-        text += &(cells.collect::<Vec<_>>().join(",") + "\n");
-    }
-    text.into_bytes()
 }
 
 fn job(input: &str, output: &str) -> Value {
@@ -91,7 +78,7 @@ async fn post_with_key(service: &Service, key: &str, body: &str) -> (u16, bool, 
 #[tokio::test]
 async fn fifty_concurrent_posts_with_one_key_make_one_job() {
     let s3 = lake().await;
-    s3.put("lake", "in/a.csv", &table(5, &[]));
+    s3.put("lake", "in/a.csv", &patients(5, &[]));
     let service = Service::start(&s3, ServiceOptions::default()).await;
     let body = job("in/", "out/").to_string();
     let answers = futures::future::join_all((0..50).map(|_| post_with_key(&service, "one-key", &body))).await;
@@ -108,7 +95,7 @@ async fn fifty_concurrent_posts_with_one_key_make_one_job() {
 #[tokio::test]
 async fn a_request_that_is_sent_again_gets_its_job_as_it_is_now() {
     let s3 = lake().await;
-    s3.put("lake", "in/a.csv", &table(5, &[]));
+    s3.put("lake", "in/a.csv", &patients(5, &[]));
     let mut service = Service::start(&s3, ServiceOptions::default()).await;
     let (status, replayed, first) = post_with_key(&service, "k", &job("in/", "out/").to_string()).await;
     assert_eq!((status, replayed), (202, false));
@@ -137,8 +124,8 @@ async fn a_request_that_is_sent_again_gets_its_job_as_it_is_now() {
 #[tokio::test]
 async fn a_dry_run_shows_what_a_job_would_write_and_writes_nothing() {
     let s3 = lake().await;
-    s3.put("lake", "csv/a.csv", &table(6, &[2]));
-    s3.put("lake", "csv/b.csv", &table(40, &[]));
+    s3.put("lake", "csv/a.csv", &patients(6, &[2]));
+    s3.put("lake", "csv/b.csv", &patients(40, &[]));
     s3.put_fixture("data/diabetes/parquet", "lake", "parquet/");
     let service = Service::start(&s3, ServiceOptions::default()).await;
     for (input, columns_type, records) in [("csv/", "text", 46), ("parquet/", "Float64", 442)] {
@@ -183,7 +170,7 @@ async fn a_dry_run_shows_what_a_job_would_write_and_writes_nothing() {
 #[tokio::test]
 async fn a_dry_run_tells_what_would_stand_in_the_way_of_a_job() {
     let s3 = lake().await;
-    s3.put("lake", "in/a.csv", &table(5, &[]));
+    s3.put("lake", "in/a.csv", &patients(5, &[]));
     s3.put("lake", "no-numbers/a.csv", b"a,b\n1,2\n");
     let service = Service::start(&s3, ServiceOptions::default().arg("--batch-timeout", "1")).await;
     let dry = async |definition: &Value| {
@@ -221,7 +208,7 @@ async fn a_dry_run_tells_what_would_stand_in_the_way_of_a_job() {
 async fn a_paused_job_waits_and_lets_others_go_first() {
     let s3 = lake().await;
     for object in 0..3 {
-        s3.put("lake", &format!("in/{object}.csv"), &table(5, &[]));
+        s3.put("lake", &format!("in/{object}.csv"), &patients(5, &[]));
     }
     let service = one_at_a_time(&s3).await;
     let blocker = plug(&service, "blocker/").await;
@@ -258,8 +245,8 @@ async fn a_paused_job_waits_and_lets_others_go_first() {
 #[tokio::test]
 async fn a_retry_mends_what_failed_and_readers_see_a_good_manifest_all_the_time() {
     let s3 = lake().await;
-    s3.put("lake", "in/a.csv", &table(5, &[1]));
-    s3.put("lake", "in/b.csv", &table(7, &[]));
+    s3.put("lake", "in/a.csv", &patients(5, &[1]));
+    s3.put("lake", "in/b.csv", &patients(7, &[]));
     let lost = s3.get("lake", "in/b.csv");
     let service = one_at_a_time(&s3).await;
     let blocker = plug(&service, "blocker/1/").await;
@@ -326,7 +313,7 @@ async fn a_retry_mends_what_failed_and_readers_see_a_good_manifest_all_the_time(
 #[tokio::test]
 async fn a_retry_that_has_nothing_to_do_or_whose_output_is_anothers_is_refused() {
     let s3 = lake().await;
-    s3.put("lake", "in/a.csv", &table(5, &[]));
+    s3.put("lake", "in/a.csv", &patients(5, &[]));
     let service = Service::start(&s3, ServiceOptions::default()).await;
     let failed = service.submit(&job("late/", "out/")).await;
     assert_eq!(service.wait(&failed, PATIENCE).await["state"], "failed");
@@ -343,7 +330,7 @@ async fn a_retry_that_has_nothing_to_do_or_whose_output_is_anothers_is_refused()
     assert_eq!((status, kind(&problem)), (409, "output_claimed"), "{problem:#}");
     unplug(&service, &id).await;
     // What it did not find is there now.
-    s3.put("lake", "late/a.csv", &table(3, &[]));
+    s3.put("lake", "late/a.csv", &patients(3, &[]));
     assert_eq!(steer(&service, &failed, "retry").await.0, 202);
     let job = service.wait(&failed, PATIENCE).await;
     assert_eq!((&job["state"], &job["counts"]["records"]["succeeded"], &job["error"]), (&json!("completed"), &json!(3), &Value::Null));
@@ -354,7 +341,7 @@ async fn a_retry_that_has_nothing_to_do_or_whose_output_is_anothers_is_refused()
 async fn a_deadline_ends_a_job_and_keeps_what_is_done() {
     let s3 = lake().await;
     for object in 0..200 {
-        s3.put("lake", &format!("in/{object:03}.csv"), &table(2, &[]));
+        s3.put("lake", &format!("in/{object:03}.csv"), &patients(2, &[]));
     }
     let service = one_at_a_time(&s3).await;
     let mut definition = job("in/", "out/");
@@ -375,7 +362,7 @@ async fn a_deadline_ends_a_job_and_keeps_what_is_done() {
 async fn higher_priority_goes_first_and_equals_share() {
     let s3 = lake().await;
     for object in 0..6 {
-        s3.put("lake", &format!("in/{object}.csv"), &table(2, &[]));
+        s3.put("lake", &format!("in/{object}.csv"), &patients(2, &[]));
     }
     let service = one_at_a_time(&s3).await;
     let blocker = plug(&service, "blocker/").await;
@@ -404,8 +391,8 @@ async fn higher_priority_goes_first_and_equals_share() {
 #[tokio::test]
 async fn an_error_policy_by_count_is_judged_at_once_and_one_by_share_at_the_end() {
     let s3 = lake().await;
-    s3.put("lake", "in/a.csv", &table(10, &[1, 2, 3]));
-    s3.put("lake", "in/b.csv", &table(10, &[]));
+    s3.put("lake", "in/a.csv", &patients(10, &[1, 2, 3]));
+    s3.put("lake", "in/b.csv", &patients(10, &[]));
     let service = one_at_a_time(&s3).await;
     let cases = [
         (json!({"max_failed_records": 2}), "failed", ["done", "cancelled"]),
@@ -436,7 +423,7 @@ async fn an_error_policy_by_count_is_judged_at_once_and_one_by_share_at_the_end(
 #[tokio::test]
 async fn jobs_are_found_by_state_label_and_time_page_by_page() {
     let s3 = lake().await;
-    s3.put("lake", "in/a.csv", &table(2, &[]));
+    s3.put("lake", "in/a.csv", &patients(2, &[]));
     let service = Service::start(&s3, ServiceOptions::default()).await;
     let mut created = Vec::new();
     for n in 0..5 {
@@ -469,8 +456,8 @@ async fn jobs_are_found_by_state_label_and_time_page_by_page() {
 #[tokio::test]
 async fn results_can_be_read_while_the_job_runs() {
     let s3 = lake().await;
-    s3.put("lake", "in/a.csv", &table(5, &[1]));
-    s3.put("lake", "in/b.csv", &table(5, &[]));
+    s3.put("lake", "in/a.csv", &patients(5, &[1]));
+    s3.put("lake", "in/b.csv", &patients(5, &[]));
     let service = one_at_a_time(&s3).await;
     let mut patient = job("in/", "out/");
     patient["execution"] = json!({"max_parallel_chunks": 1});

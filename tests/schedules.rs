@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use support::{
     Faults, S3Server, Service, ServiceOptions,
     command::{Said, nightshift},
-    golden,
+    golden::{self, patients},
     postgres::database,
 };
 
@@ -22,19 +22,6 @@ async fn lake() -> S3Server {
     s3.create_bucket("lake");
     s3.put_fixture("models/diabetes-ridge", "lake", "model/");
     s3
-}
-
-/// A table of diabetes patients; the rows at `bad` have a cell that is no number.
-fn table(rows: usize, bad: &[usize]) -> Vec<u8> {
-    let mut text = golden::DIABETES_COLUMNS.join(",") + "\n";
-    for row in 0..rows {
-        let cells = (0..10).map(|column| match column {
-            3 if bad.contains(&row) => "n/a".to_owned(),
-            _ => format!("{:.4}", ((row * 31 + column * 17) % 1000) as f64 / 10_000.0),
-        });
-        text += &(cells.collect::<Vec<_>>().join(",") + "\n");
-    }
-    text.into_bytes()
 }
 
 /// A schedule whose fires are those that are asked for.
@@ -109,7 +96,7 @@ fn of(pairs: &[(&str, usize)]) -> BTreeMap<String, usize> {
 #[tokio::test]
 async fn each_second_has_its_one_job_over_three_nodes_that_are_killed() {
     let s3 = lake().await;
-    s3.put("lake", "in/a.csv", &table(3, &[]));
+    s3.put("lake", "in/a.csv", &patients(3, &[]));
     let options =
         ServiceOptions::default().arg("--lease-ttl", "3").arg("--database-connections", "4").env("DATABASE_URL", &database().await);
     let mut nodes = Vec::new();
@@ -160,7 +147,7 @@ async fn each_second_has_its_one_job_over_three_nodes_that_are_killed() {
 async fn a_run_reads_what_was_added_and_changed_and_what_a_failed_run_had() {
     let s3 = lake().await;
     for (key, rows) in [("in/a.csv", 5), ("in/b.csv", 6), ("in/c.csv", 7)] {
-        s3.put("lake", key, &table(rows, &[]));
+        s3.put("lake", key, &patients(rows, &[]));
     }
     let service = Service::start(&s3, ServiceOptions::default()).await;
     let job = json!({
@@ -176,8 +163,8 @@ async fn a_run_reads_what_was_added_and_changed_and_what_a_failed_run_had() {
     assert_eq!(scored(&s3, &output(&first)), of(&[("in/a.csv", 5), ("in/b.csv", 6), ("in/c.csv", 7)]));
 
     // One is added, one is changed, one is gone.
-    s3.put("lake", "in/d.csv", &table(4, &[]));
-    s3.put("lake", "in/b.csv", &table(9, &[]));
+    s3.put("lake", "in/d.csv", &patients(4, &[]));
+    s3.put("lake", "in/b.csv", &patients(9, &[]));
     s3.remove_object("lake", "in/c.csv");
     let second = job_now(&service, &id).await;
     assert_eq!(second["state"], "completed", "{second:#}");
@@ -192,8 +179,8 @@ async fn a_run_reads_what_was_added_and_changed_and_what_a_failed_run_had() {
     assert_eq!(first["note"], Value::Null);
 
     // A run that fails covers nothing, be it new or not.
-    s3.put("lake", "in/e.csv", &table(3, &[1]));
-    s3.put("lake", "in/a.csv", &table(2, &[]));
+    s3.put("lake", "in/e.csv", &patients(3, &[1]));
+    s3.put("lake", "in/a.csv", &patients(2, &[]));
     let fourth = job_now(&service, &id).await;
     assert_eq!(fourth["state"], "failed", "{fourth:#}");
     let (status, _) = patch(&service, &id, &json!({"job": {"error_policy": null}})).await;
@@ -208,7 +195,7 @@ async fn a_run_reads_what_was_added_and_changed_and_what_a_failed_run_had() {
 #[tokio::test]
 async fn what_a_run_read_that_is_retried_in_vain_comes_again() {
     let s3 = lake().await;
-    let objects = [("in/a.csv", table(5, &[])), ("in/b.csv", table(3, &[1]))];
+    let objects = [("in/a.csv", patients(5, &[])), ("in/b.csv", patients(3, &[1]))];
     let put = || objects.iter().for_each(|(key, bytes)| s3.put("lake", key, bytes));
     put();
     let service = Service::start(&s3, ServiceOptions::default()).await;
@@ -237,7 +224,7 @@ async fn what_a_run_read_that_is_retried_in_vain_comes_again() {
 #[tokio::test]
 async fn a_run_that_waits_when_its_schedule_is_deleted_does_not_read_everything() {
     let s3 = lake().await;
-    s3.put("lake", "in/a.csv", &table(5, &[]));
+    s3.put("lake", "in/a.csv", &patients(5, &[]));
     let service = Service::start(&s3, ServiceOptions::default()).await;
     let job =
         json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": "s3://lake/out/{{ fire_time | date(\"%H%M%S-%6f\") }}/"});
@@ -262,7 +249,7 @@ async fn a_run_that_waits_when_its_schedule_is_deleted_does_not_read_everything(
 #[tokio::test]
 async fn a_job_waits_for_its_data_and_says_so() {
     let s3 = lake().await;
-    s3.put("lake", "in/a.csv", &table(5, &[]));
+    s3.put("lake", "in/a.csv", &patients(5, &[]));
     let service = Service::start(&s3, ServiceOptions::default()).await;
     let definition = |output: &str, wait: Value| json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": format!("s3://lake/{output}/"), "wait_for": wait});
     let wait = json!({"uri": "s3://lake/in/_SUCCESS", "timeout": "4h"});
@@ -286,7 +273,7 @@ async fn a_job_waits_for_its_data_and_says_so() {
 #[tokio::test]
 async fn jobs_that_wait_for_a_store_that_says_nothing_keep_no_other_from_being_planned() {
     let s3 = lake().await;
-    s3.put("lake", "in/a.csv", &table(5, &[]));
+    s3.put("lake", "in/a.csv", &patients(5, &[]));
     let proxy = s3.with_faults(Faults { below: "markers/".to_owned(), stall: 1.0, ..Faults::default() }).await;
     let service = Service::start(&proxy, ServiceOptions::default()).await;
     let definition = |output: String| json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": output});
@@ -492,7 +479,7 @@ async fn over_a_change_of_daylight_saving_a_night_has_one_fire() {
 #[tokio::test]
 async fn a_fire_that_can_make_no_job_says_why_and_the_next_one_is_tried() {
     let s3 = lake().await;
-    s3.put("lake", "in/a.csv", &table(5, &[]));
+    s3.put("lake", "in/a.csv", &patients(5, &[]));
     let service = Service::start(&s3, ServiceOptions::default()).await;
     let id = create(&service, &on_request(json!({"model": "s3://lake/late/", "input": "s3://lake/in/", "output": "s3://lake/out/"}))).await;
     let run = run_now(&service, &id).await;
@@ -512,7 +499,7 @@ async fn a_fire_that_can_make_no_job_says_why_and_the_next_one_is_tried() {
 #[tokio::test]
 async fn braces_in_the_name_of_a_schedule_mean_themselves() {
     let s3 = lake().await;
-    s3.put("lake", "in/a.csv", &table(5, &[]));
+    s3.put("lake", "in/a.csv", &patients(5, &[]));
     let service = Service::start(&s3, ServiceOptions::default()).await;
     let job = json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": "s3://lake/out/", "name": "{{ schedule }} by hand"});
     let mut definition = on_request(job);
@@ -525,7 +512,7 @@ async fn braces_in_the_name_of_a_schedule_mean_themselves() {
 #[tokio::test]
 async fn schedules_are_steered_from_the_command_line() {
     let s3 = lake().await;
-    s3.put("lake", "in/a.csv", &table(5, &[]));
+    s3.put("lake", "in/a.csv", &patients(5, &[]));
     let service = Service::start(&s3, ServiceOptions::default()).await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("schedule.json");

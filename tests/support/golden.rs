@@ -229,16 +229,25 @@ pub fn agree(found: &Value, wanted: &Value, tolerance: f64) -> bool {
 
 /// A CSV of ten numbers a row, in which every hundredth row has a cell that is no number; and how many rows have.
 pub fn table(rows: usize) -> (String, usize) {
+    (numbers(rows, |row| row % 100 == 99), rows / 100)
+}
+
+/// A CSV of ten numbers a row; the rows at `bad` have a cell that is no number.
+pub fn patients(rows: usize, bad: &[usize]) -> Vec<u8> {
+    numbers(rows, |row| bad.contains(&row)).into_bytes()
+}
+
+fn numbers(rows: usize, is_bad: impl Fn(usize) -> bool) -> String {
     let mut text = DIABETES_COLUMNS.join(",") + "\n";
     for row in 0..rows {
-        let cell = |column: usize| match (row % 100, column) {
-            (99, 3) => "n/a".to_owned(),
+        let cell = |column: usize| match column {
+            3 if is_bad(row) => "n/a".to_owned(),
             _ => format!("{:.4}", ((row * 31 + column * 17) % 1000) as f64 / 10_000.0),
         };
         text += &(0..10).map(cell).collect::<Vec<_>>().join(",");
         text.push('\n');
     }
-    (text, rows / 100)
+    text
 }
 
 /// Places of the records of a plain CSV object with a header and no quotes.
