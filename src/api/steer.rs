@@ -13,7 +13,7 @@ use super::{
     problem::ApiProblem,
     query::Query,
     request::PathOf,
-    submit::occupied,
+    submit::{self, occupied},
     types::JobBody,
 };
 use crate::{
@@ -90,7 +90,7 @@ pub(super) async fn resume(State(state): State<ApiState>, PathOf(id): PathOf<Str
     responses(
         (status = 202, description = "It runs again", body = JobBody, example = json!(examples::queued())),
         (status = 404, description = "No such job", body = ApiProblem, content_type = "application/problem+json"),
-        (status = 409, description = "It has not ended, nothing of it failed, or its output prefix is another job's now", body = ApiProblem, content_type = "application/problem+json"),
+        (status = 409, description = "It has not ended, nothing of it failed, its output prefix is another job's now, or it reads what is new to a schedule of which another job is not over", body = ApiProblem, content_type = "application/problem+json"),
         (status = 503, description = "A store or the database did not answer", body = ApiProblem, content_type = "application/problem+json"),
     )
 )]
@@ -110,6 +110,10 @@ pub(super) async fn retry(State(state): State<ApiState>, PathOf(id): PathOf<Stri
         Retried::Nothing => {
             let detail = format!("{id} is completed and every record has a prediction; submit a new job to run it again");
             Err(ApiProblem::conflict("nothing_to_retry", "There is nothing to retry", detail))
+        }
+        Retried::Overlaps { by } => {
+            let detail = format!("{by} of the same schedule is not over, and both read what is new to it; retry {id} when it is");
+            Err(ApiProblem::conflict(submit::OVERLAP, "Another job is not over", detail))
         }
         Retried::OutputClaimed { by, uri } => Err(ApiProblem::output_claimed(&by, &uri)),
     }

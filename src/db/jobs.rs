@@ -88,6 +88,11 @@ pub enum Retried {
     Conflict(Conflict),
     /// It is completed, and every record has a prediction.
     Nothing,
+    /// It reads what is new to its schedule, and so does another job, which is not over.
+    Overlaps {
+        /// That job.
+        by: JobId,
+    },
     /// Another unfinished job has taken the output prefix since.
     OutputClaimed {
         /// That job.

@@ -34,8 +34,6 @@ const JOBS: usize = 4;
 const PAUSE: Duration = Duration::from_secs(1);
 /// The same where its table was the reason: a database that does not answer takes seconds to say so.
 const TABLE_PAUSE: Duration = Duration::from_secs(20);
-/// How long a table may take to be settled: no longer than a lease lasts that nobody renews meanwhile.
-const TABLE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Objects copied or deleted side by side.
 const SIDE_BY_SIDE: usize = 16;
@@ -266,8 +264,7 @@ impl Finalizer {
         // Of a chunk that is committed the last attempt has put the rows of the others away.
         if let Some(table) = output.table.as_ref().filter(|_| !kept.others.is_empty()) {
             let cleared = tables::clear(&self.connections, table, job.id.as_str(), &kept);
-            let cleared = tokio::time::timeout(TABLE_PATIENCE.min(self.lease_ttl), cleared).await;
-            match cleared.unwrap_or_else(|_| Err(tables::Error::silent(&table.connection))) {
+            match self.while_held(lease, cleared).await? {
                 Err(error) if !error.is_absence() => unsettled = Some(error),
                 other => other?,
             }
@@ -380,6 +377,17 @@ impl Finalizer {
             }
         }
         Ok(())
+    }
+
+    /// Does what may take longer than a lease lasts, and gives it up when the lease is lost.
+    async fn while_held<T>(&self, lease: &JobLease, work: impl Future<Output = T>) -> Result<T, Error> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            match tokio::time::timeout(self.lease_ttl / 3, &mut work).await {
+                Ok(done) => return Ok(done),
+                Err(_) => self.renew(lease).await?,
+            }
+        }
     }
 
     async fn renew(&self, lease: &JobLease) -> Result<(), Error> {

@@ -8,7 +8,7 @@ use super::{Error, Planner, list::Found};
 use crate::{
     db::Store,
     domain::{
-        ChunkState, Job, ScheduleId,
+        Job, ScheduleId,
         covered::{Block, Change, Entry},
     },
 };
@@ -77,8 +77,7 @@ impl<'p> Covering<'p> {
         let page = self.store.chunks(&job.id, self.from, PAGE).await?;
         let ended = page.last().map(|last| self.from = last.id.seq + 1).is_none();
         // All chunks of a job were done when it completed, whatever they have come to since.
-        let read = page.iter().filter(|chunk| change == Change::TakeBack || chunk.state == ChunkState::Done);
-        for input in read.flat_map(|chunk| &chunk.inputs) {
+        for input in page.iter().flat_map(|chunk| &chunk.inputs) {
             let location = input.bucket.as_ref().unwrap_or(&job.spec.input.uri).with_path(&input.key);
             self.entries.push(Entry::new(location.to_string(), input.size, input.etag.as_deref()));
         }

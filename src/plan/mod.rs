@@ -63,6 +63,8 @@ const PLANS_SIDE_BY_SIDE: usize = 4;
 /// Objects looked for at once. These turns are apart from those of planning: however many jobs wait, and however long a store takes to say
 /// that what they wait for is not there, others are planned meanwhile.
 const LOOKS_SIDE_BY_SIDE: usize = 16;
+/// How long a job is left alone that could not be planned.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// Why planning ended early.
 #[derive(Debug, thiserror::Error)]
@@ -143,8 +145,10 @@ impl Planner {
             // May pass: the lease is given back, and whoever claims the job next goes on from the cursor.
             Err(error) => {
                 tracing::warn!(job.id = %id, error = &error as &dyn std::error::Error, "planning of {id} was interrupted");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                self.release(lease).await;
+                // Not given back at once: the oldest job would be taken up again before any other, for as long as its trouble lasts.
+                if let Err(error) = self.store.renew_job(lease, PAUSE).await {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "{id} is free when its lease runs out");
+                }
             }
         }
     }

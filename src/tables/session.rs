@@ -92,8 +92,16 @@ impl Session {
         Ok(!self.rows(query, |_| Ok(())).await?.is_empty())
     }
 
-    /// Gives text to a `COPY … FROM STDIN`, which may take long as long as it goes on.
+    /// Gives text to a `COPY … FROM STDIN`, which may take long as long as it goes on: the server, which would count all of it as one
+    /// statement, is told not to.
     pub(super) async fn copy(&mut self, statement: &str, text: &[u8]) -> Result<(), Error> {
+        self.say("SET statement_timeout = 0").await?;
+        self.copy_whole(statement, text).await?;
+        let limit = format!("SET statement_timeout = '{}ms'", self.limit.saturating_sub(GRACE).as_millis().max(1));
+        self.say(&limit).await
+    }
+
+    async fn copy_whole(&mut self, statement: &str, text: &[u8]) -> Result<(), Error> {
         let Self { connection, name, limit, .. } = self;
         let mut copy = within(name, *limit, connection.copy_in_raw(statement)).await?;
         for block in text.chunks(BLOCK) {

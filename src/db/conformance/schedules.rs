@@ -28,6 +28,7 @@ on_both_databases! {
     what_was_covered_is_what_was_added_last,
     a_completed_run_is_kept_until_what_it_read_is_in_the_record,
     what_a_run_read_that_was_retried_in_vain_is_taken_back,
+    no_run_is_retried_beside_another_that_reads_what_is_new,
     a_job_waits_for_its_object_and_fails_when_that_does_not_come,
     a_job_waits_for_its_parents_and_is_cancelled_when_one_fails,
     a_retried_job_waits_again,
@@ -429,6 +430,22 @@ async fn a_completed_run_is_kept_until_what_it_read_is_in_the_record(b: Bench) {
     b.store.fail_job(&second, &problem()).await.unwrap();
     b.finalize(Ending::Failed).await;
     assert_eq!(b.store.job_to_cover(&schedule.id).await.unwrap(), None, "what a failed run read comes again");
+}
+
+async fn no_run_is_retried_beside_another_that_reads_what_is_new(b: Bench) {
+    let schedule = b.schedule(Overlap::Queue).await;
+    b.minutes(1).await;
+    let first = b.planned(fired(&b.claim_run().await.unwrap()), 1).await;
+    assert_eq!(b.store.commit_chunk(&b.claim_one().await, &result(1, 1)).await.unwrap(), Written::Done);
+    b.finalize(Ending::Completed).await;
+    b.minutes(1).await;
+    let second = b.make(&b.claim_run().await.unwrap()).await;
+    match b.store.retry_job(&first).await.unwrap() {
+        Retried::Overlaps { by } => assert_eq!(by, second, "of {}", schedule.id),
+        other => panic!("{other:?}"),
+    }
+    b.complete().await;
+    assert!(matches!(b.store.retry_job(&first).await.unwrap(), Retried::Job(_)));
 }
 
 async fn what_a_run_read_that_was_retried_in_vain_is_taken_back(b: Bench) {

@@ -303,7 +303,7 @@ pub(super) async fn commit(tx: &mut Tx<'_>, lease: &ChunkLease, result: &ChunkRe
     }
     sql(
         "UPDATE job SET chunks_done = chunks_done + 1, succeeded = succeeded + ?, failed = failed + ?, usage = ?, summary = ?, error_codes = ?, \
-         first_error = COALESCE(first_error, ?) WHERE id = ?",
+         first_error = COALESCE(first_error, ?), not_before = NULL WHERE id = ?",
     )
     .bind(result.succeeded as i64)
     .bind(result.failed as i64)

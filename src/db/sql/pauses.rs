@@ -5,7 +5,7 @@ use super::{
     driver::sql,
     jobs,
     rows::{self, document},
-    waits,
+    schedules, waits,
 };
 use crate::{
     db::{Changed, Error, Result, Retried},
@@ -69,13 +69,19 @@ pub(super) async fn retry(tx: &mut Tx<'_>, id: &JobId) -> Result<Retried> {
     if job.state == JobState::Completed && lost.chunks == 0 {
         return Ok(Retried::Nothing);
     }
+    // What the one has read, the other takes for new.
+    if let Some(fire) = job.fire.as_ref().filter(|fire| fire.only_new)
+        && let Some(by) = schedules::unfinished(tx, &fire.schedule).await?.into_iter().next()
+    {
+        return Ok(Retried::Overlaps { by });
+    }
     if let Some((by, uri)) = jobs::claimant(&mut tx.db, &job.spec.output).await? {
         return Ok(Retried::OutputClaimed { by, uri });
     }
     forget(tx, &job, &lost).await?;
     let waiting = reset_chunks(tx, id, again).await?;
     let deadline_us = job.spec.execution.deadline_seconds.map(|s| i64::try_from(s).unwrap_or(i64::MAX / 2_000_000) * 1_000_000);
-    sql("UPDATE job SET ending = NULL, error = NULL, pending = ?, running = 0, retries = retries + 1, lease_epoch = lease_epoch + 1, \
+    sql("UPDATE job SET ending = NULL, error = NULL, not_before = NULL, pending = ?, running = 0, retries = retries + 1, lease_epoch = lease_epoch + 1, \
          lease_until = NULL, deadline_at = CASE WHEN deadline_at <= ? THEN ? ELSE deadline_at END WHERE id = ?")
     .bind(waiting)
     .bind(tx.now)

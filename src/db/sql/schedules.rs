@@ -302,7 +302,8 @@ async fn is_being_made(tx: &mut Tx<'_>, schedule: &ScheduleId) -> Result<bool> {
         .await
 }
 
-async fn unfinished(tx: &mut Tx<'_>, schedule: &ScheduleId) -> Result<Vec<JobId>> {
+/// The jobs of a schedule that are not over.
+pub(super) async fn unfinished(tx: &mut Tx<'_>, schedule: &ScheduleId) -> Result<Vec<JobId>> {
     // Index: job_unfinished_of.
     let open: Vec<String> = sql("SELECT id FROM job WHERE schedule_id = ? AND finished_at IS NULL ORDER BY id")
         .bind(schedule.as_str())
