@@ -29,6 +29,14 @@ fn on_request(job: Value) -> Value {
     json!({"name": "on request", "cron": "0 0 1 1 *", "overlap": "queue", "job": job})
 }
 
+/// The same, of jobs that read what is new and write to a prefix each.
+fn only_new() -> Value {
+    let output = "s3://lake/out/{{ fire_time | date(\"%H%M%S-%6f\") }}/";
+    let mut definition = on_request(json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": output}));
+    definition["only_new"] = true.into();
+    definition
+}
+
 async fn create(service: &Service, definition: &Value) -> String {
     let (status, answer) = service.post("/v1/schedules", definition).await;
     assert_eq!(status, 201, "{answer:#}");
@@ -150,12 +158,8 @@ async fn a_run_reads_what_was_added_and_changed_and_what_a_failed_run_had() {
         s3.put("lake", key, &patients(rows, &[]));
     }
     let service = Service::start(&s3, ServiceOptions::default()).await;
-    let job = json!({
-        "model": "s3://lake/model/", "input": "s3://lake/in/", "output": "s3://lake/out/{{ fire_time | date(\"%H%M%S-%6f\") }}/",
-        "error_policy": {"max_failed_records": 0},
-    });
-    let mut definition = on_request(job);
-    definition["only_new"] = true.into();
+    let mut definition = only_new();
+    definition["job"]["error_policy"] = json!({"max_failed_records": 0});
     let id = create(&service, &definition).await;
 
     let first = job_now(&service, &id).await;
@@ -199,11 +203,7 @@ async fn what_a_run_read_that_is_retried_in_vain_comes_again() {
     let put = || objects.iter().for_each(|(key, bytes)| s3.put("lake", key, bytes));
     put();
     let service = Service::start(&s3, ServiceOptions::default()).await;
-    let job =
-        json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": "s3://lake/out/{{ fire_time | date(\"%H%M%S-%6f\") }}/"});
-    let mut definition = on_request(job);
-    definition["only_new"] = true.into();
-    let id = create(&service, &definition).await;
+    let id = create(&service, &only_new()).await;
     let first = job_now(&service, &id).await;
     assert_eq!(first["counts"]["records"], json!({"total": 8, "succeeded": 7, "failed": 1}), "{first:#}");
     assert!(job_now(&service, &id).await["note"].is_string(), "all of it is covered");
@@ -226,11 +226,7 @@ async fn a_run_that_waits_when_its_schedule_is_deleted_does_not_read_everything(
     let s3 = lake().await;
     s3.put("lake", "in/a.csv", &patients(5, &[]));
     let service = Service::start(&s3, ServiceOptions::default()).await;
-    let job =
-        json!({"model": "s3://lake/model/", "input": "s3://lake/in/", "output": "s3://lake/out/{{ fire_time | date(\"%H%M%S-%6f\") }}/"});
-    let mut definition = on_request(job);
-    definition["only_new"] = true.into();
-    let id = create(&service, &definition).await;
+    let id = create(&service, &only_new()).await;
     assert_eq!(job_now(&service, &id).await["state"], "completed");
     assert_eq!(patch(&service, &id, &json!({"wait_for": {"uri": "s3://lake/go"}})).await.0, 200);
     let waiting = run_now(&service, &id).await["job"].as_str().expect("a job").to_owned();

@@ -82,6 +82,13 @@ pub enum Written {
     Fenced,
 }
 
+impl Written {
+    /// By a statement that changes the one row, if the lease on it still holds.
+    fn by(rows: u64) -> Self {
+        if rows == 1 { Self::Done } else { Self::Fenced }
+    }
+}
+
 /// All durable state. See the module's header for what holds for every method.
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug + 'static {

@@ -351,7 +351,7 @@ async fn set_lease_until(tx: &mut Tx<'_>, lease: &JobLease, until: Option<i64>) 
         .bind(lease.epoch)
         .execute(&mut tx.db)
         .await?;
-    Ok(if done == 1 { Written::Done } else { Written::Fenced })
+    Ok(Written::by(done))
 }
 
 // ---- Planning ----------------------------------------------------------------------------------------------------------------

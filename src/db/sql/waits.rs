@@ -95,7 +95,7 @@ pub(super) async fn over(tx: &mut Tx<'_>, lease: &JobLease) -> Result<Written> {
     .execute(&mut tx.db)
     .await?;
     tx.ring();
-    Ok(if done == 1 { Written::Done } else { Written::Fenced })
+    Ok(Written::by(done))
 }
 
 /// Takes a job that has ended, and tells some of those that wait for it: one whose last parent has completed may be planned, and one of

@@ -180,7 +180,7 @@ pub(super) async fn record_attempt(tx: &mut Tx<'_>, lease: &DeliveryLease, resul
     .bind(lease.epoch)
     .execute(&mut tx.db)
     .await?;
-    Ok(if moved == 1 { Written::Done } else { Written::Fenced })
+    Ok(Written::by(moved))
 }
 
 pub(super) async fn replay(tx: &mut Tx<'_>, id: &DeliveryId) -> Result<Option<Delivery>> {

@@ -59,7 +59,8 @@ pub(super) fn read(bytes: &[u8], cell: Range<usize>) -> Option<f64> {
     if !digits || number > MOST {
         return None;
     }
-    let value = number as f64 / TENS[fraction];
+    // Looked up so that nothing here can panic: for types that take no decimal all of it can be left out.
+    let value = number as f64 / TENS.get(fraction)?;
     Some(if negative { -value } else { value })
 }
 
