@@ -235,7 +235,7 @@ pub(super) fn claim<'t>(tx: &'t mut Tx<'_>, ttl: Duration) -> BoxFuture<'t, Resu
                  WHERE r.state = 'waiting' AND r.due_at <= ? AND (r.lease_until IS NULL OR r.lease_until <= ?) \
                  AND NOT EXISTS (SELECT 1 FROM schedule_run e WHERE e.schedule_id = r.schedule_id AND e.state = 'waiting' AND e.fire_at < r.fire_at) \
                  AND NOT EXISTS (SELECT 1 FROM schedule_run e WHERE e.schedule_id = r.schedule_id AND e.state = 'waiting' AND e.lease_until > ?) \
-                 AND (s.overlap <> 'queue' OR NOT EXISTS (SELECT 1 FROM job j WHERE j.schedule_id = r.schedule_id AND j.finished_at IS NULL)) \
+                 AND (s.overlap <> 'queue' OR (SELECT 1 FROM job j WHERE j.schedule_id = r.schedule_id AND j.finished_at IS NULL LIMIT 1) IS NULL) \
                  ORDER BY r.due_at, r.fire_at LIMIT 1{}",
                 tx.db.skip_locked()
             ))
@@ -343,7 +343,7 @@ pub(super) async fn renew(tx: &mut Tx<'_>, lease: &RunLease, ttl: Duration) -> R
             .bind(lease.epoch)
             .execute(&mut tx.db)
             .await?;
-    Ok(if done == 1 { Written::Done } else { Written::Fenced })
+    Ok(Written::by(done))
 }
 
 /// What stands against making the job of a fire: that it is made, or that another of the schedule is not over. Holds the fire.
@@ -410,7 +410,7 @@ async fn end(tx: &mut Tx<'_>, lease: &RunLease, unmade: &Unmade, leased: bool) -
     .execute(&mut tx.db)
     .await?;
     tx.ring();
-    Ok(if done == 1 { Written::Done } else { Written::Fenced })
+    Ok(Written::by(done))
 }
 
 /// Gives a fire back, to be tried again after a while; with a problem it counts as an attempt. A renewal that is still under way comes
@@ -426,7 +426,7 @@ pub(super) async fn delay(tx: &mut Tx<'_>, lease: &RunLease, problem: Option<&Pr
     .bind(lease.epoch)
     .execute(&mut tx.db)
     .await?;
-    Ok(if done == 1 { Written::Done } else { Written::Fenced })
+    Ok(Written::by(done))
 }
 
 pub(super) async fn release_all(tx: &mut Tx<'_>) -> Result<()> {
