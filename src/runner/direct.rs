@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::{
     featurize::Group,
-    infer::{Interrupt, LoadOptions, Room, Session},
+    infer::{Interrupt, LoadOptions, ModelFile, Room, Session},
     protocol::{InferTask, InferredTensor},
     tensor::{Tensor, TensorData, Value},
 };
@@ -46,7 +46,7 @@ pub(super) fn infer(task: InferTask) -> Result<Outputs, Problem> {
         return Err(invalid("the first dimension of every input is the number of records, the same for all and not 0".to_owned()));
     }
     let options = LoadOptions::of(&task.providers, Path::new(&task.model_dir));
-    let file = Path::new(&task.model_dir).join(&task.model.file);
+    let file = ModelFile::open(Path::new(&task.model_dir).join(&task.model.file), &task.providers);
     let mut session = Session::load(&file, &task.signature, &options, &Arc::new(Room::default()))
         .map_err(|e| Problem::new("model_load_failed", "The model could not be loaded", e.to_string()))?;
     let group = Group { rows: (0..records as u32).collect(), inputs };

@@ -20,7 +20,7 @@ use super::{
     ahead::Ahead,
     attempt::{Attempt, Failure, Work},
     featurize::Group,
-    infer::{self, Device, LoadOptions, Prepared, Room, Session},
+    infer::{self, Device, LoadOptions, ModelFile, Prepared, Room, Session},
     models::{Loaded, Models, lock},
     protocol::ChunkTask,
     reader::Reader,
@@ -242,7 +242,7 @@ impl Limits {
         }
         let mut rates = Vec::new();
         for (sessions, threads) in layouts {
-            let file = task.model_dir.join(&task.model.file);
+            let file = ModelFile::as_it_is(task.model_dir.join(&task.model.file));
             let options = LoadOptions { intra_threads: threads, device: self.device, ..LoadOptions::of(&task.providers, &task.model_dir) };
             let room = Arc::new(Room::default());
             let loaded = (0..sessions).map(|_| Session::load(&file, &task.pipeline.signature, &options, &room));

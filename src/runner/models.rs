@@ -9,7 +9,7 @@ use std::{
 use super::{
     attempt::usual_batch_size,
     featurize::Assets,
-    infer::{self, Device, LoadOptions, Room, Session},
+    infer::{self, Device, LoadOptions, ModelFile, Room, Session},
     occupancy::Occupancy,
     protocol::ChunkTask,
     tune::Tuner,
@@ -121,7 +121,7 @@ impl Models {
         let on_device = task.is_on_device();
         let assets =
             Assets::load(folder, &task.pipeline, on_device).map_err(|detail| infer::Error::Load { code: "model_load_failed", detail })?;
-        let file = folder.join(&task.model.file);
+        let file = ModelFile::open(folder.join(&task.model.file), &task.providers);
         let options = LoadOptions { device: self.device, ..LoadOptions::of(&task.providers, folder) };
         let count = if on_device { self.workers.min(RUNS_PER_DEVICE) } else { self.workers };
         let room = Arc::new(Room::default());

@@ -53,7 +53,9 @@ impl Sqlite {
             .busy_timeout(Duration::from_secs(10));
         let mut writer = SqliteConnection::connect_with(&options).await.map_err(Error::Unavailable)?;
         MIGRATIONS.run(&mut writer).await.map_err(|e| Error::Unavailable(e.into()))?;
-        let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await;
+        // A connection to a file does not break while nobody looks: asking it first would double the price of every look.
+        let readers = SqlitePoolOptions::new().max_connections(READERS).test_before_acquire(false);
+        let readers = readers.connect_with(options.read_only(true)).await;
         Ok(Self { writer: Arc::new(Mutex::new(writer)), readers: readers.map_err(Error::Unavailable)?, _lock: Arc::new(lock) })
     }
 

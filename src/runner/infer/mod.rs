@@ -11,6 +11,7 @@ mod providers;
 mod session;
 #[cfg(test)]
 mod tests;
+mod trees;
 mod values;
 
 pub use alone::Prepared;
@@ -18,7 +19,7 @@ pub use batches::{Inferred, Refused};
 pub use device::{Device, Room, engines, has_devices};
 pub use interrupt::Interrupt;
 pub use providers::probe;
-pub use session::{LoadOptions, Session, init_runtime};
+pub use session::{LoadOptions, ModelFile, Session, init_runtime};
 
 /// What the runtime said no to.
 #[derive(Debug, thiserror::Error)]

@@ -17,7 +17,9 @@ use ort::{
 use super::{
     Device, Error, Interrupt, Room,
     device::{has_devices, is_out_of_memory, memory_is_limited},
-    providers, values,
+    providers,
+    trees::Trees,
+    values,
 };
 use crate::{
     domain::Signature,
@@ -46,6 +48,26 @@ impl LoadOptions {
     /// For these providers on the first device, with one thread inside an operator.
     pub fn of(providers: &[String], model_dir: &Path) -> Self {
         Self { providers: providers.to_vec(), intra_threads: 1, device: Device::default(), engines: super::engines(model_dir) }
+    }
+}
+
+/// A model's file, read for its sessions.
+#[derive(Debug)]
+pub struct ModelFile {
+    path: PathBuf,
+    trees: Option<Trees>,
+}
+
+impl ModelFile {
+    /// For these providers: where they are the CPU's alone, ensembles of trees are walked here and not by the runtime.
+    pub fn open(path: PathBuf, providers: &[String]) -> Self {
+        let trees = if providers.iter().all(|provider| provider == "cpu") { Trees::find(&path) } else { None };
+        Self { path, trees }
+    }
+
+    /// For the runtime alone.
+    pub fn as_it_is(path: PathBuf) -> Self {
+        Self { path, trees: None }
     }
 }
 
@@ -100,6 +122,29 @@ fn configured(environment: &Environment, options: &LoadOptions) -> ort::Result<S
     Ok(builder.with_intra_op_spinning(false)?.with_inter_op_spinning(false)?)
 }
 
+/// A builder for sessions on these providers.
+fn for_providers(wanted: &[&str], options: &LoadOptions) -> Result<SessionBuilder, Error> {
+    let load = |e: &dyn std::fmt::Display| Error::Load { code: "model_load_failed", detail: e.to_string() };
+    let environment = ENVIRONMENT.get().ok_or_else(|| load(&"the ONNX Runtime library is not loaded"))?;
+    let mut builder = configured(environment, options).map_err(|e| load(&e))?;
+    for name in wanted {
+        if let Some(dispatch) = providers::dispatch(name, options)? {
+            let unavailable =
+                |e: String| Error::Load { code: "provider_unavailable", detail: format!("provider {name} cannot be had: {e}") };
+            builder = builder.with_execution_providers([dispatch]).map_err(|e| unavailable(e.to_string()))?;
+        }
+    }
+    if !wanted.contains(&"cpu") {
+        // Nothing may run where the job did not allow it.
+        builder = builder.with_disable_cpu_fallback().map_err(|e| load(&e))?;
+    }
+    if memory_is_limited() {
+        let no_arena = [ep::CPU::default().with_arena_allocator(false).build()];
+        builder = builder.with_execution_providers(no_arena).map_err(|e| load(&e))?;
+    }
+    Ok(builder)
+}
+
 /// The library's version: by its file name (`libonnxruntime.so.1.31.1`), else by the branch it was built from.
 fn version(library: &Path) -> String {
     let real = std::fs::canonicalize(library).unwrap_or_default();
@@ -119,28 +164,21 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Load`].
-    pub fn load(file: &Path, signature: &Signature, options: &LoadOptions, room: &Arc<Room>) -> Result<Self, Error> {
+    pub fn load(file: &ModelFile, signature: &Signature, options: &LoadOptions, room: &Arc<Room>) -> Result<Self, Error> {
         let load = |detail: String| Error::Load { code: "model_load_failed", detail };
-        let environment = ENVIRONMENT.get().ok_or_else(|| load("the ONNX Runtime library is not loaded".to_owned()))?;
-        let mut builder = configured(environment, options).map_err(|e| load(e.to_string()))?;
         let wanted: Vec<&str> =
             if options.providers.is_empty() { vec!["cpu"] } else { options.providers.iter().map(String::as_str).collect() };
-        for name in &wanted {
-            if let Some(dispatch) = providers::dispatch(name, options)? {
-                let unavailable =
-                    |e: String| Error::Load { code: "provider_unavailable", detail: format!("provider {name} cannot be had: {e}") };
-                builder = builder.with_execution_providers([dispatch]).map_err(|e| unavailable(e.to_string()))?;
-            }
-        }
-        if !wanted.contains(&"cpu") {
-            // Nothing may run where the job did not allow it.
-            builder = builder.with_disable_cpu_fallback().map_err(|e| load(e.to_string()))?;
-        }
-        if memory_is_limited() {
-            let no_arena = [ep::CPU::default().with_arena_allocator(false).build()];
-            builder = builder.with_execution_providers(no_arena).map_err(|e| load(e.to_string()))?;
-        }
-        let inner = builder.commit_from_file(file).map_err(|e| load(e.to_string()))?;
+        let walked = match &file.trees {
+            Some(trees) => trees
+                .session(for_providers(&wanted, options)?)
+                .inspect_err(|error| tracing::warn!(%error, "the runtime does not take the model with operators of our own: its own run"))
+                .ok(),
+            None => None,
+        };
+        let inner = match walked {
+            Some(session) => session,
+            None => for_providers(&wanted, options)?.commit_from_file(&file.path).map_err(|e| load(e.to_string()))?,
+        };
         Ok(Self {
             inner,
             provider: wanted[0].to_owned(),

@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-fn runtime() {
+pub(super) fn runtime() {
     static LOADED: OnceLock<String> = OnceLock::new();
     LOADED.get_or_init(|| {
         let library = std::env::var_os("ORT_DYLIB_PATH").expect("ORT_DYLIB_PATH names the ONNX Runtime library: run scripts/test");
@@ -38,7 +38,7 @@ fn session(model: &str, dims: &[i64]) -> Session {
     runtime();
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(model);
     let options = LoadOptions::of(&["cpu".to_owned()], file.parent().expect("a folder"));
-    Session::load(&file, &signature(dims), &options, &Arc::default()).expect("it loads")
+    Session::load(&ModelFile::open(file, &options.providers), &signature(dims), &options, &Arc::default()).expect("it loads")
 }
 
 fn group(values: Vec<f32>, width: usize) -> Group {
@@ -114,7 +114,9 @@ fn what_does_not_load_says_why() {
     let load = |providers: &[&str]| {
         let providers: Vec<String> = providers.iter().map(|p| (*p).to_owned()).collect();
         let options = LoadOptions::of(&providers, file.parent().expect("a folder"));
-        Session::load(&file, &signature(&[-1, 4]), &options, &Arc::default()).unwrap_err().to_string()
+        Session::load(&ModelFile::open(file.clone(), &options.providers), &signature(&[-1, 4]), &options, &Arc::default())
+            .unwrap_err()
+            .to_string()
     };
     assert!(load(&["cpu"]).contains("acyclic"), "{}", load(&["cpu"]));
     assert!(load(&["cuda"]).contains("cuda"), "{}", load(&["cuda"]));

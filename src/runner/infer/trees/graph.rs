@@ -1,0 +1,314 @@
+//! Finds a model's ensembles of trees in its file, and puts other nodes in their place; all else stays as it is, byte for byte.
+//!
+//! Source: <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3>.
+
+use std::ops::Range;
+
+use prost::{
+    DecodeError, Message,
+    encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field},
+};
+
+/// Fields of ONNX's messages, by number.
+const MODEL_IR_VERSION: u32 = 1;
+const MODEL_GRAPH: u32 = 7;
+const MODEL_OPSETS: u32 = 8;
+const GRAPH_NODES: u32 = 1;
+
+/// The domain of the operators that the runtime is taught.
+pub(super) const DOMAIN: &str = "nightshift";
+/// The domain of ONNX's own trees.
+const ML: &str = "ai.onnx.ml";
+/// A classifier's attribute: labels that are texts.
+pub(super) const LABELS: &str = "classlabels_strings";
+/// The attribute of a node of [`DOMAIN`]: which ensemble it is.
+pub(super) const ENSEMBLE: &str = "ensemble";
+
+/// A node, as far as it is looked at.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Node {
+    #[prost(string, repeated, tag = "1")]
+    pub(super) inputs: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    pub(super) outputs: Vec<String>,
+    #[prost(string, tag = "4")]
+    pub(super) op_type: String,
+    #[prost(message, repeated, tag = "5")]
+    pub(super) attributes: Vec<Attribute>,
+    #[prost(string, tag = "7")]
+    pub(super) domain: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Attribute {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(int64, tag = "3")]
+    pub(super) int: i64,
+    #[prost(bytes = "vec", tag = "4")]
+    pub(super) text: Vec<u8>,
+    #[prost(float, repeated, tag = "7")]
+    pub(super) floats: Vec<f32>,
+    #[prost(int64, repeated, tag = "8")]
+    pub(super) ints: Vec<i64>,
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub(super) texts: Vec<Vec<u8>>,
+    #[prost(int32, tag = "20")]
+    pub(super) kind: i32,
+}
+
+/// Kinds of attributes.
+pub(super) const INT: i32 = 2;
+pub(super) const INTS: i32 = 7;
+#[cfg(test)]
+pub(super) const TEXT: i32 = 3;
+#[cfg(test)]
+pub(super) const FLOATS: i32 = 6;
+#[cfg(test)]
+pub(super) const TEXTS: i32 = 8;
+
+#[derive(Clone, PartialEq, Message)]
+struct Opset {
+    #[prost(string, tag = "1")]
+    domain: String,
+    #[prost(int64, tag = "2")]
+    version: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Name {
+    #[prost(string, tag = "4")]
+    op_type: String,
+    #[prost(string, tag = "7")]
+    domain: String,
+}
+
+/// A graph of one node, and what it takes to be a model.
+#[derive(Clone, PartialEq, Message)]
+struct Alone {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    nodes: Vec<Vec<u8>>,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(message, repeated, tag = "11")]
+    inputs: Vec<Value>,
+    #[prost(message, repeated, tag = "12")]
+    outputs: Vec<Value>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Value {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "2")]
+    kind: Option<Type>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Type {
+    #[prost(message, optional, tag = "1")]
+    tensor: Option<TensorType>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TensorType {
+    #[prost(int32, tag = "1")]
+    element: i32,
+    #[prost(message, optional, tag = "2")]
+    shape: Option<Shape>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Shape {
+    #[prost(message, repeated, tag = "1")]
+    dims: Vec<Dimension>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Dimension {
+    #[prost(string, tag = "2")]
+    name: String,
+}
+
+/// Element types of [`TensorType`].
+pub(super) const FLOAT: i32 = 1;
+pub(super) const INT64: i32 = 7;
+pub(super) const STRING: i32 = 8;
+
+/// Nodes of a model that are ensembles of trees, and where they are.
+pub(super) struct Found {
+    /// Of the graph within the file.
+    graph: Range<usize>,
+    /// Of each node's message within the file.
+    pub(super) nodes: Vec<Range<usize>>,
+}
+
+/// Looks through the nodes of the main graph.
+///
+/// # Errors
+/// The file is no protobuf message.
+pub(super) fn find(model: &[u8]) -> Result<Option<Found>, DecodeError> {
+    let Some(graph) = fields(model)?.into_iter().find(|field| field.tag == MODEL_GRAPH) else { return Ok(None) };
+    let graph = graph.value;
+    let mut nodes = Vec::new();
+    for field in fields(&model[graph.clone()])? {
+        let value = graph.start + field.value.start..graph.start + field.value.end;
+        if field.tag == GRAPH_NODES && is_ensemble(&model[value.clone()])? {
+            nodes.push(value);
+        }
+    }
+    Ok((!nodes.is_empty()).then_some(Found { graph, nodes }))
+}
+
+fn is_ensemble(node: &[u8]) -> Result<bool, DecodeError> {
+    let name = Name::decode(node)?;
+    Ok(name.domain == ML && ["TreeEnsembleClassifier", "TreeEnsembleRegressor"].contains(&name.op_type.as_str()))
+}
+
+/// The model with other nodes in the places of some of those that were found: node `at` becomes operator `op_type` of [`DOMAIN`], with the number
+/// of its ensemble. Such an operator says numbers for labels; a second node makes the texts of them.
+pub(super) fn replaced(model: &[u8], found: &Found, with: &[(usize, &'static str)]) -> Result<Vec<u8>, DecodeError> {
+    let opset = version_of(model, ML)?;
+    let mut graph = Vec::with_capacity(found.graph.len());
+    let mut done = found.graph.start;
+    for (number, (at, op_type)) in with.iter().enumerate() {
+        let node = &found.nodes[*at];
+        let old = Node::decode(&model[node.clone()])?;
+        let attribute = Attribute { name: ENSEMBLE.to_owned(), int: number as i64, kind: INT, ..Attribute::default() };
+        let labels = old.attributes.into_iter().find(|a| a.name == LABELS && !a.texts.is_empty());
+        let mut new = Node {
+            attributes: vec![attribute],
+            op_type: (*op_type).to_owned(),
+            domain: DOMAIN.to_owned(),
+            inputs: old.inputs,
+            outputs: old.outputs,
+        };
+        // What stands between the last node and this one's key and length.
+        graph.extend_from_slice(&model[done..key_of(model, done, node)?]);
+        let encoder = labels.map(|labels| {
+            let texts = std::mem::replace(&mut new.outputs[0], format!("{DOMAIN}.label.{number}"));
+            encoder(labels, new.outputs[0].clone(), texts, opset)
+        });
+        for node in [Some(new), encoder].into_iter().flatten() {
+            put(&mut graph, GRAPH_NODES, &node.encode_to_vec());
+        }
+        done = node.end;
+    }
+    graph.extend_from_slice(&model[done..found.graph.end]);
+    let mut out = Vec::with_capacity(model.len());
+    for field in fields(model)? {
+        if field.value == found.graph {
+            put(&mut out, MODEL_GRAPH, &graph);
+        } else {
+            out.extend_from_slice(&model[field.whole]);
+        }
+    }
+    put(&mut out, MODEL_OPSETS, &Opset { domain: DOMAIN.to_owned(), version: 1 }.encode_to_vec());
+    Ok(out)
+}
+
+/// The node that makes labels of their numbers: from version 2 on a map, before that a list.
+fn encoder(labels: Attribute, numbers: String, texts: String, opset: i64) -> Node {
+    let attributes = if opset < 2 {
+        vec![Attribute { name: "classes_strings".to_owned(), ..labels }]
+    } else {
+        let ints = (0..labels.texts.len() as i64).collect();
+        let keys = Attribute { name: "keys_int64s".to_owned(), ints, kind: INTS, ..Attribute::default() };
+        vec![keys, Attribute { name: "values_strings".to_owned(), ..labels }]
+    };
+    let op_type = "LabelEncoder".to_owned();
+    Node { inputs: vec![numbers], outputs: vec![texts], op_type, attributes, domain: ML.to_owned() }
+}
+
+/// The version of a domain's operators that a model asks for.
+fn version_of(model: &[u8], domain: &str) -> Result<i64, DecodeError> {
+    for field in fields(model)? {
+        if field.tag == MODEL_OPSETS {
+            let opset = Opset::decode(&model[field.value])?;
+            if opset.domain == domain {
+                return Ok(opset.version);
+            }
+        }
+    }
+    Ok(1)
+}
+
+/// Where the field that ends with `value` begins, of those from `from` on.
+fn key_of(model: &[u8], from: usize, value: &Range<usize>) -> Result<usize, DecodeError> {
+    let fields = fields(&model[from..value.end])?;
+    Ok(fields.last().map_or(from, |field| from + field.whole.start))
+}
+
+/// A model of this node alone: its first input, a table of floats, and its outputs of these element types.
+pub(super) fn alone(model: &[u8], node: &Range<usize>, elements: &[i32]) -> Result<Vec<u8>, DecodeError> {
+    let names = Node::decode(&model[node.clone()])?;
+    let value = |name: &String, element: i32, dims: &[&str]| {
+        let dims = dims.iter().map(|dim| Dimension { name: (*dim).to_owned() }).collect();
+        let tensor = TensorType { element, shape: (!names.outputs.contains(name)).then_some(Shape { dims }) };
+        Value { name: name.clone(), kind: Some(Type { tensor: Some(tensor) }) }
+    };
+    let graph = Alone {
+        nodes: vec![model[node.clone()].to_vec()],
+        name: "trees".to_owned(),
+        inputs: names.inputs.iter().map(|name| value(name, FLOAT, &["records", "columns"])).collect(),
+        outputs: names.outputs.iter().zip(elements).map(|(name, element)| value(name, *element, &[])).collect(),
+    };
+    let mut out = Vec::new();
+    for field in fields(model)? {
+        if [MODEL_IR_VERSION, MODEL_OPSETS].contains(&field.tag) {
+            out.extend_from_slice(&model[field.whole]);
+        }
+    }
+    put(&mut out, MODEL_GRAPH, &graph.encode_to_vec());
+    Ok(out)
+}
+
+fn put(out: &mut Vec<u8>, tag: u32, message: &[u8]) {
+    encode_key(tag, WireType::LengthDelimited, out);
+    encode_varint(message.len() as u64, out);
+    out.extend_from_slice(message);
+}
+
+/// A field of a message: the whole of it, and its value without key and length.
+struct Field {
+    tag: u32,
+    whole: Range<usize>,
+    value: Range<usize>,
+}
+
+/// The fields of a message in their order.
+fn fields(message: &[u8]) -> Result<Vec<Field>, DecodeError> {
+    let mut fields = Vec::new();
+    let mut rest = message;
+    while !rest.is_empty() {
+        let start = message.len() - rest.len();
+        let (tag, wire) = decode_key(&mut rest)?;
+        let key = message.len() - rest.len();
+        let mut ahead = rest;
+        skip_field(wire, tag, &mut rest, DecodeContext::default())?;
+        let end = message.len() - rest.len();
+        let value = if wire == WireType::LengthDelimited {
+            let length = decode_varint(&mut ahead)?;
+            end - length as usize..end
+        } else {
+            key..end
+        };
+        fields.push(Field { tag, whole: start..end, value });
+    }
+    Ok(fields)
+}
+
+/// A model of this node and of nothing that a model has to have beside it but its versions.
+#[cfg(test)]
+pub(super) fn of(node: &Node) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_key(MODEL_IR_VERSION, WireType::Varint, &mut out);
+    encode_varint(8, &mut out);
+    for (domain, version) in [("", 17), (ML, 3)] {
+        put(&mut out, MODEL_OPSETS, &Opset { domain: domain.to_owned(), version }.encode_to_vec());
+    }
+    let mut graph = Vec::new();
+    put(&mut graph, GRAPH_NODES, &node.encode_to_vec());
+    put(&mut out, MODEL_GRAPH, &graph);
+    out
+}
