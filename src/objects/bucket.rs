@@ -1,9 +1,7 @@
 //! One bucket, or the file system below the configured roots.
 
 use std::{
-    io::Read,
     ops::Range,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -17,6 +15,7 @@ use super::{
     Error, ObjectMeta, Result, Upload, body,
     call::{Account, Call},
     counted::Counted,
+    file::PinnedFile,
     stores::resolve_existing,
     unfinished::Uploads,
     walk,
@@ -103,6 +102,11 @@ impl Bucket {
             }
         }
         StorePath::parse(key).map_err(|e| Error::BadKey { uri: self.uri(key), reason: e.to_string() })
+    }
+
+    /// Whether its objects are files of this machine.
+    pub fn is_local(&self) -> bool {
+        matches!(self.backend, Backend::File(_))
     }
 
     /// Size and etag of one object.
@@ -253,9 +257,12 @@ impl Bucket {
     /// # Errors
     /// [`Error`].
     pub async fn read_whole(&self, key: &str, etag: Option<&str>, size: u64) -> Result<Bytes> {
-        if let (Backend::File(_), Some(etag)) = (&self.backend, etag) {
-            let (bucket, owned, etag) = (self.clone(), key.to_owned(), etag.to_owned());
-            let read = move || bucket.read_pinned_file(&owned, &etag, size);
+        if matches!(self.backend, Backend::File(_)) {
+            let (bucket, owned, etag) = (self.clone(), key.to_owned(), etag.map(str::to_owned));
+            let read = move || {
+                let file = bucket.pinned_file(&owned, etag.as_deref()).filter(|file| file.size() == size)?;
+                file.read(0..size).ok()
+            };
             // Whoever is not on the runtime's threads may wait for a file where it is.
             let read = match tokio::runtime::Handle::try_current() {
                 Ok(_) => tokio::task::spawn_blocking(read).await.ok().flatten(),
@@ -273,19 +280,13 @@ impl Bucket {
         body::whole(self, key, etag, 0..size, got).await
     }
 
-    /// A small file in one step, where the store would take several; `None` unless it is as it was pinned: the store says what is wrong.
-    fn read_pinned_file(&self, key: &str, etag: &str, size: u64) -> Option<Bytes> {
+    /// The object as a file, where it is one and as it was pinned; of all else the store has to say what it is. Opening and reading it wait: not
+    /// for the runtime's own threads.
+    pub fn pinned_file(&self, key: &str, etag: Option<&str>) -> Option<PinnedFile> {
+        let (Backend::File(_), Some(etag)) = (&self.backend, etag) else { return None };
         self.path(key).ok()?;
-        let mut file = std::fs::File::open(Path::new("/").join(key)).ok()?;
-        let metadata = file.metadata().ok()?;
-        // The form that object_store gives a file's etag. Should it change, the file is read by the store.
-        let modified = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?.as_micros();
-        if metadata.len() != size || etag != format!("\"{:x}-{modified:x}-{size:x}\"", metadata.ino()) {
-            return None;
-        }
-        let mut bytes = vec![0; usize::try_from(size).ok()?];
-        file.read_exact(&mut bytes).ok()?;
-        Some(bytes.into())
+        let file = std::fs::File::open(Path::new("/").join(key)).ok()?;
+        PinnedFile::new(file, self.uri(key), etag)
     }
 
     /// All of it, whatever its etag.

@@ -11,6 +11,7 @@ mod call;
 mod connect;
 mod counted;
 mod credentials;
+mod file;
 mod gate;
 mod probe;
 mod settings;
@@ -23,6 +24,7 @@ mod wire;
 use crate::domain::Uri;
 
 pub use bucket::Bucket;
+pub use file::PinnedFile;
 pub use probe::{CLOCK_TOLERANCE, Condition, Probe};
 pub use settings::{BucketKind, BucketSettings};
 pub use stores::{Manners, Options, Stores};

@@ -1,4 +1,4 @@
-//! An object of a bucket, read from threads that are not the async runtime's.
+//! An object of a bucket, read from threads that are not the async runtime's. A file is read by the thread itself.
 
 use std::{
     io,
@@ -16,7 +16,7 @@ use tokio::{runtime::Handle, sync::mpsc};
 use super::ObjectBytes;
 use crate::{
     domain::{ObjectSlice, Uri},
-    objects::{self, Bucket},
+    objects::{self, Bucket, PinnedFile},
     runner::stages::Waits,
 };
 
@@ -46,6 +46,10 @@ impl StoreObject {
         self.bytes_read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(bytes)
     }
+
+    fn file(&self) -> Option<PinnedFile> {
+        self.bucket.pinned_file(&self.object.key, self.object.etag.as_deref())
+    }
 }
 
 impl ObjectBytes for StoreObject {
@@ -54,15 +58,29 @@ impl ObjectBytes for StoreObject {
     }
 
     fn read(&self, range: Range<u64>) -> Result<Bytes, objects::Error> {
-        self.waits.waiting(|| self.handle.block_on(self.fetch(range)))
+        self.waits.waiting(|| match self.file() {
+            Some(file) => {
+                let bytes = file.read(range)?;
+                self.bytes_read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                Ok(bytes)
+            }
+            None => self.handle.block_on(self.fetch(range)),
+        })
     }
 
     fn read_ranges(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, objects::Error> {
+        if self.bucket.is_local() {
+            return ranges.iter().map(|range| self.read(range.clone())).collect();
+        }
         let fetches = stream::iter(ranges.to_vec()).map(|range| self.fetch(range)).buffered(PARALLEL_RANGES);
         self.waits.waiting(|| self.handle.block_on(fetches.try_collect()))
     }
 
     fn stream(&self, range: Range<u64>) -> Result<Box<dyn io::Read + Send>, objects::Error> {
+        if let Some(file) = self.waits.waiting(|| self.file()) {
+            let (stream, bytes_read, waits) = (file.stream(range)?, self.bytes_read.clone(), self.waits.clone());
+            return Ok(Box::new(FileReader { stream, bytes_read, waits }));
+        }
         let remaining = range.end.saturating_sub(range.start);
         let opened = self.bucket.stream(&self.object.key, self.object.etag.as_deref(), range);
         let mut blocks = self.waits.waiting(|| self.handle.block_on(opened))?;
@@ -81,6 +99,21 @@ impl ObjectBytes for StoreObject {
         });
         let (uri, waits) = (self.bucket.uri(&self.object.key), self.waits.clone());
         Ok(Box::new(BlockReader { receive, block: Bytes::new(), remaining, uri, waits }))
+    }
+}
+
+/// Reads a file, and says so.
+struct FileReader<R> {
+    stream: R,
+    bytes_read: Arc<AtomicU64>,
+    waits: Waits,
+}
+
+impl<R: io::Read> io::Read for FileReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.waits.waiting(|| self.stream.read(buffer))?;
+        self.bytes_read.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
     }
 }
 
