@@ -20,8 +20,10 @@ use crate::{domain::spec::InputCompression, objects, runner::source::ObjectBytes
 /// A stream of bytes that can move to a decoder's thread.
 pub(super) type Input = Box<dyn Read + Send>;
 
-/// How far a reader goes beyond its range at a time when a record crosses the range's end.
-const OVERRUN_BYTES: u64 = 1 << 20;
+/// How far a reader goes beyond its range in the same stream: mostly a record crosses the range's end, and ends soon after it.
+const OVERRUN_BYTES: u64 = 64 << 10;
+/// How far at a time when it goes on.
+const PIECE_BYTES: u64 = 1 << 20;
 
 /// Compressed bytes handed to a decompressor at a time.
 const COMPRESSED_BUFFER_BYTES: usize = 128 << 10;
@@ -29,8 +31,7 @@ const COMPRESSED_BUFFER_BYTES: usize = 128 << 10;
 /// Largest window of a Zstandard frame, as a power of two: the limit of `zstd -d` itself, without `--long`.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
-/// Reads an object from one offset on: first up to the end of a range in one stream, then, for those who read on, the rest
-/// of the object in short ones.
+/// Reads an object from one offset on: first a range in one stream, then, for those who read on, the rest of the object in short ones.
 pub(super) struct RangeReader {
     bytes: Arc<dyn ObjectBytes>,
     range: Range<u64>,
@@ -46,15 +47,16 @@ impl RangeReader {
         Self { bytes, range, limit, piece: Box::new(io::empty()), piece_left: 0 }
     }
 
-    /// Reads `range`, and on to the end of the object.
+    /// Reads `range` and a little of what follows, and on to the end of the object.
     pub(super) fn beyond(bytes: Arc<dyn ObjectBytes>, range: Range<u64>) -> Self {
         let limit = bytes.size();
-        Self { limit, ..Self::within(bytes, range) }
+        let end = limit.min(range.end.saturating_add(OVERRUN_BYTES));
+        Self { limit, ..Self::within(bytes, range.start..end) }
     }
 
     fn open_next_piece(&mut self) -> io::Result<()> {
         let start = self.range.start;
-        let end = if start < self.range.end { self.range.end } else { (start + OVERRUN_BYTES).min(self.limit) };
+        let end = if start < self.range.end { self.range.end } else { (start + PIECE_BYTES).min(self.limit) };
         self.piece = self.bytes.stream(start..end).map_err(io::Error::other)?;
         self.piece_left = end - start;
         self.range.start = end;
