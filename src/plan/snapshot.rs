@@ -1,6 +1,6 @@
 //! The planning loop of one job: list → pin → cut → append.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
@@ -26,8 +26,9 @@ use crate::{
 
 /// Chunks appended in one transaction at most.
 const APPEND_CHUNKS: usize = 64;
-/// Chunks wait no longer than this for company.
-const APPEND_SECONDS: f64 = 0.5;
+/// How long chunks wait for company: the first ones hardly at all, as nobody has anything to do before they come; each time twice as long as
+/// before, up to the second of these.
+const APPEND_AFTER: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 
 /// Plans a job from its cursor on.
 pub(super) async fn plan(planner: &Planner, stores: &Stores, lease: &JobLease, job: &Job, stop: &CancellationToken) -> Result<(), Error> {
@@ -174,20 +175,23 @@ struct Appender<'p> {
     cursor: PlanCursor,
     waiting: Vec<Vec<ObjectSlice>>,
     written: Instant,
+    patience: Duration,
     next_seq: u64,
 }
 
 impl<'p> Appender<'p> {
     fn new(planner: &'p Planner, lease: &'p JobLease, cursor: PlanCursor) -> Self {
-        Self { planner, lease, next_seq: cursor.next_seq, cursor, waiting: Vec::new(), written: Instant::now() }
+        let (written, patience) = (Instant::now(), APPEND_AFTER.0);
+        Self { planner, lease, next_seq: cursor.next_seq, cursor, waiting: Vec::new(), written, patience }
     }
 
     /// Adds a chunk; `cursor` is where planning would go on after it.
     async fn push(&mut self, chunk: Vec<ObjectSlice>, cursor: PlanCursor) -> Result<(), Error> {
         self.waiting.push(chunk);
         self.cursor = cursor;
-        if self.waiting.len() >= APPEND_CHUNKS || self.written.elapsed().as_secs_f64() > APPEND_SECONDS {
+        if self.waiting.len() >= APPEND_CHUNKS || self.written.elapsed() > self.patience {
             self.write().await?;
+            self.patience = APPEND_AFTER.1.min(self.patience * 2);
         }
         Ok(())
     }
