@@ -34,7 +34,7 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(1);
 /// Looks of a waiting request are at least so far apart: little at first, as a small job is done in milliseconds, and twice as much each
 /// time, as a large one rings a thousand times.
-const DEBOUNCE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+const DEBOUNCE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(25));
 
 /// Submit a job
 ///
@@ -198,28 +198,30 @@ pub(super) async fn get(
     query.only(&["wait"])?;
     let wait = query
         .parsed("wait", "a span from 1s to 60s", |text| time::parse_span(text).map(Duration::from_secs).filter(|wait| *wait <= MAX_WAIT))?;
-    let mut job = find(&state, &id).await?;
     let deadline = tokio::time::Instant::now() + wait.unwrap_or_default();
     let mut apart = DEBOUNCE.0;
-    while !job.state.is_final() && tokio::time::Instant::now() < deadline {
+    let job = loop {
         // Subscribed before looking. Chunks ring as well as ends: what rings together is looked at once.
-        let wake = state.wake.clone();
-        let rung = wake.notified();
+        let rung = state.wake.notified();
         tokio::pin!(rung);
         rung.as_mut().enable();
-        job = find(&state, &id).await?;
-        if job.state.is_final() {
-            break;
+        let job = find(&state, &id).await?;
+        let now = tokio::time::Instant::now();
+        if job.state.is_final() || now >= deadline {
+            break job;
         }
-        let pause = deadline.min(tokio::time::Instant::now() + apart);
+        if job.state == JobState::Finalizing {
+            // What rings next is most likely its end.
+            apart = DEBOUNCE.0;
+        }
+        let pause = deadline.min(now + apart);
         apart = DEBOUNCE.1.min(apart * 2);
         tokio::select! {
             () = rung => tokio::time::sleep_until(pause).await,
             () = tokio::time::sleep(LOOK) => {}
             () = tokio::time::sleep_until(deadline) => {}
         }
-        job = find(&state, &id).await?;
-    }
+    };
     let body = JobBody::new(&job);
     let etag = etag(&job);
     let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or_default();
