@@ -18,7 +18,7 @@ use crate::{
     },
     execute::earlier::{self, Found},
     model::Resolved,
-    objects,
+    objects::{self, Bucket},
     telemetry::traces,
 };
 
@@ -280,28 +280,44 @@ async fn check_output(state: &ApiState, pointer: &str, spec: &OutputSpec) -> Res
     if replaces {
         return Ok(());
     }
-    for marker in [SUCCESS, MANIFEST] {
-        match bucket.head(output.join(marker).path()).await {
+    // Side by side: each is a round trip, and the caller waits for all of them.
+    let (success, manifest) = (output.join(SUCCESS), output.join(MANIFEST));
+    let (success, manifest, part, errors) = tokio::join!(
+        bucket.head(success.path()),
+        bucket.head(manifest.path()),
+        part_below(&bucket, output, output.as_prefix()),
+        part_below(&bucket, output, output.join("errors/")),
+    );
+    for (marker, headed) in [(SUCCESS, success), (MANIFEST, manifest)] {
+        match headed {
             Ok(_) => return Err(occupied(output, marker)),
             Err(objects::Error::NotFound { .. }) => {}
             Err(error) => return Err(fault(error)),
         }
     }
-    // Parts without a manifest are those of a job that ended hard, or of another service. In key order they stand side by side.
-    for folder in [output.as_prefix(), output.join("errors/")] {
-        let parts = folder.join("part-");
-        let mut objects = bucket.list(folder.path(), Some(parts.path()));
-        while let Some(object) = objects.try_next().await.map_err(fault)? {
-            if !object.key.starts_with(parts.path()) {
-                break;
-            }
-            let name = object.key.strip_prefix(output.as_prefix().path()).unwrap_or_default();
-            if PartNames::is_part(name) {
-                return Err(occupied(output, name));
-            }
+    for found in [part, errors] {
+        if let Some(name) = found.map_err(fault)? {
+            return Err(occupied(output, &name));
         }
     }
     Ok(())
+}
+
+/// The first part in a folder of an output. Parts without a manifest are those of a job that ended hard, or of another service. In key order
+/// they stand side by side.
+async fn part_below(bucket: &Bucket, output: &Uri, folder: Uri) -> objects::Result<Option<String>> {
+    let parts = folder.join("part-");
+    let mut objects = bucket.list(folder.path(), Some(parts.path()));
+    while let Some(object) = objects.try_next().await? {
+        if !object.key.starts_with(parts.path()) {
+            break;
+        }
+        let name = object.key.strip_prefix(output.as_prefix().path()).unwrap_or_default();
+        if PartNames::is_part(name) {
+            return Ok(Some(name.to_owned()));
+        }
+    }
+    Ok(None)
 }
 
 fn foreign(output: &Uri, name: &str) -> ApiProblem {

@@ -231,8 +231,6 @@ impl Finalizer {
         let mut from = 0;
         loop {
             let page = self.store.chunks(&job.id, from, PAGE).await?;
-            let Some(last) = page.last() else { break };
-            from = last.id.seq + 1;
             for chunk in &page {
                 match chunk.state {
                     ChunkState::Done => {}
@@ -258,6 +256,8 @@ impl Finalizer {
                     review.named.extend(result.review.iter().map(|f| f.key.clone()));
                 }
             }
+            let Some(last) = page.last().filter(|_| page.len() == PAGE as usize) else { break };
+            from = last.id.seq + 1;
             self.renew(lease).await?;
         }
         let mut unsettled = None;
@@ -360,9 +360,23 @@ impl Finalizer {
         removed: impl Fn(&str) -> bool + Send + Sync,
     ) -> Result<(), Error> {
         let prefix = output.as_prefix();
-        for folder in ["", "errors/"] {
-            bucket.remove_unfinished(prefix.join(folder).path(), &removed).await?;
-        }
+        let (errors, removed) = (prefix.join("errors/"), &removed);
+        let listed = self.remove_listed(lease, bucket, &prefix, removed);
+        // Side by side: each is a round trip, and the job's end waits for all of them.
+        let (parts, errors, listed) =
+            tokio::join!(bucket.remove_unfinished(prefix.path(), removed), bucket.remove_unfinished(errors.path(), removed), listed);
+        parts?;
+        errors?;
+        listed
+    }
+
+    async fn remove_listed(
+        &self,
+        lease: &JobLease,
+        bucket: &Bucket,
+        prefix: &Uri,
+        removed: &(impl Fn(&str) -> bool + Send + Sync),
+    ) -> Result<(), Error> {
         let mut objects = bucket.list(prefix.path(), None);
         let mut listed = 0u64;
         while let Some(object) = objects.try_next().await? {
