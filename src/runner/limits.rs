@@ -5,6 +5,8 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    io::{self, Read},
+    ops::Range,
     path::Path,
     sync::{Arc, Barrier, Mutex},
     thread,
@@ -19,16 +21,22 @@ use tokio::runtime::Handle;
 use super::{
     ahead::Ahead,
     attempt::{Attempt, Failure, Work},
+    decode::sniff,
     featurize::Group,
     infer::{self, Device, LoadOptions, ModelFile, Prepared, Room, Session},
     models::{Loaded, Models, lock},
     protocol::ChunkTask,
     reader::Reader,
+    source::ObjectBytes,
     stages::Mark,
     worker::{self, BusySlot},
     writer::Writer,
 };
-use crate::{objects::Stores, telemetry::tally::Tally};
+use crate::{
+    domain::{ObjectSlice, spec::InputFormat},
+    objects::Stores,
+    telemetry::tally::Tally,
+};
 
 /// Batches that may be in flight: no writer gives permits back while a stage runs alone.
 const PERMITS: usize = 1 << 16;
@@ -36,6 +44,8 @@ const PERMITS: usize = 1 << 16;
 const TRIAL: Duration = Duration::from_millis(400);
 /// What is asked of the store at once.
 const PIECE_BYTES: u64 = 4 * 1024 * 1024;
+/// What is taken of a stream of text at once.
+const TEXT_BYTES: usize = 256 * 1024;
 /// Most bytes of tensors that a trial of the runtime holds for each of its sessions.
 const TRIAL_BYTES: usize = 64 * 1024 * 1024;
 
@@ -103,8 +113,10 @@ impl Limits {
     /// Why a chunk could not be run.
     pub fn stages(&self, tasks: &[ChunkTask]) -> Result<Stages, String> {
         let mut stages = Stages::default();
-        let (objects, fetch) = measured(|| self.fetch(tasks));
-        let objects = objects?;
+        // As jobs read them, which keep nothing; and then to be kept, which would be a copy into fresh memory.
+        let (passed, fetch) = measured(|| self.fetch(tasks, Keep::Nothing));
+        passed?;
+        let objects = self.fetch(tasks, Keep::All)?;
         stages.fetched = objects.values().map(|bytes| bytes.len() as u64).sum();
         stages.add("fetch", fetch);
         for task in tasks {
@@ -118,7 +130,7 @@ impl Limits {
     }
 
     /// The objects of the chunks, each whole, chunks side by side as jobs have them.
-    fn fetch(&self, tasks: &[ChunkTask]) -> Result<HashMap<String, Bytes>, String> {
+    fn fetch(&self, tasks: &[ChunkTask], keep: Keep) -> Result<HashMap<String, Bytes>, String> {
         // An object that several chunks have slices of is fetched once.
         let mut seen = HashSet::new();
         let mut tasks: Vec<ChunkTask> = tasks.to_vec();
@@ -133,7 +145,7 @@ impl Limits {
                     scope.spawn(|| -> Result<(), String> {
                         loop {
                             let Some(task) = lock(&next).next() else { return Ok(()) };
-                            self.fetch_one(&task, &objects)?;
+                            self.fetch_one(&task, keep, &objects)?;
                         }
                     })
                 })
@@ -143,19 +155,21 @@ impl Limits {
         Ok(objects.into_inner().unwrap_or_default())
     }
 
-    fn fetch_one(&self, task: &ChunkTask, objects: &Mutex<HashMap<String, Bytes>>) -> Result<(), String> {
+    fn fetch_one(&self, task: &ChunkTask, keep: Keep, objects: &Mutex<HashMap<String, Bytes>>) -> Result<(), String> {
         let attempt = Self::attempt(task);
         let mut ahead = Ahead::start(&self.stores, &attempt, &self.handle);
         for slice in &task.inputs {
             let object = ahead.next().ok_or("the objects' task is gone")?.map_err(|e| e.to_string())?;
             let bytes = match object.in_memory() {
                 Some(bytes) => bytes,
+                None if keep == Keep::Nothing => {
+                    pass(&*object, slice).map_err(|e| e.to_string())?;
+                    continue;
+                }
                 None => {
-                    // In pieces, as decoders ask for them.
                     let mut bytes = BytesMut::with_capacity(usize::try_from(slice.size).unwrap_or_default());
-                    for start in (0..object.size()).step_by(PIECE_BYTES as usize) {
-                        let end = object.size().min(start + PIECE_BYTES);
-                        bytes.extend_from_slice(&object.read(start..end).map_err(|e| e.to_string())?);
+                    for piece in pieces(object.size()) {
+                        bytes.extend_from_slice(&object.read(piece).map_err(|e| e.to_string())?);
                     }
                     bytes.freeze()
                 }
@@ -258,7 +272,7 @@ impl Limits {
     /// Tensors of the first records of a chunk, in groups of as many as `size` or as a job would have.
     fn groups(&self, task: &ChunkTask, size: Option<usize>) -> Result<Vec<Group>, String> {
         let task = ChunkTask { batch_size: size.map(|size| size as u32).or(task.batch_size), ..task.clone() };
-        let objects = self.fetch(std::slice::from_ref(&task))?;
+        let objects = self.fetch(std::slice::from_ref(&task), Keep::All)?;
         let attempt = Self::attempt(&task);
         let loaded = self.load(&task).map_err(said)?;
         let works = self.decode(&attempt, &objects, &loaded, unbounded().0).map_err(said)?;
@@ -291,6 +305,29 @@ impl Stages {
             self.add(stage, Cost { cpu: cost.cpu * share, clock: cost.clock * share });
         }
     }
+}
+
+/// What becomes of objects that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Nothing,
+    All,
+}
+
+/// Reads an object as its decoder does: columns in pieces, text as a stream.
+fn pass(object: &dyn ObjectBytes, slice: &ObjectSlice) -> io::Result<()> {
+    let format = if slice.format == InputFormat::Auto { sniff::by_name(&slice.key).0 } else { slice.format };
+    if matches!(format, InputFormat::Parquet | InputFormat::Arrow) {
+        return pieces(object.size()).try_for_each(|piece| object.read(piece).map(drop)).map_err(io::Error::other);
+    }
+    let mut text = object.stream(0..object.size()).map_err(io::Error::other)?;
+    let mut buffer = vec![0; TEXT_BYTES];
+    while text.read(&mut buffer)? > 0 {}
+    Ok(())
+}
+
+fn pieces(size: u64) -> impl Iterator<Item = Range<u64>> {
+    (0..size).step_by(PIECE_BYTES as usize).map(move |start| start..size.min(start + PIECE_BYTES))
 }
 
 /// Records a second of all sessions, each on a thread of its own that runs the same batches again and again.
