@@ -37,6 +37,9 @@ impl Packer {
         {
             emit(ended)?;
         }
+        if self.waiting_rows == 0 && batch.rows() == self.rows && at_most(&batch).is_some_and(|bytes| bytes <= self.bytes) {
+            return emit(batch);
+        }
         let weights = weights(&batch);
         let mut start = 0;
         for (row, weight) in weights.iter().enumerate() {
@@ -85,6 +88,13 @@ fn slice(batch: &Batch, start: usize, rows: usize) -> Batch {
         return batch.clone();
     }
     batch.slice(start, rows)
+}
+
+/// What all rows together cannot weigh more than, told without a look at any; `None` where several can share bytes.
+fn at_most(batch: &Batch) -> Option<u64> {
+    let columns = batch.columns.columns().iter();
+    let shared = |kind: &DataType| matches!(kind, DataType::Utf8View | DataType::BinaryView);
+    columns.map(|column| (!shared(column.data_type())).then(|| column.get_buffer_memory_size() as u64)).sum()
 }
 
 /// Bytes of each row in columns of texts and bytes.
