@@ -170,13 +170,15 @@ impl Cutter {
         let mut borders = RecordBorders::new(sniff::delimiter(&slice.key, &self.input.csv));
         let mut start = 0;
         let found = blocks.map_ok(move |block| {
-            let mut slices = Vec::new();
-            borders.feed(&block, &mut |border| {
-                if border - start >= target && border < size {
+            let (mut slices, mut rest) = (Vec::new(), &block[..]);
+            while let Some(length) = borders.seek(rest, start + target) {
+                rest = &rest[length..];
+                let border = borders.offset();
+                if border < size {
                     slices.push(Slice::Bytes { start, end: border });
                     start = border;
                 }
-            });
+            }
             slices
         });
         // The last slice runs to the end, wherever the scanner stands: an unterminated quote is the decoder's to report.

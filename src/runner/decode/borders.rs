@@ -91,6 +91,32 @@ impl RecordBorders {
         }
     }
 
+    /// Of the next byte.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// How many of `bytes`, which follow those fed before, come before the first border at or after `target` of the text; `None` when it is
+    /// not among them. Borders before it are not looked for, where no quote asks for it: many times as fast as [`feed`](Self::feed).
+    pub fn seek(&mut self, bytes: &[u8], target: u64) -> Option<usize> {
+        // The last byte before a border is its terminator.
+        let passed = target.saturating_sub(1).saturating_sub(self.offset);
+        let (passed, rest) = bytes.split_at(usize::try_from(passed).unwrap_or(usize::MAX).min(bytes.len()));
+        self.pass(passed);
+        self.next(rest).map(|length| passed.len() + length)
+    }
+
+    fn pass(&mut self, bytes: &[u8]) {
+        let plain = matches!(self.state, State::FieldStart | State::Unquoted) && memchr(QUOTE, bytes).is_none();
+        match bytes.last() {
+            Some(last) if plain => {
+                self.offset += bytes.len() as u64;
+                self.state = if [b'\n', self.delimiter].contains(last) { State::FieldStart } else { State::Unquoted };
+            }
+            _ => self.feed(bytes, &mut |_| {}),
+        }
+    }
+
     /// Whether the bytes fed so far end in a quoted field that is still open; at the end of a text, that its last record is
     /// broken.
     pub fn in_quotes(&self) -> bool {
@@ -212,6 +238,32 @@ mod tests {
             cuts.sort_unstable();
             let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect();
             prop_assert_eq!(borders(&pieces), borders(&[&text]));
+        }
+
+        #[test]
+        fn the_first_border_at_or_after_a_place_is_found_however_the_text_comes(
+            text in proptest::collection::vec(prop::sample::select(b"aaa,,\"\n\n\r\xEF\xBB\xBF".to_vec()), 0..80),
+            cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..8),
+            target in 1u64..12,
+        ) {
+            let (mut expected, mut start) = (Vec::new(), 0);
+            for border in borders(&[&text]).0 {
+                if border - start >= target {
+                    expected.push(border);
+                    start = border;
+                }
+            }
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).chain([0, text.len()]).collect();
+            cuts.sort_unstable();
+            let (mut borders, mut found) = (RecordBorders::new(b','), Vec::new());
+            for pair in cuts.windows(2) {
+                let mut piece = &text[pair[0]..pair[1]];
+                while let Some(length) = borders.seek(piece, found.last().copied().unwrap_or(0) + target) {
+                    piece = &piece[length..];
+                    found.push(borders.offset());
+                }
+            }
+            prop_assert_eq!(found, expected);
         }
     }
 }
