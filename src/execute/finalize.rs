@@ -289,6 +289,8 @@ impl Finalizer {
         let bucket = stores.open(uri)?;
         let found = earlier::read(&bucket, uri).await?;
         let nothing = ending != Ending::Completed && named.is_empty();
+        // Nothing here is named by anybody but the committed chunks.
+        let first = matches!(found, Found::Nothing) && copies.is_empty();
         match found {
             // Its own manifest: it was interrupted after it had put it, or it is tried again.
             Found::Manifest(own) if own.job == job.id => {
@@ -312,8 +314,16 @@ impl Finalizer {
             return self.remove_unnamed(lease, &bucket, uri, ours).await;
         }
         self.copy(lease, &bucket, uri, copies).await?;
-        bucket.put(uri.join(MANIFEST).path(), Bytes::from(manifest.to_json())).await?;
-        self.remove_unnamed(lease, &bucket, uri, |name| PartNames::is_part(name) && !named.contains(name)).await
+        let path = uri.join(MANIFEST);
+        let put = bucket.put(path.path(), Bytes::from(manifest.to_json()));
+        let remove = self.remove_unnamed(lease, &bucket, uri, |name| PartNames::is_part(name) && !named.contains(name));
+        if first {
+            let (put, removed) = tokio::join!(put, remove);
+            put?;
+            return removed;
+        }
+        put.await?;
+        remove.await
     }
 
     /// Removes what an earlier job left below the prefix, its marker first.
