@@ -30,6 +30,7 @@ mod attempt;
 mod direct;
 mod engine;
 mod isolate;
+mod lanes;
 mod models;
 mod occupancy;
 mod pack;

@@ -80,6 +80,12 @@ pub(super) trait Columns: Send {
     /// Whether a line is no record at all.
     fn is_blank(&self, line: &str) -> bool;
 
+    /// Adds the record that `ahead` begins with as row number `row`, and gives its length with its terminator; `None` where the record is
+    /// not written as plainly as most are, or does not end in `ahead`: then the columns are as before, and [`push`](Self::push) is for it.
+    fn push_plain(&mut self, _row: usize, _ahead: &[u8]) -> Option<usize> {
+        None
+    }
+
     /// Adds the record as row number `row`.
     fn push(&mut self, row: usize, record: &str) -> Pushed;
 
@@ -181,6 +187,14 @@ impl<B: Borders, C: Columns> Gather for TextDecoder<B, C> {
             if self.records.position() >= self.end {
                 self.progress = Progress::Ended;
                 break;
+            }
+            // One that has room for its terminator here is within the limit.
+            let ahead = self.records.ahead();
+            let ahead = &ahead[..ahead.len().min(self.limits.record_bytes.saturating_add(1))];
+            if let Some(length) = self.columns.push_plain(positions.len(), ahead) {
+                positions.push(self.records.position());
+                self.records.pass(length);
+                continue;
             }
             let record = match self.records.next() {
                 Ok(Some(record)) => record,

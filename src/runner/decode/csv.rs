@@ -15,7 +15,7 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
     error::ArrowError,
 };
-use memchr::{memchr, memchr_iter};
+use memchr::memchr;
 
 use super::{
     DecodeError, Decoder, Projection, Request,
@@ -29,6 +29,7 @@ use crate::{
     domain::spec::InputCompression,
     runner::{
         batch::{ENCODING, ENCODING_CSV},
+        lanes::{LANES, any_of},
         source::ObjectBytes,
     },
 };
@@ -40,6 +41,9 @@ const MAX_COLUMNS: usize = 1 << 16;
 const HEAD_BYTES: u64 = 64 << 10;
 
 const QUOTE: u8 = b'"';
+
+/// Bytes of a plain record in which fields are looked for together: a bit each in a word.
+const BLOCK: usize = 4 * LANES;
 
 /// Opens a text that starts at the object's start.
 pub(super) fn open(input: Input, compression: InputCompression, delimiter: u8, request: &Request) -> Result<Box<dyn Decoder>, DecodeError> {
@@ -274,16 +278,35 @@ impl CsvField {
     }
 }
 
+/// Finds where each of `width` fields starts in the record that `ahead` begins with, and where one more would, and gives the record's length
+/// with its terminator. `None` if it has another number of fields or a quote, or does not end well before `ahead` does.
+fn plain_starts(ahead: &[u8], delimiter: u8, width: usize, starts: &mut Vec<usize>) -> Option<usize> {
+    starts.clear();
+    starts.push(0);
+    for (place, block) in ahead.as_chunks::<BLOCK>().0.iter().enumerate() {
+        let lanes = block.as_chunks::<LANES>().0.iter().rev();
+        let mut found = lanes.fold(0, |found, lanes| found << LANES | u64::from(any_of(lanes, [delimiter, b'\n', QUOTE])));
+        while found != 0 {
+            let at = found.trailing_zeros() as usize;
+            found &= found - 1;
+            let end = place * BLOCK + at;
+            match block[at % BLOCK] {
+                byte if byte == delimiter && starts.len() < width => starts.push(end + 1),
+                b'\n' if starts.len() == width => {
+                    let carriage_return = end > 0 && ahead[end - 1] == b'\r';
+                    starts.push(end + 1 - usize::from(carriage_return));
+                    return Some(end + 1);
+                }
+                _ => return None,
+            }
+        }
+    }
+    None
+}
+
 /// Cuts a record, given without its terminator, into its fields.
 fn each_field(record: &[u8], delimiter: u8, mut on_field: impl FnMut(CsvField)) {
     let mut start = 0;
-    if memchr(QUOTE, record).is_none() {
-        for end in memchr_iter(delimiter, record) {
-            on_field(CsvField { start, end, escaped: false });
-            start = end + 1;
-        }
-        return on_field(CsvField { start, end: record.len(), escaped: false });
-    }
     loop {
         let (field, end) = field_at(record, start, delimiter);
         on_field(field);
@@ -325,6 +348,8 @@ struct CsvColumns {
     columns: Vec<TextColumn>,
     /// Of the record in hand; kept for its allocation.
     fields: Vec<CsvField>,
+    /// Where each field of a plain record starts, and where one more would.
+    starts: Vec<usize>,
     /// About what the columns hold.
     bytes: usize,
 }
@@ -332,7 +357,7 @@ struct CsvColumns {
 impl CsvColumns {
     fn new(layout: Arc<Layout>) -> Self {
         let columns = layout.places.iter().map(|_| TextColumn::new()).collect();
-        Self { columns, fields: Vec::with_capacity(layout.width), layout, bytes: 0 }
+        Self { columns, fields: Vec::new(), starts: Vec::with_capacity(layout.width + 1), layout, bytes: 0 }
     }
 }
 
@@ -343,6 +368,20 @@ fn field(name: String) -> Field {
 impl Columns for CsvColumns {
     fn is_blank(&self, line: &str) -> bool {
         line.is_empty()
+    }
+
+    fn push_plain(&mut self, _row: usize, ahead: &[u8]) -> Option<usize> {
+        let length = plain_starts(ahead, self.layout.delimiter, self.layout.width, &mut self.starts)?;
+        let end = self.starts.last()? - 1;
+        if end == 0 || str::from_utf8(&ahead[..end]).is_err() {
+            return None;
+        }
+        for (place, column) in self.layout.places.iter().zip(&mut self.columns) {
+            let cell = self.starts[*place]..self.starts[*place + 1] - 1;
+            self.bytes += cell.len() + size_of::<i32>();
+            column.push_part(ahead, cell);
+        }
+        Some(length)
     }
 
     fn push(&mut self, _row: usize, record: &str) -> Pushed {

@@ -22,7 +22,7 @@ use super::{
     DecodeError, Decoder, Projection, Request,
     batches::{Columns, Fault, Limits, Pushed, TextDecoder},
     column::TextColumn,
-    flat::{self, After, Flat},
+    flat::{After, Flat, Written},
     text::Input,
 };
 use crate::{
@@ -69,8 +69,8 @@ pub(super) struct JsonColumns {
 /// A field that a line before had.
 struct Known {
     name: String,
-    /// How it is written, if there is but one way.
-    token: Option<String>,
+    /// How it is written, if there is but one way to write its name.
+    written: Option<Written>,
     /// Of its column.
     place: Option<usize>,
 }
@@ -111,7 +111,7 @@ impl JsonColumns {
             None if self.open => Some(self.add_at(row, name)?),
             None => None,
         };
-        let known = || Known { name: name.to_owned(), token: flat::token(name), place };
+        let known = || Known { name: name.to_owned(), written: Written::new(name), place };
         match self.shape.get_mut(nth) {
             Some(other) => *other = known(),
             None if nth < MAX_SHAPE => self.shape.push(known()),
@@ -152,28 +152,42 @@ impl JsonColumns {
         self.bytes = self.columns.iter().map(|(_, column)| column.bytes()).sum();
     }
 
-    /// Reads one line into row `row` that is written like those before, and gives the number of columns that it had a value for; what it
-    /// has added stays when it is not written so.
-    fn read_alike(&mut self, row: usize, line: &str) -> Option<usize> {
-        let mut flat = Flat::open(line)?;
+    /// Reads the line that `text` begins with into row `row`, where it is written like those before and `text` goes on after it, and gives its
+    /// length with the line feed; what it has added stays when it fails.
+    fn read_alike(&mut self, row: usize, text: &[u8]) -> Option<usize> {
+        let Self { columns, shape, bytes, .. } = self;
+        let mut flat = Flat::new(text);
         let mut filled = 0;
-        for known in &self.shape {
-            let (value, after) = flat.field(known.token.as_ref()?)?;
+        for known in shape {
+            let (value, after) = flat.field(known.written.as_mut()?)?;
             if let Some(place) = known.place {
-                let column = &mut self.columns[place].1;
+                let column = &mut columns[place].1;
                 // A name that comes twice is for the parser to tell.
                 if column.len() > row {
                     return None;
                 }
-                column.push(value);
-                self.bytes += value.len() + size_of::<i32>();
+                *bytes += value.len() + size_of::<i32>();
+                column.push_part(text, value);
                 filled += 1;
             }
             if after == After::End {
-                return Some(filled);
+                let end = flat.end();
+                if text.get(end) != Some(&b'\n') {
+                    return None;
+                }
+                if filled < columns.len() {
+                    self.fill(row);
+                }
+                return Some(end + 1);
             }
         }
         None
+    }
+
+    /// Adds nulls where row `row` has no value.
+    fn fill(&mut self, row: usize) {
+        self.columns.iter_mut().for_each(|(_, column)| column.pad(row + 1));
+        self.count_bytes();
     }
 
     /// Reads one line into row `row`; what it has added stays when it fails.
@@ -195,21 +209,23 @@ impl Columns for JsonColumns {
         line.bytes().all(|byte| byte.is_ascii_whitespace())
     }
 
+    fn push_plain(&mut self, row: usize, ahead: &[u8]) -> Option<usize> {
+        let bytes = self.bytes;
+        let length = self.read_alike(row, ahead);
+        if length.is_none() {
+            self.columns.iter_mut().for_each(|(_, column)| column.truncate(row));
+            self.bytes = bytes;
+        }
+        length
+    }
+
     fn push(&mut self, row: usize, line: &str) -> Pushed {
         let columns = self.columns.len();
-        let filled = self.read_alike(row, line);
-        if filled == Some(columns) {
-            return Pushed::Row;
+        if let Err(pushed) = self.read(row, line) {
+            self.take_back(row, columns);
+            return pushed;
         }
-        if filled.is_none() {
-            self.columns.iter_mut().for_each(|(_, column)| column.truncate(row));
-            if let Err(pushed) = self.read(row, line) {
-                self.take_back(row, columns);
-                return pushed;
-            }
-        }
-        self.columns.iter_mut().for_each(|(_, column)| column.pad(row + 1));
-        self.count_bytes();
+        self.fill(row);
         Pushed::Row
     }
 

@@ -118,6 +118,21 @@ impl<B: Borders> Records<B> {
         Ok(Some(Record { position, end: self.position, terminated, content }))
     }
 
+    /// What has been read of the text from the next record on, which begins with all its bytes or a part of them, or none.
+    pub(super) fn ahead(&self) -> &[u8] {
+        // A record that has been begun is not cut again from its start, and before the first there may be a byte order mark.
+        let begun = self.scanned > self.start || self.dropped > 0;
+        if begun || self.position == 0 { &[] } else { &self.buffer[self.start..self.filled] }
+    }
+
+    /// Passes over the next record, which takes the first `length` bytes of [`ahead`](Self::ahead) with its terminator.
+    pub(super) fn pass(&mut self, length: usize) {
+        self.start += length;
+        self.scanned = self.start;
+        self.position += length as u64;
+        self.borders.restart(self.position);
+    }
+
     /// Puts back the record at `position`, the one that [`next`](Self::next) gave last; it must not have been too large.
     pub(super) fn put_back(&mut self, position: u64) {
         let length = usize::try_from(self.position - position).unwrap_or(usize::MAX);

@@ -1,6 +1,6 @@
 //! Reads the values of one column, whatever writes them, as elements of one type.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, StringArray},
@@ -21,24 +21,31 @@ use super::{
 /// A value that could not be read: what it looks like, and why.
 pub(super) type CellError = (String, Bad);
 
-/// Reads a value a row. `put` gets the row and the element, or `None` for a missing value.
-pub(super) fn scalars<T: Element>(array: &ArrayRef, encoding: Encoding, put: &mut impl FnMut(usize, Result<Option<T>, CellError>)) {
+/// Reads a value a row of these rows. `put` gets the row and the element, or `None` for a missing value.
+pub(super) fn scalars<T: Element>(
+    array: &ArrayRef,
+    rows: Range<usize>,
+    encoding: Encoding,
+    put: &mut impl FnMut(usize, Result<Option<T>, CellError>),
+) {
     match encoding {
-        Encoding::Csv => texts_of(array, |text| csv(text.unwrap_or_default()), put),
-        Encoding::Json => texts_of(array, |text| text.map_or(Ok(None), json_single), put),
-        Encoding::Typed => typed(array, put),
+        Encoding::Csv => texts_of(array, rows, |text| csv(text.unwrap_or_default()), put),
+        Encoding::Json => texts_of(array, rows, |text| text.map_or(Ok(None), json_single), put),
+        Encoding::Typed => typed(&array.slice(rows.start, rows.len()), &mut |row, cell| put(rows.start + row, cell)),
     }
 }
 
 /// A text a row: plain decimal numbers at once, all else by `read`.
 fn texts_of<T: Element>(
     array: &ArrayRef,
+    rows: Range<usize>,
     read: impl Fn(Option<&str>) -> Result<Option<T>, CellError>,
     put: &mut impl FnMut(usize, Result<Option<T>, CellError>),
 ) {
     let array = texts(array);
     let bytes = array.value_data();
-    for (row, ends) in array.value_offsets().windows(2).enumerate() {
+    let ends = array.value_offsets()[rows.start..].windows(2);
+    for (row, ends) in rows.zip(ends) {
         match decimal::read(bytes, ends[0] as usize..ends[1] as usize).and_then(T::of_decimal) {
             Some(element) => put(row, Ok(Some(element))),
             None => put(row, read(array.is_valid(row).then(|| array.value(row)))),

@@ -26,7 +26,7 @@ use crate::{
     each_tensor_data,
     runner::tensor::{Tensor, TensorData},
 };
-use bind::{BoundInput, Column, Fill, Tabular};
+use bind::{BoundInput, Column, Encoding, Fill, Tabular};
 use cells::{CellError, List, lists, scalars};
 use element::{Element, with_element};
 use image::Pictures;
@@ -64,7 +64,8 @@ pub fn wanted_columns(pipeline: &Pipeline) -> Option<BTreeSet<String>> {
 pub fn texts(columns: &RecordBatch, name: &str) -> Option<Vec<Result<Option<String>, String>>> {
     let column = bind::find(columns, name)?;
     let mut texts = Vec::with_capacity(columns.num_rows());
-    scalars::<String>(columns.column(column.index), column.encoding, &mut |_, cell| texts.push(cell.map_err(|(excerpt, _)| excerpt)));
+    let put = &mut |_, cell: Result<_, CellError>| texts.push(cell.map_err(|(excerpt, _)| excerpt));
+    scalars::<String>(columns.column(column.index), 0..columns.num_rows(), column.encoding, put);
     Some(texts)
 }
 
@@ -303,20 +304,19 @@ fn read<T: Element>(
     errors: &mut Errors,
     mut put: impl FnMut(usize, T),
 ) {
-    let array = columns.column(column.index).slice(rows.start, rows.len());
-    if let Some(values) = T::column(&array) {
+    let array = columns.column(column.index);
+    if column.encoding == Encoding::Typed
+        && let Some(values) = T::column(&array.slice(rows.start, rows.len()))
+    {
         return rows.zip(values).for_each(|(row, value)| put(row, value.clone()));
     }
-    scalars::<T>(&array, column.encoding, &mut |row, cell| {
-        let row = rows.start + row;
-        match cell {
-            Ok(Some(value)) => put(row, value),
-            Ok(None) => match stands_in {
-                Some(value) => put(row, value.clone()),
-                None => errors.missing(row, column),
-            },
-            Err(error) => errors.cell(row, column, T::DTYPE, error),
-        }
+    scalars::<T>(array, rows, column.encoding, &mut |row, cell| match cell {
+        Ok(Some(value)) => put(row, value),
+        Ok(None) => match stands_in {
+            Some(value) => put(row, value.clone()),
+            None => errors.missing(row, column),
+        },
+        Err(error) => errors.cell(row, column, T::DTYPE, error),
     });
 }
 

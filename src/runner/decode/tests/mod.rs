@@ -7,6 +7,7 @@ mod ipc;
 mod jsonl;
 mod media;
 mod parquet;
+mod plain;
 mod slices;
 
 use std::{collections::BTreeSet, sync::Arc};

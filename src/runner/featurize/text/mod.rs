@@ -159,7 +159,7 @@ impl Text {
 /// The texts of a column; rows without one get an error and an empty text. `setting` is the field that names the column.
 fn read(column: &Column, setting: &str, columns: &RecordBatch, errors: &mut Errors) -> Vec<String> {
     let mut texts = vec![String::new(); columns.num_rows()];
-    scalars::<String>(columns.column(column.index), column.encoding, &mut |row, cell| match cell {
+    scalars::<String>(columns.column(column.index), 0..columns.num_rows(), column.encoding, &mut |row, cell| match cell {
         Ok(Some(text)) => texts[row] = text,
         Ok(None) => errors.add(row, "missing_value", || format!("column {:?} has no text; {setting} names the column", column.name)),
         Err(error) => errors.cell(row, column, Dtype::Bytes, error),
