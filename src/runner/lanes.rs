@@ -70,7 +70,7 @@ mod words {
         each_half(bytes, |half| {
             let equal = |byte: u8| {
                 let other = half ^ all(byte);
-                !((other & !HIGH) + !HIGH | other)
+                !(((other & !HIGH) + !HIGH) | other)
             };
             wanted.into_iter().fold(0, |found, byte| found | equal(byte))
         })
@@ -82,7 +82,7 @@ mod words {
         each_half(bytes, |half| {
             let values = half ^ all(b'0');
             // Ten and more reach the highest bit by this.
-            !((values & !HIGH) + all(0x80 - 10) | values)
+            !(((values & !HIGH) + all(0x80 - 10)) | values)
         })
     }
 
