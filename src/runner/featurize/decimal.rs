@@ -73,6 +73,7 @@ fn short(bytes: &[u8]) -> [u8; LANES] {
 
 /// The number of eight digits, the first in the lowest byte: pairs, fours and eights are summed up in all their places at once. Where no
 /// digit is, a zero byte counts as one.
+#[inline]
 fn eight(digits: u64) -> u64 {
     let pairs = (digits & 0x0f0f_0f0f_0f0f_0f0f).wrapping_mul(10 << 8 | 1) >> 8;
     let fours = (pairs & 0x00ff_00ff_00ff_00ff).wrapping_mul(100 << 16 | 1) >> 16;

@@ -156,6 +156,7 @@ macro_rules! floats {
             fn nan() -> Option<Self> {
                 Some(<$type>::NAN)
             }
+            #[inline]
             fn of_decimal(value: f64) -> Option<Self> {
                 Self::of_f64(value).ok()
             }
@@ -165,6 +166,7 @@ macro_rules! floats {
             fn of_u64(value: u64) -> Result<Self, Bad> {
                 Self::of_f64(value as f64)
             }
+            #[inline]
             fn of_f64(value: f64) -> Result<Self, Bad> {
                 let narrow: $type = $narrow(value);
                 if narrow.is_infinite() && value.is_finite() { Err(Bad::OutOfRange) } else { Ok(narrow) }
