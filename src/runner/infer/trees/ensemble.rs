@@ -9,6 +9,8 @@ pub(super) const BLOCK: usize = 256;
 /// Columns that a node can name; its highest bit says where a missing value goes.
 const MOST_COLUMNS: usize = 1 << 15;
 const MISSING_GOES_TRUE: u16 = 1 << 15;
+/// A wider input is nothing that records are drawn for: whoever wrote the model says its width.
+const WIDEST: usize = 1 << 20;
 /// Nodes of a tree that a node can name.
 const MOST_NODES: usize = 1 << 16;
 
@@ -153,7 +155,7 @@ impl Columns {
         if let Some(number) = self.numbers.get(&column) {
             return Ok(*number);
         }
-        let at = usize::try_from(column).map_err(|_| format!("its node names column {column}"))?;
+        let at = usize::try_from(column).ok().filter(|at| *at < WIDEST).ok_or_else(|| format!("its node names column {column}"))?;
         if self.used.len() == MOST_COLUMNS {
             return Err(format!("it looks at more than {MOST_COLUMNS} columns"));
         }

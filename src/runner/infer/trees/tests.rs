@@ -238,6 +238,7 @@ fn what_is_unusual_is_left_to_the_runtime_and_the_reason_is_said() {
         (changed("class_ids", |a| a.ints[0] = 2), "it has a leaf for number 2 of 2"),
         (changed("class_ids", |a| a.ints[0] = 1), "some records get no weight for class"),
         (changed("nodes_featureids", |a| a.ints[at] = -1), "its node names column -1"),
+        (changed("nodes_featureids", |a| a.ints[at] = i64::MAX), "its node names column 9223372036854775807"),
     ] {
         let said = Ensemble::read(&node).map(|_| ()).unwrap_err();
         assert!(said.starts_with(why), "{said:?} is not {why:?}");
