@@ -61,7 +61,7 @@ impl Cutter {
         if let Some(records) = self.records_of_whole(format) {
             return Ok(Cut::Whole { slice: slice_of(found, format, compression, Slice::Whole), records });
         }
-        let large = object.size > self.chunk_bytes.saturating_mul(3) / 2;
+        let large = object.size > whole_up_to(format, self.chunk_bytes, self.chunk_records);
         if !large && self.chunk_records.is_none() || self.layout == Layout::Mirror {
             return Ok(Cut::Whole { slice: slice_of(found, format, compression, Slice::Whole), records: 0 });
         }
@@ -88,7 +88,7 @@ impl Cutter {
             (InputFormat::Csv | InputFormat::Jsonl | InputFormat::Lines, InputCompression::None) => {
                 let slice = of(Slice::Whole);
                 let target = self.target_bytes(&head);
-                if slice.size <= target.saturating_mul(3) / 2 {
+                if slice.size <= whole_up_to(format, target, self.chunk_records) {
                     let records = slice.size / record_bytes(&head);
                     return Ok(Cut::Whole { slice, records });
                 }
@@ -194,6 +194,13 @@ impl Cutter {
         });
         Ok(all.boxed())
     }
+}
+
+/// How large an object may be that is not cut into slices of `target` bytes. To cut CSV is to read all of it once more: for less than two
+/// slices it is not worth that, unless they are to have so many records at most.
+pub(super) fn whole_up_to(format: InputFormat, target: u64, chunk_records: Option<u64>) -> u64 {
+    let halves = if format == InputFormat::Csv && chunk_records.is_none() { 4 } else { 3 };
+    target.saturating_mul(halves) / 2
 }
 
 pub(super) fn slice_of(found: &Found, format: InputFormat, compression: InputCompression, slice: Slice) -> ObjectSlice {

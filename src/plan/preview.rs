@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 
 use super::{
     Error, Options,
-    cut::{Cutter, head, record_bytes, slice_of},
+    cut::{Cutter, head, record_bytes, slice_of, whole_up_to},
     gather::Gatherer,
     list::{self, Found},
     manifest::Manifest,
@@ -180,7 +180,8 @@ fn chunks(objects: &[ObjectSlice], most: Option<u64>, probed: &Probed, options: 
     let (mut chunks, mut uncut) = (0, true);
     for object in objects {
         let records = probed.records_in(object.size);
-        let by_bytes = if object.size > options.chunk_bytes.saturating_mul(3) / 2 { object.size.div_ceil(options.chunk_bytes) } else { 1 };
+        let cut = object.size > whole_up_to(object.format, options.chunk_bytes, most);
+        let by_bytes = if cut { object.size.div_ceil(options.chunk_bytes) } else { 1 };
         let by_records = most.map_or(1, |most| records.div_ceil(most));
         let pieces = by_bytes.max(by_records);
         if pieces > 1 {
