@@ -199,7 +199,7 @@ pub(super) async fn get(
     let wait = query
         .parsed("wait", "a span from 1s to 60s", |text| time::parse_span(text).map(Duration::from_secs).filter(|wait| *wait <= MAX_WAIT))?;
     let deadline = tokio::time::Instant::now() + wait.unwrap_or_default();
-    let mut apart = DEBOUNCE.0;
+    let (mut apart, mut before) = (DEBOUNCE.0, None);
     let job = loop {
         // Subscribed before looking. Chunks ring as well as ends: what rings together is looked at once.
         let rung = state.wake.notified();
@@ -210,10 +210,11 @@ pub(super) async fn get(
         if job.state.is_final() || now >= deadline {
             break job;
         }
-        if job.state == JobState::Finalizing {
+        if job.state == JobState::Finalizing && before != Some(JobState::Finalizing) {
             // What rings next is most likely its end.
             apart = DEBOUNCE.0;
         }
+        before = Some(job.state);
         let pause = deadline.min(now + apart);
         apart = DEBOUNCE.1.min(apart * 2);
         tokio::select! {

@@ -318,9 +318,9 @@ impl Finalizer {
         let put = bucket.put(path.path(), Bytes::from(manifest.to_json()));
         let remove = self.remove_unnamed(lease, &bucket, uri, |name| PartNames::is_part(name) && !named.contains(name));
         if first {
-            let (put, removed) = tokio::join!(put, remove);
-            put?;
-            return removed;
+            // Whoever has lost the lease puts nothing any more.
+            let put = async { Ok::<_, Error>(put.await?) };
+            return tokio::try_join!(put, remove).map(|_| ());
         }
         put.await?;
         remove.await
@@ -373,11 +373,8 @@ impl Finalizer {
         let (errors, removed) = (prefix.join("errors/"), &removed);
         let listed = self.remove_listed(lease, bucket, &prefix, removed);
         // Side by side: each is a round trip, and the job's end waits for all of them.
-        let (parts, errors, listed) =
-            tokio::join!(bucket.remove_unfinished(prefix.path(), removed), bucket.remove_unfinished(errors.path(), removed), listed);
-        parts?;
-        errors?;
-        listed
+        let unfinished = async |folder: &Uri| Ok::<_, Error>(bucket.remove_unfinished(folder.path(), removed).await?);
+        tokio::try_join!(unfinished(&prefix), unfinished(&errors), listed).map(|_| ())
     }
 
     async fn remove_listed(

@@ -55,7 +55,7 @@ impl PinnedFile {
         let mut bytes = Vec::with_capacity(usize::try_from(wanted).unwrap_or_default());
         let read = self.file.seek(SeekFrom::Start(range.start)).and_then(|_| (&self.file).take(wanted).read_to_end(&mut bytes));
         match read {
-            Ok(count) if count as u64 == wanted => Ok(bytes.into()),
+            Ok(count) if count as u64 == wanted && self.is_as_pinned() => Ok(bytes.into()),
             Ok(_) => Err(self.changed()),
             Err(error) => Err(self.unavailable(&error)),
         }
@@ -68,6 +68,11 @@ impl PinnedFile {
     pub fn stream(mut self, range: Range<u64>) -> Result<impl Read + Send, Error> {
         self.file.seek(SeekFrom::Start(range.start)).map_err(|error| self.unavailable(&error))?;
         Ok(FileStream { file: self, advised: range.start, left: range })
+    }
+
+    /// Asked again at the end: a file that is written in place keeps its length.
+    fn is_as_pinned(&self) -> bool {
+        self.file.metadata().ok().and_then(|metadata| etag_of(&metadata)).is_some_and(|found| found == self.etag)
     }
 
     fn changed(&self) -> Error {
@@ -110,6 +115,9 @@ impl Read for FileStream {
             Ok(0) if wanted > 0 => Err(io::Error::other(self.file.changed())),
             Ok(count) => {
                 self.left.start += count as u64;
+                if self.left.is_empty() && !self.file.is_as_pinned() {
+                    return Err(io::Error::other(self.file.changed()));
+                }
                 Ok(count)
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
@@ -162,6 +170,21 @@ mod tests {
         file.as_file().set_len(99_999).unwrap();
         assert!(matches!(whole.read(0..100_000), Err(Error::Changed { .. })));
         let error = { streamed }.read_to_end(&mut Vec::new()).unwrap_err();
+        assert!(matches!(error.downcast::<Error>(), Ok(Error::Changed { .. })));
+    }
+
+    #[test]
+    fn a_file_that_is_written_in_place_while_it_is_read_has_changed() {
+        let file = written(&[1; 100_000]);
+        let (whole, mut streamed) = (pinned(&file), pinned(&file).stream(0..100_000).unwrap());
+        streamed.read_exact(&mut [0; 1000]).unwrap();
+        // Its time may have the steps of a clock's tick.
+        let before = file.as_file().metadata().unwrap().modified().unwrap();
+        while file.as_file().metadata().unwrap().modified().unwrap() == before {
+            std::os::unix::fs::FileExt::write_all_at(file.as_file(), b"2", 50_000).unwrap();
+        }
+        assert!(matches!(whole.read(0..100_000), Err(Error::Changed { .. })));
+        let error = streamed.read_to_end(&mut Vec::new()).unwrap_err();
         assert!(matches!(error.downcast::<Error>(), Ok(Error::Changed { .. })));
     }
 

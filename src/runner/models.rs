@@ -131,7 +131,8 @@ impl Models {
         }
         let provider = sessions[0].provider().to_owned();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let machine = format!("{provider}, {} sessions, {cores} cores", sessions.len());
+        let walked = if file.walks_trees() { ", trees walked" } else { "" };
+        let machine = format!("{provider}, {} sessions, {cores} cores{walked}", sessions.len());
         // Texts go by their tokens.
         let tunes = task.pipeline.signature.fixed_batch().is_none() && task.pipeline.text.is_none();
         let tuner = tunes.then(|| Tuner::new(usual_batch_size(task), folder.with_extension("batch-sizes.json"), machine));

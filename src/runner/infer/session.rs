@@ -3,7 +3,10 @@
 use std::{
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ort::{
@@ -56,18 +59,25 @@ impl LoadOptions {
 pub struct ModelFile {
     path: PathBuf,
     trees: Option<Trees>,
+    /// The runtime did not take the model with operators of our own.
+    refused: AtomicBool,
 }
 
 impl ModelFile {
     /// For these providers: where they are the CPU's alone, ensembles of trees are walked here and not by the runtime.
     pub fn open(path: PathBuf, providers: &[String]) -> Self {
         let trees = if providers.iter().all(|provider| provider == "cpu") { Trees::find(&path) } else { None };
-        Self { path, trees }
+        Self { path, trees, refused: AtomicBool::new(false) }
+    }
+
+    /// Whether the trees in it are walked here, and not by the runtime.
+    pub fn walks_trees(&self) -> bool {
+        self.trees.is_some() && !self.refused.load(Ordering::Relaxed)
     }
 
     /// For the runtime alone.
     pub fn as_it_is(path: PathBuf) -> Self {
-        Self { path, trees: None }
+        Self { path, trees: None, refused: AtomicBool::new(false) }
     }
 }
 
@@ -169,11 +179,16 @@ impl Session {
         let wanted: Vec<&str> =
             if options.providers.is_empty() { vec!["cpu"] } else { options.providers.iter().map(String::as_str).collect() };
         let walked = match &file.trees {
-            Some(trees) => trees
-                .session(for_providers(&wanted, options)?)
-                .inspect_err(|error| tracing::warn!(%error, "the runtime does not take the model with operators of our own: its own run"))
-                .ok(),
-            None => None,
+            Some(trees) if file.walks_trees() => {
+                let session = trees.session(for_providers(&wanted, options)?);
+                session
+                    .inspect_err(|error| {
+                        file.refused.store(true, Ordering::Relaxed);
+                        tracing::warn!(%error, "the runtime does not take the model with operators of our own: its own run");
+                    })
+                    .ok()
+            }
+            _ => None,
         };
         let inner = match walked {
             Some(session) => session,

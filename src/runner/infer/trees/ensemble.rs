@@ -268,7 +268,7 @@ impl Tree {
                 }
             });
         }
-        // A node that two others name would have been placed twice, and a loop has no end.
+        // Not all of it may be reached, and a loop has no end. (What two nodes name stands twice, and gives the same.)
         if packed.len() != nodes.len() {
             return Err("it has a tree that is none".to_owned());
         }

@@ -20,7 +20,7 @@ pub(super) struct Regress {
     targets: usize,
     /// What sums are divided by: the number of trees, or 1.
     divisor: f32,
-    /// One a target.
+    /// One a target, or none.
     base: Vec<f32>,
 }
 
@@ -67,8 +67,9 @@ impl Finish {
                 Some("AVERAGE") => true,
                 Some(other) => return Err(format!("its aggregate_function is {other}")),
             };
-            let base = if base.is_empty() { vec![0.0; targets] } else { base };
-            if base.len() != targets {
+            // For a single one, the runtime adds a zero.
+            let base = if base.is_empty() && targets == 1 { vec![0.0] } else { base };
+            if ![0, targets].contains(&base.len()) {
                 return Err("it has not one base value a target".to_owned());
             }
             return Ok(Self::Regress(Regress { targets, divisor: if divisor { f32::NAN } else { 1.0 }, base }));
@@ -131,10 +132,9 @@ impl Regress {
     /// In place: sums → values, `targets` a record.
     pub(super) fn finish(&self, sums: &mut [f32]) {
         for record in sums.chunks_exact_mut(self.targets) {
-            for (sum, base) in record.iter_mut().zip(&self.base) {
-                // Division by 1 changes nothing.
-                *sum = *sum / self.divisor + base;
-            }
+            // Division by 1 changes nothing.
+            record.iter_mut().for_each(|sum| *sum /= self.divisor);
+            record.iter_mut().zip(&self.base).for_each(|(sum, base)| *sum += base);
         }
     }
 }

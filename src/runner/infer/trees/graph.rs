@@ -13,6 +13,7 @@ use prost::{
 const MODEL_IR_VERSION: u32 = 1;
 const MODEL_GRAPH: u32 = 7;
 const MODEL_OPSETS: u32 = 8;
+const MODEL_FUNCTIONS: u32 = 25;
 const GRAPH_NODES: u32 = 1;
 
 /// The domain of the operators that the runtime is taught.
@@ -141,6 +142,8 @@ pub(super) struct Found {
     graph: Range<usize>,
     /// Of each node's message within the file.
     pub(super) nodes: Vec<Range<usize>>,
+    /// Whether the model defines operators itself; any name may mean one of those.
+    pub(super) functions: bool,
 }
 
 /// Looks through the nodes of the main graph.
@@ -148,16 +151,24 @@ pub(super) struct Found {
 /// # Errors
 /// The file is no protobuf message.
 pub(super) fn find(model: &[u8]) -> Result<Option<Found>, DecodeError> {
-    let Some(graph) = fields(model)?.into_iter().find(|field| field.tag == MODEL_GRAPH) else { return Ok(None) };
-    let graph = graph.value;
+    let (mut graph, mut functions) = (None, false);
+    for field in fields(model) {
+        let field = field?;
+        functions |= field.tag == MODEL_FUNCTIONS;
+        if field.tag == MODEL_GRAPH && graph.is_none() {
+            graph = Some(field.value);
+        }
+    }
+    let Some(graph) = graph else { return Ok(None) };
     let mut nodes = Vec::new();
-    for field in fields(&model[graph.clone()])? {
+    for field in fields(&model[graph.clone()]) {
+        let field = field?;
         let value = graph.start + field.value.start..graph.start + field.value.end;
         if field.tag == GRAPH_NODES && is_ensemble(&model[value.clone()])? {
             nodes.push(value);
         }
     }
-    Ok((!nodes.is_empty()).then_some(Found { graph, nodes }))
+    Ok((!nodes.is_empty()).then_some(Found { graph, nodes, functions }))
 }
 
 fn is_ensemble(node: &[u8]) -> Result<bool, DecodeError> {
@@ -196,7 +207,8 @@ pub(super) fn replaced(model: &[u8], found: &Found, with: &[(usize, &'static str
     }
     graph.extend_from_slice(&model[done..found.graph.end]);
     let mut out = Vec::with_capacity(model.len());
-    for field in fields(model)? {
+    for field in fields(model) {
+        let field = field?;
         if field.value == found.graph {
             put(&mut out, MODEL_GRAPH, &graph);
         } else {
@@ -222,7 +234,8 @@ fn encoder(labels: Attribute, numbers: String, texts: String, opset: i64) -> Nod
 
 /// The version of a domain's operators that a model asks for.
 fn version_of(model: &[u8], domain: &str) -> Result<i64, DecodeError> {
-    for field in fields(model)? {
+    for field in fields(model) {
+        let field = field?;
         if field.tag == MODEL_OPSETS {
             let opset = Opset::decode(&model[field.value])?;
             if opset.domain == domain {
@@ -235,8 +248,8 @@ fn version_of(model: &[u8], domain: &str) -> Result<i64, DecodeError> {
 
 /// Where the field that ends with `value` begins, of those from `from` on.
 fn key_of(model: &[u8], from: usize, value: &Range<usize>) -> Result<usize, DecodeError> {
-    let fields = fields(&model[from..value.end])?;
-    Ok(fields.last().map_or(from, |field| from + field.whole.start))
+    let last = fields(&model[from..value.end]).last().transpose()?;
+    Ok(last.map_or(from, |field| from + field.whole.start))
 }
 
 /// A model of this node alone: its first input, a table of floats, and its outputs of these element types.
@@ -254,7 +267,8 @@ pub(super) fn alone(model: &[u8], node: &Range<usize>, elements: &[i32]) -> Resu
         outputs: names.outputs.iter().zip(elements).map(|(name, element)| value(name, *element, &[])).collect(),
     };
     let mut out = Vec::new();
-    for field in fields(model)? {
+    for field in fields(model) {
+        let field = field?;
         if [MODEL_IR_VERSION, MODEL_OPSETS].contains(&field.tag) {
             out.extend_from_slice(&model[field.whole]);
         }
@@ -276,31 +290,41 @@ struct Field {
     value: Range<usize>,
 }
 
-/// The fields of a message in their order.
-fn fields(message: &[u8]) -> Result<Vec<Field>, DecodeError> {
-    let mut fields = Vec::new();
+/// The fields of a message in their order; one that cannot be read is the last.
+fn fields(message: &[u8]) -> impl Iterator<Item = Result<Field, DecodeError>> {
     let mut rest = message;
-    while !rest.is_empty() {
+    std::iter::from_fn(move || {
         let start = message.len() - rest.len();
-        let (tag, wire) = decode_key(&mut rest)?;
-        let key = message.len() - rest.len();
-        let mut ahead = rest;
-        skip_field(wire, tag, &mut rest, DecodeContext::default())?;
-        let end = message.len() - rest.len();
-        let value = if wire == WireType::LengthDelimited {
-            let length = decode_varint(&mut ahead)?;
-            end - length as usize..end
-        } else {
-            key..end
-        };
-        fields.push(Field { tag, whole: start..end, value });
-    }
-    Ok(fields)
+        let field = (!rest.is_empty()).then(|| field(&mut rest, start))?;
+        if field.is_err() {
+            rest = &[];
+        }
+        Some(field)
+    })
 }
 
-/// A model of this node and of nothing that a model has to have beside it but its versions.
+/// The field that `rest` begins with, which starts at `start` of its message.
+fn field(rest: &mut &[u8], start: usize) -> Result<Field, DecodeError> {
+    let length = rest.len();
+    let (tag, wire) = decode_key(rest)?;
+    let key = start + length - rest.len();
+    let mut ahead = *rest;
+    skip_field(wire, tag, rest, DecodeContext::default())?;
+    let end = start + length - rest.len();
+    // What was skipped is as long as it says.
+    let value = if wire == WireType::LengthDelimited { end - decode_varint(&mut ahead)? as usize..end } else { key..end };
+    Ok(Field { tag, whole: start..end, value })
+}
+
+/// A model of these nodes and of nothing that a model has to have beside them but its versions.
 #[cfg(test)]
-pub(super) fn of(node: &Node) -> Vec<u8> {
+pub(super) fn of(nodes: &[Node]) -> Vec<u8> {
+    of_graph(nodes.iter().map(|node| (GRAPH_NODES, node.encode_to_vec())))
+}
+
+/// A model of these fields of a graph.
+#[cfg(test)]
+pub(super) fn of_graph(fields: impl Iterator<Item = (u32, Vec<u8>)>) -> Vec<u8> {
     let mut out = Vec::new();
     encode_key(MODEL_IR_VERSION, WireType::Varint, &mut out);
     encode_varint(8, &mut out);
@@ -308,7 +332,17 @@ pub(super) fn of(node: &Node) -> Vec<u8> {
         put(&mut out, MODEL_OPSETS, &Opset { domain: domain.to_owned(), version }.encode_to_vec());
     }
     let mut graph = Vec::new();
-    put(&mut graph, GRAPH_NODES, &node.encode_to_vec());
+    for (tag, message) in fields {
+        put(&mut graph, tag, &message);
+    }
     put(&mut out, MODEL_GRAPH, &graph);
     out
+}
+
+/// The inputs and outputs of a model's graph, as fields of it.
+#[cfg(test)]
+pub(super) fn declarations(model: &[u8]) -> Vec<(u32, Vec<u8>)> {
+    let graph = fields(model).map(|field| field.unwrap()).find(|field| field.tag == MODEL_GRAPH).unwrap().value;
+    let declared = fields(&model[graph.clone()]).map(|field| field.unwrap()).filter(|field| [11, 12].contains(&field.tag));
+    declared.map(|field| (field.tag, model[graph.clone()][field.value].to_vec())).collect()
 }

@@ -14,7 +14,10 @@ mod operator;
 mod tests;
 mod walk;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use ort::session::{Session, builder::SessionBuilder};
 use prost::Message;
@@ -24,20 +27,27 @@ use self::{
     graph::Node,
 };
 
-/// A larger file is left to the runtime: it would have to be in memory twice.
-const MOST_BYTES: u64 = 512 << 20;
+/// A larger file is left to the runtime: while it is read, an ensemble takes several times its size in memory.
+const MOST_BYTES: u64 = 128 << 20;
+/// Ensembles of a model; libraries write one a model, some one a tree.
+const MOST_ENSEMBLES: usize = 1024;
+/// Where the runtime looks for the external data of a model that it gets as bytes (onnxruntime_session_options_config_keys.h).
+const DATA_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
 /// A model whose ensembles of trees are walked here.
 #[derive(Debug)]
 pub(super) struct Trees {
     /// Its file, with other nodes in their places.
     model: Vec<u8>,
+    /// Where its external data lie.
+    folder: PathBuf,
     ensembles: Vec<Arc<Ensemble>>,
 }
 
 impl Trees {
     /// A session of this model.
     pub(super) fn session(&self, builder: SessionBuilder) -> ort::Result<Session> {
+        let builder = builder.with_config_entry(DATA_FOLDER, self.folder.to_string_lossy())?;
         builder.with_operators(operator::domain(&self.ensembles)?)?.commit_from_memory(&self.model)
     }
 
@@ -46,7 +56,7 @@ impl Trees {
         match Self::read(file) {
             Ok(found) => found,
             Err(why) => {
-                tracing::info!("the trees of {} are left to the runtime's own operator: {why}", file.display());
+                tracing::info!("trees in {} are left to the runtime's own operator: {why}", file.display());
                 None
             }
         }
@@ -55,11 +65,17 @@ impl Trees {
     fn read(file: &Path) -> Result<Option<Self>, String> {
         let said = |e: &dyn std::fmt::Display| e.to_string();
         if std::fs::metadata(file).map_err(|e| said(&e))?.len() > MOST_BYTES {
-            return Ok(None);
+            return Err(format!("the file has more than {} MiB, and was not looked through", MOST_BYTES >> 20));
         }
         let model = std::fs::read(file).map_err(|e| said(&e))?;
         // What cannot be read is the runtime's to refuse.
         let Ok(Some(found)) = graph::find(&model) else { return Ok(None) };
+        if found.functions {
+            return Err("the model defines operators itself".to_owned());
+        }
+        if found.nodes.len() > MOST_ENSEMBLES {
+            return Err(format!("there are more than {MOST_ENSEMBLES} ensembles"));
+        }
         let (mut ensembles, mut with) = (Vec::new(), Vec::new());
         for (at, node) in found.nodes.iter().enumerate() {
             match read_one(&model, node) {
@@ -74,7 +90,7 @@ impl Trees {
             return Ok(None);
         }
         let model = graph::replaced(&model, &found, &with).map_err(|e| said(&e))?;
-        Ok(Some(Self { model, ensembles }))
+        Ok(Some(Self { model, folder: file.parent().unwrap_or(Path::new("")).to_owned(), ensembles }))
     }
 }
 

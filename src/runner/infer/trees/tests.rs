@@ -66,7 +66,7 @@ fn kinds() -> impl Strategy<Value = Kind> {
 
 fn drawn() -> impl Strategy<Value = Drawn> {
     let modes = prop::sample::subsequence(vec!["BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT"], 1..=4);
-    (any::<u64>(), 1..40i64, 0..70usize, modes, any::<bool>(), kinds(), any::<bool>())
+    (any::<u64>(), prop_oneof![3 => 1..40i64, 1 => 75..140i64], 0..70usize, modes, any::<bool>(), kinds(), any::<bool>())
         .prop_map(|(seed, trees, splits, modes, missing, kind, based)| Drawn { seed, trees, splits, modes, missing, kind, based })
 }
 
@@ -165,7 +165,7 @@ impl Drawn {
 /// A model of this node, without the runtime's wishes for inputs and outputs.
 fn read(node: &Node) -> Result<Ensemble, Unsupported> {
     runtime();
-    let model = graph::of(node);
+    let model = graph::of(std::slice::from_ref(node));
     let found = graph::find(&model).expect("a message").expect("an ensemble");
     read_one(&model, &found.nodes[0]).map(|(_, ensemble)| ensemble)
 }
@@ -211,7 +211,7 @@ fn changed(name: &str, change: impl FnOnce(&mut Attribute)) -> Node {
 #[test]
 fn an_ensemble_that_differs_in_one_threshold_is_found_out() {
     runtime();
-    let model = graph::of(&usual());
+    let model = graph::of(&[usual()]);
     let found = graph::find(&model).unwrap().unwrap();
     let alone = graph::alone(&model, &found.nodes[0], &[graph::INT64, graph::FLOAT]).unwrap();
     let mut session = session_of(&alone).unwrap();
@@ -255,4 +255,62 @@ fn models_of_the_usual_libraries_are_walked_here() {
         let session = trees.session(super::super::session::builder().unwrap());
         assert!(session.is_ok(), "{model}: {:?}", session.err());
     }
+}
+
+/// `TensorProto` and `ValueInfoProto`, as far as it takes.
+#[derive(Clone, PartialEq, Message)]
+struct Weights {
+    #[prost(int64, repeated, tag = "1")]
+    dims: Vec<i64>,
+    #[prost(int32, tag = "2")]
+    element: i32,
+    #[prost(string, tag = "8")]
+    name: String,
+    #[prost(message, repeated, tag = "13")]
+    external: Vec<Entry>,
+    #[prost(int32, tag = "14")]
+    location: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Entry {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(string, tag = "2")]
+    value: String,
+}
+
+#[test]
+fn external_data_come_from_the_folder_of_the_model_and_from_nowhere_else() {
+    runtime();
+    let folder = tempfile::tempdir().unwrap();
+    let node = usual();
+    let model = graph::of(std::slice::from_ref(&node));
+    let found = graph::find(&model).unwrap().unwrap();
+    // Inputs and outputs as the check of a node declares them; its scores are renamed, and come out plus what lies in the file.
+    let add = Node {
+        inputs: vec!["inner".to_owned(), "w".to_owned()],
+        outputs: vec!["scores".to_owned()],
+        op_type: "Add".to_owned(),
+        ..Node::default()
+    };
+    let trees = Node { outputs: vec!["label".to_owned(), "inner".to_owned()], ..node };
+    let weights = Weights {
+        dims: vec![1],
+        element: graph::FLOAT,
+        name: "w".to_owned(),
+        external: vec![Entry { key: "location".to_owned(), value: "weights.bin".to_owned() }],
+        location: 1,
+    };
+    let declared = graph::alone(&model, &found.nodes[0], &[graph::INT64, graph::FLOAT]).unwrap();
+    let declared = graph::declarations(&declared);
+    let nodes = [trees, add].map(|node| (1, node.encode_to_vec()));
+    let model = graph::of_graph(nodes.into_iter().chain([(2, b"g".to_vec()), (5, weights.encode_to_vec())]).chain(declared));
+    std::fs::write(folder.path().join("model.onnx"), model).unwrap();
+    let trees = Trees::read(&folder.path().join("model.onnx")).unwrap().unwrap();
+    let session = |trees: &Trees| trees.session(super::super::session::builder().unwrap()).map(drop).map_err(|e| e.to_string());
+    let missing = session(&trees).unwrap_err();
+    assert!(missing.contains("weights.bin"), "{missing}");
+    std::fs::write(folder.path().join("weights.bin"), 1.5f32.to_le_bytes()).unwrap();
+    assert_eq!(session(&trees), Ok(()));
 }

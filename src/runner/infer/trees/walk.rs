@@ -58,8 +58,9 @@ pub(super) fn add_up<const N: usize>(ensemble: &Ensemble, x: &[f32], stride: usi
 fn walk<const N: usize, const MISSING: bool>(ensemble: &Ensemble, x: &[f32], stride: usize, sums: &mut [f32]) {
     let (columns, targets) = (ensemble.columns.len(), ensemble.targets);
     // Of each group of N records, column by column. Where the last group is not full, what was there before goes along and is not heard.
-    let mut lanes = vec![[0f32; N]; BLOCK / N * columns];
-    let mut added = vec![[0f32; N]; BLOCK / N * targets];
+    let most = (x.len() / stride).min(BLOCK).div_ceil(N);
+    let mut lanes = vec![[0f32; N]; most * columns];
+    let mut added = vec![[0f32; N]; most * targets];
     for (records, sums) in x.chunks(BLOCK * stride).zip(sums.chunks_mut(BLOCK * targets)) {
         let groups = (records.len() / stride).div_ceil(N);
         for (at, record) in records.chunks_exact(stride).enumerate() {
