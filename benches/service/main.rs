@@ -70,10 +70,14 @@ fn table(rows: usize) -> String {
     (0..rows).fold(format!("{header}\n"), |text, row| text + lines[row % lines.len()] + "\n")
 }
 
+fn definition(input: &str, output: &str) -> Value {
+    json!({"model": "s3://lake/model/", "input": input, "output": {"uri": output, "format": "parquet"}})
+}
+
 /// Runs a job; seconds from the request to its end.
 async fn run(service: &Service, input: &str, output: &str) -> f64 {
     let started = Instant::now();
-    let id = service.submit(&json!({"model": "s3://lake/model/", "input": input, "output": {"uri": output, "format": "parquet"}})).await;
+    let id = service.submit(&definition(input, output)).await;
     let job: Value = service.wait(&id, PATIENCE).await;
     let seconds = started.elapsed().as_secs_f64();
     assert_eq!(job["state"], "completed", "{job:#}");
@@ -173,8 +177,7 @@ async fn status() {
         let between = spent();
         let output = format!("s3://lake/out/asked/{round}/");
         let started = Instant::now();
-        let body = json!({"model": "s3://lake/model/", "input": "s3://lake/in/table.csv", "output": {"uri": output, "format": "parquet"}});
-        let id = service.submit(&body).await;
+        let id = service.submit(&definition("s3://lake/in/table.csv", &output)).await;
         let end = async {
             service.wait(&id, PATIENCE).await;
             started.elapsed().as_secs_f64()

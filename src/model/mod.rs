@@ -10,7 +10,7 @@ mod flags;
 mod folder;
 mod init;
 mod layouts;
-mod onnx;
+pub(crate) mod onnx;
 mod origin;
 mod signature;
 

@@ -92,55 +92,55 @@ pub(super) struct Function {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Value {
+pub(crate) struct Value {
     #[prost(string, tag = "1")]
-    pub(super) name: String,
+    pub(crate) name: String,
     #[prost(message, optional, tag = "2")]
-    pub(super) kind: Option<Type>,
+    pub(crate) kind: Option<Type>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Type {
+pub(crate) struct Type {
     #[prost(message, optional, tag = "1")]
-    pub(super) tensor: Option<TensorType>,
+    pub(crate) tensor: Option<TensorType>,
     #[prost(message, optional, boxed, tag = "4")]
-    pub(super) sequence: Option<Box<SequenceType>>,
+    pub(crate) sequence: Option<Box<SequenceType>>,
     #[prost(message, optional, boxed, tag = "5")]
-    pub(super) map: Option<Box<MapType>>,
+    pub(crate) map: Option<Box<MapType>>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct TensorType {
+pub(crate) struct TensorType {
     #[prost(int32, tag = "1")]
-    pub(super) element: i32,
+    pub(crate) element: i32,
     #[prost(message, optional, tag = "2")]
-    pub(super) shape: Option<Shape>,
+    pub(crate) shape: Option<Shape>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct SequenceType {
+pub(crate) struct SequenceType {
     #[prost(message, optional, tag = "1")]
-    pub(super) element: Option<Type>,
+    pub(crate) element: Option<Type>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct MapType {
+pub(crate) struct MapType {
     #[prost(int32, tag = "1")]
-    pub(super) key: i32,
+    pub(crate) key: i32,
     #[prost(message, optional, tag = "2")]
-    pub(super) value: Option<Type>,
+    pub(crate) value: Option<Type>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Shape {
+pub(crate) struct Shape {
     #[prost(message, repeated, tag = "1")]
-    pub(super) dims: Vec<Dimension>,
+    pub(crate) dims: Vec<Dimension>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Dimension {
+pub(crate) struct Dimension {
     #[prost(int64, optional, tag = "1")]
-    pub(super) value: Option<i64>,
+    pub(crate) value: Option<i64>,
     #[prost(string, optional, tag = "2")]
-    pub(super) name: Option<String>,
+    pub(crate) name: Option<String>,
 }

@@ -48,7 +48,7 @@ impl PinnedFile {
     /// Exactly this range.
     ///
     /// # Errors
-    /// [`Error::Changed`] when the file has become shorter, [`Error::Unavailable`].
+    /// [`Error::Changed`] when the file has become shorter or was written to, [`Error::Unavailable`].
     pub fn read(mut self, range: Range<u64>) -> Result<Bytes, Error> {
         let wanted = range.end.saturating_sub(range.start);
         // Not zeroed before it is read into.

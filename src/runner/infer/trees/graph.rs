@@ -9,6 +9,8 @@ use prost::{
     encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field},
 };
 
+use crate::model::onnx::{Dimension, Shape, TensorType, Type, Value};
+
 /// Fields of ONNX's messages, by number.
 const MODEL_IR_VERSION: u32 = 1;
 const MODEL_GRAPH: u32 = 7;
@@ -95,40 +97,6 @@ struct Alone {
     inputs: Vec<Value>,
     #[prost(message, repeated, tag = "12")]
     outputs: Vec<Value>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Value {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(message, optional, tag = "2")]
-    kind: Option<Type>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Type {
-    #[prost(message, optional, tag = "1")]
-    tensor: Option<TensorType>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TensorType {
-    #[prost(int32, tag = "1")]
-    element: i32,
-    #[prost(message, optional, tag = "2")]
-    shape: Option<Shape>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Shape {
-    #[prost(message, repeated, tag = "1")]
-    dims: Vec<Dimension>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Dimension {
-    #[prost(string, tag = "2")]
-    name: String,
 }
 
 /// Element types of [`TensorType`].
@@ -256,9 +224,9 @@ fn key_of(model: &[u8], from: usize, value: &Range<usize>) -> Result<usize, Deco
 pub(super) fn alone(model: &[u8], node: &Range<usize>, elements: &[i32]) -> Result<Vec<u8>, DecodeError> {
     let names = Node::decode(&model[node.clone()])?;
     let value = |name: &String, element: i32, dims: &[&str]| {
-        let dims = dims.iter().map(|dim| Dimension { name: (*dim).to_owned() }).collect();
+        let dims = dims.iter().map(|dim| Dimension { name: Some((*dim).to_owned()), value: None }).collect();
         let tensor = TensorType { element, shape: (!names.outputs.contains(name)).then_some(Shape { dims }) };
-        Value { name: name.clone(), kind: Some(Type { tensor: Some(tensor) }) }
+        Value { name: name.clone(), kind: Some(Type { tensor: Some(tensor), ..Type::default() }) }
     };
     let graph = Alone {
         nodes: vec![model[node.clone()].to_vec()],
