@@ -104,11 +104,6 @@ impl Bucket {
         StorePath::parse(key).map_err(|e| Error::BadKey { uri: self.uri(key), reason: e.to_string() })
     }
 
-    /// Whether its objects are files of this machine.
-    pub fn is_local(&self) -> bool {
-        matches!(self.backend, Backend::File(_))
-    }
-
     /// Size and etag of one object.
     ///
     /// # Errors

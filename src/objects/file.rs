@@ -49,11 +49,11 @@ impl PinnedFile {
     ///
     /// # Errors
     /// [`Error::Changed`] when the file has become shorter or was written to, [`Error::Unavailable`].
-    pub fn read(mut self, range: Range<u64>) -> Result<Bytes, Error> {
+    pub fn read(&self, range: Range<u64>) -> Result<Bytes, Error> {
         let wanted = range.end.saturating_sub(range.start);
         // Not zeroed before it is read into.
         let mut bytes = Vec::with_capacity(usize::try_from(wanted).unwrap_or_default());
-        let read = self.file.seek(SeekFrom::Start(range.start)).and_then(|_| (&self.file).take(wanted).read_to_end(&mut bytes));
+        let read = (&self.file).seek(SeekFrom::Start(range.start)).and_then(|_| (&self.file).take(wanted).read_to_end(&mut bytes));
         match read {
             Ok(count) if count as u64 == wanted && self.is_as_pinned() => Ok(bytes.into()),
             Ok(_) => Err(self.changed()),

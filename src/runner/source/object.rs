@@ -47,6 +47,12 @@ impl StoreObject {
         Ok(bytes)
     }
 
+    fn read_file(&self, file: &PinnedFile, range: Range<u64>) -> Result<Bytes, objects::Error> {
+        let bytes = file.read(range)?;
+        self.bytes_read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(bytes)
+    }
+
     fn file(&self) -> Option<PinnedFile> {
         self.bucket.pinned_file(&self.object.key, self.object.etag.as_deref())
     }
@@ -59,18 +65,14 @@ impl ObjectBytes for StoreObject {
 
     fn read(&self, range: Range<u64>) -> Result<Bytes, objects::Error> {
         self.waits.waiting(|| match self.file() {
-            Some(file) => {
-                let bytes = file.read(range)?;
-                self.bytes_read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                Ok(bytes)
-            }
+            Some(file) => self.read_file(&file, range),
             None => self.handle.block_on(self.fetch(range)),
         })
     }
 
     fn read_ranges(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, objects::Error> {
-        if self.bucket.is_local() {
-            return ranges.iter().map(|range| self.read(range.clone())).collect();
+        if let Some(file) = self.waits.waiting(|| self.file()) {
+            return self.waits.waiting(|| ranges.iter().map(|range| self.read_file(&file, range.clone())).collect());
         }
         let fetches = stream::iter(ranges.to_vec()).map(|range| self.fetch(range)).buffered(PARALLEL_RANGES);
         self.waits.waiting(|| self.handle.block_on(fetches.try_collect()))
