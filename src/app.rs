@@ -165,6 +165,7 @@ impl App {
             sessions: settings.workers(devices.len()) * devices.len(),
             accelerators: devices.len(),
             pricing: pricing.clone(),
+            answers: api::Answers::default(),
             load: api::Load::new(settings.api.limits(), metrics.clone()),
             feed: feed.clone(),
             data_dir: settings.data_dir.clone(),

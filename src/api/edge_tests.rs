@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tower::ServiceExt;
 
-use super::{ApiState, Feed, FeedOptions, Load, load, router};
+use super::{Answers, ApiState, Feed, FeedOptions, Load, load, router};
 use crate::{
     db::{
         AliasMoved, AttemptResult, Changed, ChunkLease, ClaimedChunk, ClaimedDelivery, ClaimedRun, Created, DeliveryFilter, DeliveryLease,
@@ -53,6 +53,7 @@ impl Store for Down {
     async fn is_quiet(&self) -> Result<bool> { down() }
     async fn create_job(&self, _: NewJob) -> Result<Created> { down() }
     async fn job(&self, _: &JobId) -> Result<Option<Job>> { down() }
+    async fn job_version(&self, _: &JobId) -> Result<Option<i64>> { down() }
     async fn jobs(&self, _: &JobFilter) -> Result<Vec<Job>> { down() }
     /// Not a fault of the database but of the program.
     async fn cancel_job(&self, _: &JobId) -> Result<Changed> { panic!("password=hunter2") }
@@ -178,6 +179,7 @@ impl Edge {
             sessions: 1,
             accelerators: 1,
             pricing: None,
+            answers: Answers::default(),
             load: Load::new(load::Limits::default(), Metrics::new()),
             feed: Feed::new(Arc::new(Down), Arc::default(), FeedOptions::default()),
             data_dir: folder.path().to_owned(),

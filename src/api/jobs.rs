@@ -1,6 +1,6 @@
 //! `/v1/jobs`: submit, list, get, chunks.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::{
     Json,
@@ -13,7 +13,9 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{
-    ApiState, body,
+    ApiState,
+    answers::Answer,
+    body,
     dry_run::{self, DryRun},
     examples, idempotency,
     problem::ApiProblem,
@@ -198,17 +200,32 @@ pub(super) async fn get(
     query.only(&["wait"])?;
     let wait = query
         .parsed("wait", "a span from 1s to 60s", |text| time::parse_span(text).map(Duration::from_secs).filter(|wait| *wait <= MAX_WAIT))?;
-    let deadline = tokio::time::Instant::now() + wait.unwrap_or_default();
+    let (id, now) = (parse_id(&id)?, Instant::now());
+    // Asked before the job is read: what is kept under a version is never older than it.
+    let version = if wait.is_none() { state.store.job_version(&id).await? } else { None };
+    if let Some(answer) = version.and_then(|version| state.answers.find(&id, version, now)) {
+        return Ok(answer.to(&headers));
+    }
+    let job = ended_by(&state, &id, now + wait.unwrap_or_default()).await?;
+    let answer = Answer::new(&etag(&job), &JobBody::new(&job))?;
+    if let Some(version) = version {
+        state.answers.keep(id, version, answer.clone(), now);
+    }
+    Ok(answer.to(&headers))
+}
+
+/// A job that has ended, or as it is at the deadline.
+async fn ended_by(state: &ApiState, id: &JobId, deadline: Instant) -> Result<Job, ApiProblem> {
     let (mut apart, mut before) = (DEBOUNCE.0, None);
-    let job = loop {
+    loop {
         // Subscribed before looking. Chunks ring as well as ends: what rings together is looked at once.
         let rung = state.wake.notified();
         tokio::pin!(rung);
         rung.as_mut().enable();
-        let job = find(&state, &id).await?;
-        let now = tokio::time::Instant::now();
+        let job = existing(state, id).await?;
+        let now = Instant::now();
         if job.state.is_final() || now >= deadline {
-            break job;
+            return Ok(job);
         }
         if job.state == JobState::Finalizing && before != Some(JobState::Finalizing) {
             // What rings next is most likely its end.
@@ -218,18 +235,11 @@ pub(super) async fn get(
         let pause = deadline.min(now + apart);
         apart = DEBOUNCE.1.min(apart * 2);
         tokio::select! {
-            () = rung => tokio::time::sleep_until(pause).await,
+            () = rung => tokio::time::sleep_until(pause.into()).await,
             () = tokio::time::sleep(LOOK) => {}
-            () = tokio::time::sleep_until(deadline) => {}
+            () = tokio::time::sleep_until(deadline.into()) => {}
         }
-    };
-    let body = JobBody::new(&job);
-    let etag = etag(&job);
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    if known.split(',').any(|tag| tag.trim() == "*" || weak(tag) == weak(&etag)) {
-        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
     }
-    Ok(([(header::ETAG, etag)], Json(body)).into_response())
 }
 
 /// List a job's chunks
@@ -261,8 +271,11 @@ pub(super) async fn chunks(State(state): State<ApiState>, PathOf(id): PathOf<Str
 
 /// A job by the id in a path.
 pub(super) async fn find(state: &ApiState, id: &str) -> Result<Job, ApiProblem> {
-    let id = parse_id(id)?;
-    state.store.job(&id).await?.ok_or_else(|| missing(id.as_str()))
+    existing(state, &parse_id(id)?).await
+}
+
+async fn existing(state: &ApiState, id: &JobId) -> Result<Job, ApiProblem> {
+    state.store.job(id).await?.ok_or_else(|| missing(id.as_str()))
 }
 
 pub(super) fn parse_id(id: &str) -> Result<JobId, ApiProblem> {
@@ -281,10 +294,4 @@ fn etag(job: &Job) -> String {
     digest.update(format!("{:?} {:?} {breaks:?} {waits:?} {estimated} {}", job.ending, job.error, job.usage.device_seconds));
     let hex: String = digest.finalize().iter().take(12).map(|b| format!("{b:02x}")).collect();
     format!("W/\"{hex}\"")
-}
-
-/// A tag as `If-None-Match` compares it (RFC 9110, section 13.1.2).
-fn weak(tag: &str) -> &str {
-    let tag = tag.trim();
-    tag.strip_prefix("W/").unwrap_or(tag)
 }

@@ -3,6 +3,7 @@
 //! In: HTTP requests. Out: calls of `db/`, `model/`, `objects/` and the guard of `notify/`, and their answers as JSON. A request is read
 //! whole and every fault in it is listed at once; what passes is a value of `domain/` that nobody checks again.
 
+mod answers;
 mod body;
 mod definition;
 mod deliveries;
@@ -73,6 +74,7 @@ use crate::{
 };
 use problem::ApiProblem;
 
+pub use answers::Answers;
 pub use feed::{Feed, FeedOptions};
 pub use listener::Listener;
 pub use load::{Limits, Load};
@@ -114,6 +116,8 @@ pub struct ApiState {
     pub accelerators: usize,
     /// What devices cost.
     pub pricing: Option<Pricing>,
+    /// What was just answered of jobs.
+    pub answers: Answers,
     /// Bounds what is answered at once.
     pub load: Load,
     /// What streams of events hear.

@@ -118,6 +118,10 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// One job.
     async fn job(&self, id: &JobId) -> Result<Option<Job>>;
 
+    /// A number that is another one once the job has changed, whoever changed it, and at times although it has not. Far cheaper than the job.
+    /// `None` when it cannot be told now, or there is no such job.
+    async fn job_version(&self, id: &JobId) -> Result<Option<i64>>;
+
     /// Jobs, newest first.
     async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>>;
 

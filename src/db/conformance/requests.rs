@@ -322,7 +322,37 @@ async fn jobs_that_ended_long_ago_are_removed_with_all_that_is_theirs(b: Bench) 
     assert_eq!(b.state(&running).await, JobState::InProgress);
 }
 
+async fn a_job_has_another_version_after_each_of_its_changes(b: Bench) {
+    let id = b.create(new_job("s3://lake/out/")).await;
+    let mut before = (Vec::new(), None);
+    for step in 0..6 {
+        match step {
+            1 => {
+                let (lease, _) = b.store.claim_planning("p", TTL).await.unwrap().unwrap();
+                let cursor = PlanCursor { objects: 1, done: true, ..PlanCursor::default() };
+                let _written = b.store.append_chunks(&lease, TTL, vec![slice("in/0")], &cursor).await.unwrap();
+            }
+            2 => drop(b.store.pause_job(&id).await.unwrap()),
+            3 => drop(b.store.resume_job(&id).await.unwrap()),
+            4 => {
+                let lease = b.claim_one().await;
+                let _written = b.store.commit_chunk(&lease, &result(2, 1)).await.unwrap();
+            }
+            5 => b.finalize(Ending::Completed).await,
+            _ => {}
+        }
+        let version = b.store.job_version(&id).await.unwrap();
+        assert!(version.is_some() && !before.0.contains(&version), "{step}: {version:?} after {before:?}");
+        let job = format!("{:?}", b.job(&id).await);
+        assert_eq!(b.store.job_version(&id).await.unwrap(), version, "reading it does not change it");
+        assert_ne!(before.1.as_ref(), Some(&job), "{step}");
+        before.0.push(version);
+        before.1 = Some(job);
+    }
+}
+
 on_both_databases! {
+    a_job_has_another_version_after_each_of_its_changes,
     a_retry_runs_what_is_not_done_and_keeps_what_is,
     jobs_that_ended_long_ago_are_removed_with_all_that_is_theirs,
     a_key_makes_one_job_and_is_for_one_request,

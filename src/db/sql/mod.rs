@@ -199,6 +199,13 @@ impl Store for SqlStore {
         jobs::find(&mut self.reader().await?.db(), id).await
     }
 
+    async fn job_version(&self, id: &JobId) -> Result<Option<i64>> {
+        match &self.backend {
+            Backend::Sqlite(sqlite) => Ok(sqlite.version()),
+            Backend::Postgres(postgres) => postgres.version(id).await,
+        }
+    }
+
     async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
         jobs::list(&mut self.reader().await?.db(), filter).await
     }

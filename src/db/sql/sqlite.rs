@@ -7,7 +7,10 @@ use std::{
     fs::{File, OpenOptions},
     path::Path,
     str::FromStr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -35,6 +38,8 @@ pub(super) static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migratio
 pub(super) struct Sqlite {
     writer: Arc<Mutex<SqliteConnection>>,
     readers: SqlitePool,
+    /// Raised before a transaction is committed, and after: while it is odd, what is read may be what was or what will be.
+    commits: Arc<AtomicI64>,
     /// Held for the store's life: no other process may open this file.
     _lock: Arc<File>,
 }
@@ -56,11 +61,22 @@ impl Sqlite {
         // A connection to a file does not break while nobody looks: asking it first would double the price of every look.
         let readers = SqlitePoolOptions::new().max_connections(READERS).test_before_acquire(false);
         let readers = readers.connect_with(options.read_only(true)).await;
-        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers: readers.map_err(Error::Unavailable)?, _lock: Arc::new(lock) })
+        Ok(Self {
+            writer: Arc::new(Mutex::new(writer)),
+            readers: readers.map_err(Error::Unavailable)?,
+            commits: Arc::default(),
+            _lock: Arc::new(lock),
+        })
     }
 
     pub(super) async fn reader(&self) -> Result<Reader> {
         self.readers.acquire().await.map(Reader::Sqlite).map_err(Error::Unavailable)
+    }
+
+    /// Another one after each transaction: whatever is changed, is changed through here, as no other process has the file. `None` while
+    /// one is committed.
+    pub(super) fn version(&self) -> Option<i64> {
+        Some(self.commits.load(Ordering::SeqCst)).filter(|commits| commits % 2 == 0)
     }
 
     /// Runs `work` in one write transaction. Must not be dropped half-way.
@@ -73,7 +89,9 @@ impl Sqlite {
             Err(error) => Err(error),
         };
         let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        self.commits.fetch_add(1, Ordering::SeqCst);
         let ended = sqlx::query(end).execute(&mut *writer).await;
+        self.commits.fetch_add(1, Ordering::SeqCst);
         if ended.is_err() {
             // A commit that fails (a full disk) leaves the transaction open; the next BEGIN must not find it.
             let _already_over = sqlx::query("ROLLBACK").execute(&mut *writer).await;
