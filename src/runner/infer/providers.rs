@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ort::ep::{self, ArenaExtendStrategy, ExecutionProviderDispatch};
+use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider as _, ArenaExtendStrategy, ExecutionProviderDispatch};
 
 use super::{Error, LoadOptions, session};
 use crate::domain::spec::PROVIDERS;
@@ -26,9 +26,11 @@ pub(super) fn dispatch(name: &str, options: &LoadOptions) -> Result<Option<Execu
             let provider = ep::TensorRT::default().with_device_id(device).with_engine_cache(true).with_engine_cache_path(&engines);
             Ok(Some(provider.with_timing_cache(true).with_timing_cache_path(engines).build().error_on_failure()))
         }
-        // On the processor: it computes where the CPU provider does, with kernels of its own.
+        // On the processor: it computes where the CPU provider does, with kernels of its own. Left to itself, it binds the threads of each
+        // session to the first cores of the machine, so that sessions of one thread all share one core.
         "openvino" => {
             let provider = ep::OpenVINO::default().with_device_type("CPU").with_num_threads(options.intra_threads);
+            let provider = provider.with_arbitrary_config("load_config", r#"{"CPU": {"ENABLE_CPU_PINNING": "NO"}}"#);
             Ok(Some(provider.build().error_on_failure()))
         }
         other => {
