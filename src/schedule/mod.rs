@@ -121,7 +121,8 @@ impl Scheduler {
     /// Writes the fires that are due; how long there is nothing else to be seen. Of those that cannot be read, the ones that were `told` of
     /// are passed over in silence.
     async fn open(&self, told: &mut BTreeSet<String>) -> db::Result<Duration> {
-        let (now, due) = self.store.due_schedules(DUE_AT_ONCE).await?;
+        // Those that cannot be read stay due, and come first: however many there are, they leave room for others.
+        let (now, due) = self.store.due_schedules(DUE_AT_ONCE + told.len() as u32).await?;
         let mut next: Option<Timestamp> = None;
         for kept in &due {
             let schedule = match kept {

@@ -213,6 +213,25 @@ async fn a_schedule_that_cannot_be_read_stands_in_no_others_way() {
     assert_eq!((waiting.state, waiting.problem.as_ref().unwrap().code.as_str()), (RunState::Waiting, "schedule_broken"));
 }
 
+#[tokio::test]
+async fn however_many_schedules_cannot_be_read_others_fire() {
+    let bench = Bench::sqlite().await;
+    let store = &bench.store;
+    for _ in 0..DUE_AT_ONCE {
+        create(store, spec("0 * * * *", "UTC", Overlap::Skip)).await;
+    }
+    bench.number("UPDATE schedule SET spec = '{}' RETURNING revision").await;
+    store.advance_clock(Duration::from_secs(3600));
+    let whole = due(&bench).await;
+    let scheduler = scheduler(store, Jobs::all(store.clone()));
+    let mut told = BTreeSet::new();
+    for _ in 0..2 {
+        scheduler.open(&mut told).await.unwrap();
+    }
+    assert_eq!(told.len(), DUE_AT_ONCE as usize);
+    assert_eq!(store.runs(&whole.id, None, 1).await.unwrap().len(), 1, "its fire is written");
+}
+
 /// Makes jobs once it is let: until then it waits, as for a model that takes minutes to come.
 #[derive(Debug)]
 struct Slow {
