@@ -1,7 +1,7 @@
 //! Answers about jobs that were made a moment ago.
 //!
-//! In: a job's version and its answer. Out: the same answer, while the job is what it was. A job that many watch is read and written once
-//! for all of them: reading its row's documents and writing the answer is most of what such a request costs.
+//! In: a job's version and its answer. Out: the same answer, while the job is what it was. A job that many watch is not read and written
+//! anew for each of them: reading its row's documents and writing the answer is most of what such a request costs.
 
 use std::{
     collections::HashMap,
@@ -65,17 +65,36 @@ struct Kept {
 }
 
 impl Answers {
-    /// What was just answered of a job in this version.
-    pub(super) fn find(&self, job: &JobId, version: i64, now: Instant) -> Option<Answer> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get(job).filter(|kept| kept.version == version && now - kept.made < FRESH).map(|kept| kept.answer.clone())
+    /// Whether something was answered of a job just now.
+    pub(super) fn has(&self, job: &JobId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(job).is_some_and(|kept| kept.is_fresh(Instant::now()))
     }
 
-    /// Keeps an answer of a job that was read after this version was, and drops those that nobody will be given.
-    pub(super) fn keep(&self, job: JobId, version: i64, answer: Answer, now: Instant) {
+    /// What was answered of a job just now, in this version of it.
+    pub(super) fn find(&self, job: &JobId, version: i64) -> Option<Answer> {
+        self.find_at(job, version, Instant::now())
+    }
+
+    fn find_at(&self, job: &JobId, version: i64, now: Instant) -> Option<Answer> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(job).filter(|kept| kept.version == version && kept.is_fresh(now)).map(|kept| kept.answer.clone())
+    }
+
+    /// Keeps an answer that was just made of a job in this version, and drops those that nobody will be given.
+    pub(super) fn keep(&self, job: JobId, version: i64, answer: Answer) {
+        self.keep_at(job, version, answer, Instant::now());
+    }
+
+    fn keep_at(&self, job: JobId, version: i64, answer: Answer, now: Instant) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|_, kept| now - kept.made < FRESH);
+        kept.retain(|_, kept| kept.is_fresh(now));
         kept.insert(job, Kept { version, made: now, answer });
+    }
+}
+
+impl Kept {
+    fn is_fresh(&self, now: Instant) -> bool {
+        now - self.made < FRESH
     }
 }
 
@@ -91,11 +110,11 @@ mod tests {
     fn an_answer_is_given_again_for_a_moment_and_for_the_version_it_was_made_of() {
         let (answers, job, other) = (Answers::default(), JobId::generate(), JobId::generate());
         let now = Instant::now();
-        answers.keep(job.clone(), 1, answer("a"), now);
-        assert_eq!(answers.find(&job, 1, now + FRESH / 2).unwrap().body, "\"a\"");
-        assert!(answers.find(&job, 2, now).is_none() && answers.find(&other, 1, now).is_none());
-        assert!(answers.find(&job, 1, now + FRESH).is_none(), "its times have passed");
-        answers.keep(other.clone(), 1, answer("b"), now + FRESH);
+        answers.keep_at(job.clone(), 1, answer("a"), now);
+        assert_eq!(answers.find_at(&job, 1, now + FRESH / 2).unwrap().body, "\"a\"");
+        assert!(answers.find_at(&job, 2, now).is_none() && answers.find_at(&other, 1, now).is_none());
+        assert!(answers.find_at(&job, 1, now + FRESH).is_none(), "its times have passed");
+        answers.keep_at(other.clone(), 1, answer("b"), now + FRESH);
         assert_eq!(answers.0.lock().unwrap().keys().collect::<Vec<_>>(), [&other], "nothing is kept that is not given");
     }
 }

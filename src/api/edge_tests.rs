@@ -53,6 +53,7 @@ impl Store for Down {
     async fn is_quiet(&self) -> Result<bool> { down() }
     async fn create_job(&self, _: NewJob) -> Result<Created> { down() }
     async fn job(&self, _: &JobId) -> Result<Option<Job>> { down() }
+    async fn versioned_job(&self, _: &JobId) -> Result<Option<(Job, Option<i64>)>> { down() }
     async fn job_version(&self, _: &JobId) -> Result<Option<i64>> { down() }
     async fn jobs(&self, _: &JobFilter) -> Result<Vec<Job>> { down() }
     /// Not a fault of the database but of the program.

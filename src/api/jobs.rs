@@ -200,32 +200,34 @@ pub(super) async fn get(
     query.only(&["wait"])?;
     let wait = query
         .parsed("wait", "a span from 1s to 60s", |text| time::parse_span(text).map(Duration::from_secs).filter(|wait| *wait <= MAX_WAIT))?;
-    let (id, now) = (parse_id(&id)?, Instant::now());
-    // Asked before the job is read: what is kept under a version is never older than it.
-    let version = if wait.is_none() { state.store.job_version(&id).await? } else { None };
-    if let Some(answer) = version.and_then(|version| state.answers.find(&id, version, now)) {
+    let id = parse_id(&id)?;
+    if wait.is_none()
+        && state.answers.has(&id)
+        && let Some(version) = state.store.job_version(&id).await?
+        && let Some(answer) = state.answers.find(&id, version)
+    {
         return Ok(answer.to(&headers));
     }
-    let job = ended_by(&state, &id, now + wait.unwrap_or_default()).await?;
+    let (job, version) = ended_by(&state, &id, Instant::now() + wait.unwrap_or_default()).await?;
     let answer = Answer::new(&etag(&job), &JobBody::new(&job))?;
     if let Some(version) = version {
-        state.answers.keep(id, version, answer.clone(), now);
+        state.answers.keep(id, version, answer.clone());
     }
     Ok(answer.to(&headers))
 }
 
-/// A job that has ended, or as it is at the deadline.
-async fn ended_by(state: &ApiState, id: &JobId, deadline: Instant) -> Result<Job, ApiProblem> {
+/// A job that has ended, or as it is at the deadline, and its version.
+async fn ended_by(state: &ApiState, id: &JobId, deadline: Instant) -> Result<(Job, Option<i64>), ApiProblem> {
     let (mut apart, mut before) = (DEBOUNCE.0, None);
     loop {
         // Subscribed before looking. Chunks ring as well as ends: what rings together is looked at once.
         let rung = state.wake.notified();
         tokio::pin!(rung);
         rung.as_mut().enable();
-        let job = existing(state, id).await?;
+        let (job, version) = state.store.versioned_job(id).await?.ok_or_else(|| missing(id.as_str()))?;
         let now = Instant::now();
         if job.state.is_final() || now >= deadline {
-            return Ok(job);
+            return Ok((job, version));
         }
         if job.state == JobState::Finalizing && before != Some(JobState::Finalizing) {
             // What rings next is most likely its end.
@@ -271,11 +273,8 @@ pub(super) async fn chunks(State(state): State<ApiState>, PathOf(id): PathOf<Str
 
 /// A job by the id in a path.
 pub(super) async fn find(state: &ApiState, id: &str) -> Result<Job, ApiProblem> {
-    existing(state, &parse_id(id)?).await
-}
-
-async fn existing(state: &ApiState, id: &JobId) -> Result<Job, ApiProblem> {
-    state.store.job(id).await?.ok_or_else(|| missing(id.as_str()))
+    let id = parse_id(id)?;
+    state.store.job(&id).await?.ok_or_else(|| missing(id.as_str()))
 }
 
 pub(super) fn parse_id(id: &str) -> Result<JobId, ApiProblem> {

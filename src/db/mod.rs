@@ -118,8 +118,11 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// One job.
     async fn job(&self, id: &JobId) -> Result<Option<Job>>;
 
-    /// A number that is another one once the job has changed, whoever changed it, and at times although it has not. Far cheaper than the job.
-    /// `None` when it cannot be told now, or there is no such job.
+    /// One job, and its version when it can be told: a number that is another one once the job has changed, whoever changed it, and at times
+    /// although it has not.
+    async fn versioned_job(&self, id: &JobId) -> Result<Option<(Job, Option<i64>)>>;
+
+    /// The version of a job, far cheaper than the job; any or none of a job that is not there.
     async fn job_version(&self, id: &JobId) -> Result<Option<i64>>;
 
     /// Jobs, newest first.

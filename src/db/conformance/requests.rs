@@ -343,8 +343,9 @@ async fn a_job_has_another_version_after_each_of_its_changes(b: Bench) {
         }
         let version = b.store.job_version(&id).await.unwrap();
         assert!(version.is_some() && !before.0.contains(&version), "{step}: {version:?} after {before:?}");
-        let job = format!("{:?}", b.job(&id).await);
-        assert_eq!(b.store.job_version(&id).await.unwrap(), version, "reading it does not change it");
+        let (job, with) = b.store.versioned_job(&id).await.unwrap().unwrap();
+        let job = format!("{job:?}");
+        assert_eq!((with, b.store.job_version(&id).await.unwrap()), (version, version), "reading it does not change it");
         assert_ne!(before.1.as_ref(), Some(&job), "{step}");
         before.0.push(version);
         before.1 = Some(job);

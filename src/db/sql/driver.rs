@@ -35,6 +35,14 @@ impl Db<'_> {
         }
     }
 
+    /// Which transaction wrote a row as it is, as an expression, where the database tells.
+    pub(super) fn row_version(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "CAST(NULL AS INTEGER)",
+            Self::Postgres(_) => "xmin::text::bigint",
+        }
+    }
+
     /// Ends a SELECT whose rows nobody else may change until this transaction is over; waits for whoever does.
     pub(super) fn for_update(&self) -> &'static str {
         match self {

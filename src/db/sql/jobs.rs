@@ -136,6 +136,20 @@ pub(super) async fn find(db: &mut Db<'_>, id: &JobId) -> Result<Option<Job>> {
     read(db, id, "").await
 }
 
+/// A job, and what [`version`] tells of it.
+pub(super) async fn versioned(db: &mut Db<'_>, id: &JobId) -> Result<Option<(Job, Option<i64>)>> {
+    let version = db.row_version();
+    let row = sql(format!("SELECT {}, {version} AS version FROM job WHERE id = ? AND purged_at IS NULL", rows::JOB));
+    let Some(row) = row.bind(id.as_str()).row(db).await? else { return Ok(None) };
+    Ok(Some((rows::job(&row)?, row.get("version").map_err(Error::Unavailable)?)))
+}
+
+/// The transaction that wrote the job's row as it is; `None` where the database does not tell.
+pub(super) async fn version(db: &mut Db<'_>, id: &JobId) -> Result<Option<i64>> {
+    let version = db.row_version();
+    Ok(sql(format!("SELECT {version} FROM job WHERE id = ?")).bind(id.as_str()).scalar_or_none::<Option<i64>>(db).await?.flatten())
+}
+
 async fn read(db: &mut Db<'_>, id: &JobId, lock: &str) -> Result<Option<Job>> {
     let row = sql(format!("SELECT {} FROM job WHERE id = ? AND purged_at IS NULL{lock}", rows::JOB)).bind(id.as_str()).row(db).await?;
     row.as_ref().map(rows::job).transpose()

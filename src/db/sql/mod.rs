@@ -199,10 +199,20 @@ impl Store for SqlStore {
         jobs::find(&mut self.reader().await?.db(), id).await
     }
 
+    async fn versioned_job(&self, id: &JobId) -> Result<Option<(Job, Option<i64>)>> {
+        // Told before the job is read: it is not newer than the job.
+        let version = match &self.backend {
+            Backend::Sqlite(sqlite) => sqlite.version(),
+            Backend::Postgres(_) => None,
+        };
+        let found = jobs::versioned(&mut self.reader().await?.db(), id).await?;
+        Ok(found.map(|(job, row)| (job, row.or(version))))
+    }
+
     async fn job_version(&self, id: &JobId) -> Result<Option<i64>> {
         match &self.backend {
             Backend::Sqlite(sqlite) => Ok(sqlite.version()),
-            Backend::Postgres(postgres) => postgres.version(id).await,
+            Backend::Postgres(_) => jobs::version(&mut self.reader().await?.db(), id).await,
         }
     }
 

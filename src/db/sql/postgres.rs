@@ -16,10 +16,7 @@ use super::{
     changes::finished,
     driver::{Db, Reader, sql},
 };
-use crate::{
-    db::{Error, PostgresUrl, Result},
-    domain::JobId,
-};
+use crate::db::{Error, PostgresUrl, Result};
 
 /// How long a caller waits for a connection: a database that is away is said to be away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,12 +51,6 @@ impl Postgres {
 
     pub(super) async fn reader(&self) -> Result<Reader> {
         self.pool.acquire().await.map(Reader::Postgres).map_err(Error::Unavailable)
-    }
-
-    /// The transaction that wrote the job's row as it is.
-    pub(super) async fn version(&self, id: &JobId) -> Result<Option<i64>> {
-        let mut reader = self.reader().await?;
-        sql("SELECT xmin::text::bigint FROM job WHERE id = ?").bind(id.as_str()).scalar_or_none(&mut reader.db()).await
     }
 
     /// Runs `work` in one transaction. Must not be dropped half-way: sqlx can leave a connection inside a transaction whose `begin` was.
