@@ -324,7 +324,7 @@ async fn jobs_that_ended_long_ago_are_removed_with_all_that_is_theirs(b: Bench) 
 
 async fn a_job_has_another_version_after_each_of_its_changes(b: Bench) {
     let id = b.create(new_job("s3://lake/out/")).await;
-    let mut before = (Vec::new(), None);
+    let (mut versions, mut before) = (Vec::new(), None);
     for step in 0..6 {
         match step {
             1 => {
@@ -342,13 +342,13 @@ async fn a_job_has_another_version_after_each_of_its_changes(b: Bench) {
             _ => {}
         }
         let version = b.store.job_version(&id).await.unwrap();
-        assert!(version.is_some() && !before.0.contains(&version), "{step}: {version:?} after {before:?}");
+        assert!(version.is_some() && !versions.contains(&version), "{step}: {version:?} after {versions:?}");
         let (job, with) = b.store.versioned_job(&id).await.unwrap().unwrap();
         let job = format!("{job:?}");
         assert_eq!((with, b.store.job_version(&id).await.unwrap()), (version, version), "reading it does not change it");
-        assert_ne!(before.1.as_ref(), Some(&job), "{step}");
-        before.0.push(version);
-        before.1 = Some(job);
+        assert_ne!(before.as_ref(), Some(&job), "{step}");
+        versions.push(version);
+        before = Some(job);
     }
 }
 

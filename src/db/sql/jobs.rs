@@ -133,15 +133,12 @@ async fn claimant_of(db: &mut Db<'_>, column: &str, output: &str) -> Result<Opti
 }
 
 pub(super) async fn find(db: &mut Db<'_>, id: &JobId) -> Result<Option<Job>> {
-    read(db, id, "").await
+    Ok(versioned(db, id).await?.map(|(job, _)| job))
 }
 
 /// A job, and what [`version`] tells of it.
 pub(super) async fn versioned(db: &mut Db<'_>, id: &JobId) -> Result<Option<(Job, Option<i64>)>> {
-    let version = db.row_version();
-    let row = sql(format!("SELECT {}, {version} AS version FROM job WHERE id = ? AND purged_at IS NULL", rows::JOB));
-    let Some(row) = row.bind(id.as_str()).row(db).await? else { return Ok(None) };
-    Ok(Some((rows::job(&row)?, row.get("version").map_err(Error::Unavailable)?)))
+    read(db, id, "").await
 }
 
 /// The transaction that wrote the job's row as it is; `None` where the database does not tell.
@@ -150,9 +147,11 @@ pub(super) async fn version(db: &mut Db<'_>, id: &JobId) -> Result<Option<i64>> 
     Ok(sql(format!("SELECT {version} FROM job WHERE id = ?")).bind(id.as_str()).scalar_or_none::<Option<i64>>(db).await?.flatten())
 }
 
-async fn read(db: &mut Db<'_>, id: &JobId, lock: &str) -> Result<Option<Job>> {
-    let row = sql(format!("SELECT {} FROM job WHERE id = ? AND purged_at IS NULL{lock}", rows::JOB)).bind(id.as_str()).row(db).await?;
-    row.as_ref().map(rows::job).transpose()
+async fn read(db: &mut Db<'_>, id: &JobId, lock: &str) -> Result<Option<(Job, Option<i64>)>> {
+    let version = db.row_version();
+    let row = sql(format!("SELECT {}, {version} AS version FROM job WHERE id = ? AND purged_at IS NULL{lock}", rows::JOB));
+    let Some(row) = row.bind(id.as_str()).row(db).await? else { return Ok(None) };
+    Ok(Some((rows::job(&row)?, row.get("version").map_err(Error::Unavailable)?)))
 }
 
 /// Holds a job's row until the end of the transaction: whoever changes a job, or a chunk of it, does so first.
@@ -167,7 +166,7 @@ pub(super) async fn hold(tx: &mut Tx<'_>, id: &JobId) -> Result<()> {
 /// A job that is to be changed.
 pub(super) async fn take(tx: &mut Tx<'_>, id: &JobId) -> Result<Option<Job>> {
     let lock = tx.db.for_update();
-    read(&mut tx.db, id, lock).await
+    Ok(read(&mut tx.db, id, lock).await?.map(|(job, _)| job))
 }
 
 pub(super) async fn list(db: &mut Db<'_>, filter: &JobFilter) -> Result<Vec<Job>> {
