@@ -110,6 +110,60 @@ async fn the_batch_size_is_found_by_trying_on_real_records_is_told_and_is_kept_f
 }
 
 #[tokio::test]
+async fn sessions_of_one_thread_and_one_of_all_threads_are_tried_the_better_is_told_and_kept_and_either_gives_the_same_bytes() {
+    let (s3, mut service) = world(ServiceOptions::default().arg("--workers", "2")).await;
+    let picture = fixture("data/photos/china.jpg");
+    for n in 0..230 {
+        s3.put("lake", &format!("in/imagenet-tags/more/{n:03}.jpg"), &picture);
+    }
+    for n in 0..56 {
+        s3.put("lake", &format!("in/sentiment/more-{n}.jsonl"), &fixture("data/reviews/jsonl/movies-0.jsonl"));
+    }
+    const MODELS: [&str; 2] = ["imagenet-tags", "sentiment"];
+    for model in MODELS {
+        let (job, out) = run(&service, model, &json!("auto")).await;
+        let usage = &job["usage"];
+        let tried = usage["layouts_tried"].as_object().expect("layouts");
+        assert!(tried.len() == 2 && ["2x1", "1x2"].iter().all(|layout| tried[*layout].as_f64() > Some(0.0)), "{usage:#}");
+        assert!(tried.contains_key(usage["layout"].as_str().expect("a layout")), "{usage:#}");
+        // Of texts there is one size.
+        assert_eq!(usage["batch_sizes_tried"].as_object().map(|sizes| sizes.is_empty()), Some(model == "sentiment"), "{usage:#}");
+        let output = Output::read(&s3, "lake", &out);
+        output.check_invariants();
+        assert_eq!(job["counts"]["records"]["succeeded"], output.rows.len());
+    }
+    // The trees of a model are walked by one thread.
+    let (job, _) = run(&service, "churn-lightgbm", &json!("auto")).await;
+    assert_eq!((&job["usage"]["layout"], &job["usage"]["layouts_tried"]), (&json!("2x1"), &json!({})));
+
+    // What was found is kept; and with the other one written in its place, that is what the next job has.
+    let files: Vec<_> =
+        std::fs::read_dir(service.data_dir().join("models")).expect("a folder").map(|e| e.expect("an entry").path()).collect();
+    let files: Vec<_> = files.into_iter().filter(|file| file.to_str().is_some_and(|file| file.ends_with(".tuning.json"))).collect();
+    let mut digests = Vec::new();
+    for (layout, name) in [("apart", "2x1"), ("shared", "1x2")] {
+        assert_eq!(service.terminate(Duration::from_secs(30)).await, Some(0));
+        for file in &files {
+            let mut found: Value = serde_json::from_slice(&std::fs::read(file).expect("a file")).expect("JSON");
+            for found in found.as_object_mut().expect("an object").values_mut().filter(|found| found["shared"] != json!({})) {
+                found["layout"] = json!(layout);
+            }
+            std::fs::write(file, found.to_string()).expect("a file");
+        }
+        service.restart().await;
+        for model in MODELS {
+            let (job, out) = run(&service, model, &json!("auto")).await;
+            assert_eq!(job["usage"]["layout"], name, "{model}");
+            let output = Output::read(&s3, "lake", &out);
+            output.check_invariants();
+            digests.push(output.part_digests());
+        }
+    }
+    // With the size that was found; while sizes are tried, those of pictures differ in their last bits.
+    assert_eq!(digests[..2], digests[2..]);
+}
+
+#[tokio::test]
 async fn a_job_says_which_stage_the_others_waited_for_and_what_would_change_that() {
     let (s3, service) = world(ServiceOptions::default()).await;
     s3.put("lake", "slow/x.onnx", &fixture("models/awkward/slow.onnx"));

@@ -230,6 +230,8 @@ fn usage(wall_seconds: f64, device_seconds: f64) -> Usage {
         batch_trials: BTreeMap::from(
             [("256", 8_410_200.0), ("512", 8_587_600.0), ("1024", 8_262_100.0)].map(|(size, rate)| (size.to_owned(), rate)),
         ),
+        layout: "4x1".to_owned(),
+        layout_trials: BTreeMap::from([("4x1", 34_350_400.0), ("1x4", 27_402_800.0)].map(|(layout, rate)| (layout.to_owned(), rate))),
         provider: "cpu".to_owned(),
         runtime: "1.31.1".to_owned(),
         tokens: 0,

@@ -187,6 +187,11 @@ struct UsageBody {
     batch_room: Option<u32>,
     /// Where the batch size was found by trying: elements of input tensors that one session took a second, by the sizes tried.
     batch_sizes_tried: BTreeMap<String, f64>,
+    /// Sessions of the model side by side and threads of each; empty until a chunk is done.
+    #[schema(example = "4x1")]
+    layout: String,
+    /// Where layouts were tried: elements of input tensors that all their sessions together took a second.
+    layouts_tried: BTreeMap<String, f64>,
     /// The execution provider that ran it; empty until a chunk is done.
     provider: String,
     /// Version of ONNX Runtime; empty until a chunk is done.
@@ -311,6 +316,8 @@ impl UsageBody {
             batch_size: usage.batch_size,
             batch_room: usage.batch_room,
             batch_sizes_tried: usage.batch_trials.clone(),
+            layout: usage.layout.clone(),
+            layouts_tried: usage.layout_trials.clone(),
             provider: usage.provider.clone(),
             runtime: usage.runtime.clone(),
             tokens: (usage.tokens > 0).then_some(usage.tokens),

@@ -192,6 +192,10 @@ pub struct Usage {
     /// Where that was found by trying: elements of input tensors that one session took a second, by batch size. As texts, since not every
     /// place that JSON passes through reads numbers as keys.
     pub batch_trials: BTreeMap<String, f64>,
+    /// Sessions of the model side by side and threads of each: `4x1`; empty until something was done.
+    pub layout: String,
+    /// Where layouts were tried: elements of input tensors that all sessions together took a second, by layout.
+    pub layout_trials: BTreeMap<String, f64>,
     /// Records that one call had room for in memory, where that is fewer than were wanted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_room: Option<u32>,
@@ -224,6 +228,10 @@ impl Usage {
             *self.bound_seconds.entry(stage.clone()).or_default() += seconds;
         }
         self.batch_trials.extend(other.batch_trials.clone());
+        self.layout_trials.extend(other.layout_trials.clone());
+        if !other.layout.is_empty() {
+            self.layout.clone_from(&other.layout);
+        }
         self.batch_size = self.batch_size.max(other.batch_size);
         self.batch_room = self.batch_room.into_iter().chain(other.batch_room).min();
         if !other.provider.is_empty() {

@@ -177,9 +177,9 @@ impl Attempt {
         let _none_taken = self.permits.1.try_recv();
     }
 
-    /// Whether the batch size is the runner's to find: nobody asked for one, nor does the model have one.
+    /// Whether it is the runner's to find how to call the runtime: nobody asked for a batch size.
     pub(super) fn is_tuned(&self) -> bool {
-        self.task.batch_size.is_none() && self.task.isolation.is_none() && self.task.pipeline.signature.fixed_batch().is_none()
+        self.task.batch_size.is_none() && self.task.isolation.is_none()
     }
 
     /// Sorts error rows by their place in the input.

@@ -39,6 +39,7 @@ mod process;
 mod reader;
 mod review;
 mod sample;
+mod sessions;
 mod sketch;
 mod stages;
 mod summarize;

@@ -9,10 +9,11 @@ use std::{
 use super::{
     attempt::usual_batch_size,
     featurize::Assets,
-    infer::{self, Device, LoadOptions, ModelFile, Room, Session},
+    infer::{self, Device, LoadOptions, ModelFile, Room, memory_is_limited},
     occupancy::Occupancy,
     protocol::ChunkTask,
-    tune::Tuner,
+    sessions::{Recipe, Sessions},
+    tune::{Choices, Tuner},
 };
 use crate::domain::Signature;
 
@@ -22,32 +23,27 @@ const KEPT: usize = 2;
 /// Sessions of a model on a device: while one computes, the other's tensors travel.
 const RUNS_PER_DEVICE: usize = 2;
 
-/// A model with a session for each worker, or with as many as its device has work for.
+/// A model with its sessions.
 #[derive(Debug)]
 pub(super) struct Loaded {
     digest: String,
     providers: Vec<String>,
     /// What the sessions give: another pipeline of the same model may use other outputs.
     signature: Signature,
-    sessions: Vec<Mutex<Session>>,
+    pub(super) sessions: Sessions,
     /// What featurizing needs beside the graph.
     pub(super) assets: Assets,
     /// The provider that took it.
     pub(super) provider: String,
     /// Counts the time of the device that its sessions share; `None` where each has one of its own.
     pub(super) occupancy: Option<Arc<Occupancy>>,
-    /// Finds the size of its batches; `None` where the model has one of its own.
-    pub(super) tuner: Option<Tuner>,
+    /// Finds the size of its batches, and how the workers share its sessions.
+    pub(super) tuner: Tuner,
     /// What one call has room for.
     pub(super) room: Arc<Room>,
 }
 
 impl Loaded {
-    /// The session of a worker.
-    pub(super) fn session(&self, worker: usize) -> MutexGuard<'_, Session> {
-        lock(&self.sessions[worker % self.sessions.len()])
-    }
-
     fn is(&self, task: &ChunkTask) -> bool {
         self.digest == task.model.digest
             && self.providers == task.providers
@@ -115,7 +111,7 @@ impl Models {
         Some(loaded)
     }
 
-    /// On CPU as many sessions as workers with one thread each: measured as the best layout for trees and images alike.
+    /// On CPU as many sessions as workers, unless it was found that they should share one; on a device as many as it has work for.
     fn load(&self, task: &ChunkTask) -> Result<Loaded, infer::Error> {
         let folder = Path::new(&task.model_dir);
         let on_device = task.is_on_device();
@@ -124,26 +120,33 @@ impl Models {
         let file = ModelFile::open(folder.join(&task.model.file), &task.providers);
         let options = LoadOptions { device: self.device, ..LoadOptions::of(&task.providers, folder) };
         let count = if on_device { self.workers.min(RUNS_PER_DEVICE) } else { self.workers };
-        let room = Arc::new(Room::default());
-        let mut sessions = Vec::with_capacity(count);
-        for _ in 0..count {
-            sessions.push(Session::load(&file, &task.pipeline.signature, &options, &room)?);
-        }
-        let provider = sessions[0].provider().to_owned();
+        let (provider, room) = (options.provider().to_owned(), Arc::new(Room::default()));
+        let fixed = task.pipeline.signature.fixed_batch().map(|fixed| fixed.max(1) as usize);
+        let choices = Choices {
+            usual: fixed.unwrap_or_else(|| usual_batch_size(task)),
+            // Texts go by their tokens.
+            sizes: fixed.is_none() && task.pipeline.text.is_none(),
+            // A session more would be tried, for which a limit may leave no room; and what a provider leaves to another is unknown here.
+            threads: (self.workers > 1 && !on_device && options.providers.len() <= 1 && file.suits_threads() && !memory_is_limited())
+                .then_some(self.workers),
+        };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let walked = if file.walks_trees() { ", trees walked" } else { "" };
-        let machine = format!("{provider}, {} sessions, {cores} cores{walked}", sessions.len());
-        // Texts go by their tokens.
-        let tunes = task.pipeline.signature.fixed_batch().is_none() && task.pipeline.text.is_none();
-        let tuner = tunes.then(|| Tuner::new(usual_batch_size(task), folder.with_extension("batch-sizes.json"), machine));
+        let machine = format!("{provider}, {count} sessions, {cores} cores{walked}");
+        let tuner = Tuner::new(choices, folder.with_extension("tuning.json"), machine);
+        let layout = tuner.chosen().layout;
+        let (model, signature) = (folder.join(&task.model.file), task.pipeline.signature.clone());
+        let recipe = Recipe { file: model, signature, options, room: room.clone(), threads: self.workers };
+        let sessions = Sessions::load(&file, count, layout, recipe)?;
+        let (sessions_loaded, threads) = sessions.shape(layout);
         tracing::info!(
             model.digest = task.model.digest,
             provider,
-            sessions = sessions.len(),
+            sessions = sessions_loaded,
+            threads,
             "loaded model {} on {provider}",
             task.model.uri
         );
-        let sessions = sessions.into_iter().map(Mutex::new).collect();
         Ok(Loaded {
             digest: task.model.digest.clone(),
             providers: task.providers.clone(),

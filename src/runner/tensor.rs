@@ -74,6 +74,16 @@ impl TensorData {
         self.len() == 0
     }
 
+    /// Whether other elements are the same to the bit: what is not a number is, with the same bits.
+    pub fn same_bits(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Fp16(a), Self::Fp16(b)) => a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits())),
+            (Self::Fp32(a), Self::Fp32(b)) => a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits())),
+            (Self::Fp64(a), Self::Fp64(b)) => a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits())),
+            _ => self == other,
+        }
+    }
+
     /// Element type.
     pub fn dtype(&self) -> Dtype {
         match self {
@@ -126,4 +136,16 @@ pub enum Value {
         /// As many values.
         values: TensorData,
     },
+}
+
+impl Value {
+    /// Whether another value is the same to the bit.
+    pub fn same_bits(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tensor(a), Self::Tensor(b)) => a.shape == b.shape && a.data.same_bits(&b.data),
+            (Self::Sequence(a), Self::Sequence(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same_bits(b)),
+            (Self::Map { keys: a, values: of_a }, Self::Map { keys: b, values: of_b }) => a == b && of_a.same_bits(of_b),
+            _ => false,
+        }
+    }
 }

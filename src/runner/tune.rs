@@ -1,4 +1,5 @@
-//! Finds the batch size of a model by trying: powers of two on the first records of its first job, whose results count like any others.
+//! Finds how a model is best run by trying, on the first records of its first job, whose results count like any others: powers of two
+//! as batch sizes, each worker with a session of its own; then, on a processor, one session with a thread a worker.
 //!
 //! What was found is kept beside the model's folder, by provider and by the shape of the machine, so that the next job begins with it.
 
@@ -14,38 +15,84 @@ use serde::{Deserialize, Serialize};
 
 use super::models::lock;
 
-/// A size is tried for as long, but for its first rows, for which memory is allocated; and with this many batches at least.
+/// A way is tried for as long, but for its first rows, for which memory is allocated; and with this many batches at least.
 const TRIAL: Duration = Duration::from_millis(60);
 const TRIAL_BATCHES: usize = 2;
 /// The smallest size tried is the largest by this much.
 const SPAN: usize = 32;
-/// What is slower than the best by this much, and the next one too, is not worth more trials.
+/// What is slower than the best by this much, and the next size too, is not worth more trials.
 const HOPELESS: f64 = 0.9;
-/// A size must be faster by this much than the one that is used without a trial: less is noise.
+/// A way must be faster by this much than the one that is used without a trial: less is noise.
 const BETTER: f64 = 1.03;
+
+/// How the workers share the cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Layout {
+    /// Each has a session of its own, of one thread; of a device's few sessions, each has its turn at one.
+    #[default]
+    Apart,
+    /// All take turns at one session, which has as many threads as there are workers.
+    Shared,
+}
+
+/// How to call the runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Way {
+    pub(super) layout: Layout,
+    /// Records a call, at most.
+    pub(super) size: usize,
+}
 
 /// What was found for one model, one provider and one shape of machine.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(super) struct Found {
+    pub(super) layout: Layout,
     /// Records a call of the runtime.
     pub(super) batch_size: usize,
-    /// Elements of input tensors that one session took a second, by batch size: of texts that differ in length, records say little.
-    pub(super) elements_per_second: BTreeMap<usize, f64>,
+    /// Elements of input tensors that one session of one thread took a second, by batch size: of texts that differ in length, records
+    /// say little.
+    pub(super) apart: BTreeMap<usize, f64>,
+    /// Those that the shared session took; empty where none was tried.
+    pub(super) shared: BTreeMap<usize, f64>,
 }
 
-/// Chooses the size of batches; shared by the workers of one model.
+impl Found {
+    /// Elements that all sessions of a layout took a second, with its best size; nothing where only one layout was tried.
+    pub(super) fn layouts(&self, sessions: usize) -> Vec<(Layout, f64)> {
+        let fastest = |rates: &BTreeMap<usize, f64>| rates.values().copied().fold(0.0, f64::max);
+        if self.shared.is_empty() {
+            return Vec::new();
+        }
+        vec![(Layout::Apart, sessions as f64 * fastest(&self.apart)), (Layout::Shared, fastest(&self.shared))]
+    }
+}
+
+/// What there is to choose from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Choices {
+    /// What is used without a trial: the largest size that is tried.
+    pub(super) usual: usize,
+    /// Whether smaller ones may be tried.
+    pub(super) sizes: bool,
+    /// Threads that a shared session would have; `None` where there is nothing to share.
+    pub(super) threads: Option<usize>,
+}
+
+/// Chooses how the runtime is called; shared by the workers of one model.
 #[derive(Debug)]
 pub(super) struct Tuner(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
+    choices: Choices,
     /// Still to be tried, the next one last; empty once one is chosen.
-    to_try: Vec<usize>,
-    tried: BTreeMap<usize, Tried>,
-    usual: usize,
+    to_try: Vec<Way>,
+    tried: BTreeMap<Way, Tried>,
     found: Option<Found>,
     /// Where to keep what is found, and under which name.
-    keep: Option<(PathBuf, String)>,
+    file: PathBuf,
+    name: String,
 }
 
 #[derive(Debug, Default)]
@@ -67,24 +114,20 @@ impl Tried {
 }
 
 impl Tuner {
-    /// Tries sizes up to `usual`, which is what is used without a trial, unless the file says what was found before.
-    pub(super) fn new(usual: usize, file: PathBuf, name: String) -> Self {
-        let known = read(&file).remove(&name).filter(|found| (1..=usual).contains(&found.batch_size));
-        let mut to_try = Vec::new();
-        if known.is_none() {
-            let mut size = usual;
-            while size >= 1 && size >= usual / SPAN {
-                to_try.insert(0, size);
-                size /= 2;
-            }
+    /// Tries what there is to choose from, unless the file says what was found before.
+    pub(super) fn new(choices: Choices, file: PathBuf, name: String) -> Self {
+        let known = read(&file).remove(&name).filter(|found| choices.allow(found));
+        let mut state = State { choices, to_try: Vec::new(), tried: BTreeMap::new(), found: known, file, name };
+        if state.found.is_none() && (choices.sizes || choices.threads.is_some()) {
+            state.to_try = choices.ways(Layout::Apart);
         }
-        Self(Mutex::new(State { to_try, tried: BTreeMap::new(), usual, found: known, keep: Some((file, name)) }))
+        Self(Mutex::new(state))
     }
 
-    /// Records of the next call of the runtime, at most.
-    pub(super) fn size(&self) -> usize {
+    /// How to call the runtime next.
+    pub(super) fn way(&self) -> Way {
         let state = lock(&self.0);
-        state.to_try.last().copied().or(state.found.as_ref().map(|found| found.batch_size)).unwrap_or(state.usual)
+        state.to_try.last().copied().unwrap_or_else(|| state.chosen())
     }
 
     /// What was found, once it is.
@@ -92,13 +135,18 @@ impl Tuner {
         lock(&self.0).found.clone()
     }
 
-    /// So many batches of `size` records, tensors of so many elements in all, took so long.
-    pub(super) fn ran(&self, size: usize, batches: usize, elements: usize, took: Duration) {
+    /// How to call it where nothing is tried.
+    pub(super) fn chosen(&self) -> Way {
+        lock(&self.0).chosen()
+    }
+
+    /// So many batches, tensors of so many elements in all, took so long in this way. Whether that has led to a choice.
+    pub(super) fn ran(&self, way: Way, batches: usize, elements: usize, took: Duration) -> bool {
         let mut state = lock(&self.0);
-        if state.to_try.last() != Some(&size) {
-            return;
+        if batches == 0 || state.to_try.last() != Some(&way) {
+            return false;
         }
-        let tried = state.tried.entry(size).or_default();
+        let tried = state.tried.entry(way).or_default();
         if std::mem::replace(&mut tried.began, true) {
             tried.batches += batches;
             tried.elements += elements as f64;
@@ -107,31 +155,109 @@ impl Tuner {
         if tried.is_done() {
             state.next();
         }
+        state.found.is_some()
+    }
+
+    /// A session cannot be shared, for this reason: that is not tried any more.
+    pub(super) fn leave_shared(&self, why: &str) {
+        let mut state = lock(&self.0);
+        if state.choices.threads.take().is_none() {
+            return;
+        }
+        tracing::warn!("the workers keep a session each for {}: {why}", state.name);
+        state.tried.retain(|way, _| way.layout == Layout::Apart);
+        if state.to_try.last().is_some_and(|way| way.layout == Layout::Shared) {
+            state.choose();
+        }
+    }
+}
+
+impl Choices {
+    /// Sizes of a layout, the largest last.
+    fn ways(&self, layout: Layout) -> Vec<Way> {
+        let smallest = if self.sizes { (self.usual / SPAN).max(1) } else { self.usual };
+        let sizes = std::iter::successors(Some(self.usual), |size| Some(size / 2)).take_while(|size| *size >= smallest);
+        let mut ways: Vec<Way> = sizes.map(|size| Way { layout, size }).collect();
+        ways.reverse();
+        ways
+    }
+
+    fn allow(&self, found: &Found) -> bool {
+        let size = if self.sizes { (1..=self.usual).contains(&found.batch_size) } else { found.batch_size == self.usual };
+        size && (found.layout == Layout::Apart || self.threads.is_some())
     }
 }
 
 impl State {
-    /// Goes on to the next size, or chooses.
+    /// What is used when nothing is tried.
+    fn chosen(&self) -> Way {
+        match &self.found {
+            Some(found) => Way { layout: found.layout, size: found.batch_size },
+            None => Way { layout: Layout::Apart, size: self.choices.usual },
+        }
+    }
+
+    fn rate(&self, way: Way) -> f64 {
+        self.tried.get(&way).map_or(0.0, Tried::rate)
+    }
+
+    /// The fastest size of a layout.
+    fn best(&self, layout: Layout) -> Option<Way> {
+        let ways = self.tried.keys().copied().filter(|way| way.layout == layout);
+        ways.max_by(|a, b| self.rate(*a).total_cmp(&self.rate(*b)))
+    }
+
+    /// Elements a second of all sessions of a layout. Those of sessions apart were measured with as many of them at work as there was work
+    /// for, and cannot be more together than this.
+    fn together(&self, way: Way) -> f64 {
+        let sessions = if way.layout == Layout::Apart { self.choices.threads.unwrap_or(1) } else { 1 };
+        sessions as f64 * self.rate(way)
+    }
+
+    /// Goes on to the next way, or chooses.
     fn next(&mut self) {
-        let last = self.to_try.pop();
-        let rate = |size: usize| self.tried.get(&size).map_or(0.0, Tried::rate);
-        let best = self.tried.keys().copied().max_by(|a, b| rate(*a).total_cmp(&rate(*b))).unwrap_or(self.usual);
+        let Some(last) = self.to_try.pop() else { return };
+        let best = [Layout::Apart, Layout::Shared].into_iter().filter_map(|layout| self.best(layout));
+        let best = best.map(|way| self.together(way)).fold(0.0, f64::max);
         // Sizes are tried from the largest down.
-        let hopeless = last.is_some_and(|last| [last, last * 2].iter().all(|size| rate(*size) < HOPELESS * rate(best)));
+        let larger = Way { size: last.size * 2, ..last };
+        let hopeless = [last, larger].iter().all(|way| self.tried.contains_key(way) && self.together(*way) < HOPELESS * best);
         if !self.to_try.is_empty() && !hopeless {
             return;
         }
         self.to_try.clear();
-        let chosen = if rate(best) > BETTER * rate(self.usual) { best } else { self.usual };
-        let found = Found {
-            batch_size: chosen,
-            elements_per_second: self.tried.iter().map(|(size, tried)| (*size, tried.rate().round())).collect(),
+        if last.layout == Layout::Apart && self.choices.threads.is_some() {
+            self.to_try = self.choices.ways(Layout::Shared);
+        } else {
+            self.choose();
+        }
+    }
+
+    fn choose(&mut self) {
+        self.to_try.clear();
+        let usual = Way { layout: Layout::Apart, size: self.choices.usual };
+        let better = |way: Option<Way>, than: Way| way.filter(|way| self.together(*way) > BETTER * self.together(than)).unwrap_or(than);
+        let chosen = better(self.best(Layout::Shared), better(self.best(Layout::Apart), usual));
+        let rates = |layout: Layout| {
+            let tried = self.tried.iter().filter(|(way, _)| way.layout == layout);
+            tried.map(|(way, tried)| (way.size, tried.rate().round())).collect::<BTreeMap<_, _>>()
         };
-        if let Some((file, name)) = &self.keep {
-            tracing::info!(batch_size = chosen, tried = ?found.elements_per_second, "batches of {chosen} records are the best for {name}");
-            if let Err(error) = write(file, name, &found) {
-                tracing::warn!(%error, "{} cannot be written: the batch size will be looked for again", file.display());
-            }
+        let (apart, shared) = (rates(Layout::Apart), rates(Layout::Shared));
+        let name = &self.name;
+        let layout = match chosen.layout {
+            Layout::Apart => "a session for each worker",
+            Layout::Shared => "one session for all workers",
+        };
+        tracing::info!(
+            batch_size = chosen.size,
+            ?apart,
+            ?shared,
+            "{layout} and batches of {} records are the best for {name}",
+            chosen.size
+        );
+        let found = Found { layout: chosen.layout, batch_size: chosen.size, apart, shared };
+        if let Err(error) = write(&self.file, name, &found) {
+            tracing::warn!(%error, "{} cannot be written: the batch size will be looked for again", self.file.display());
         }
         self.found = Some(found);
     }
@@ -155,51 +281,101 @@ fn write(file: &Path, name: &str, found: &Found) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// Runs batches until a size is chosen; `rate` gives elements a second by size.
-    fn tune(tuner: &Tuner, rate: impl Fn(usize) -> f64) -> Vec<usize> {
-        let mut sizes = Vec::new();
+    /// Runs batches until a way is chosen; `rate` gives elements a second of one session.
+    fn tune(tuner: &Tuner, rate: impl Fn(Way) -> f64) -> Vec<Way> {
+        let mut ways = Vec::new();
         for _ in 0..10_000 {
             if tuner.found().is_some() {
                 break;
             }
-            let size = tuner.size();
-            sizes.push(size);
-            tuner.ran(size, 1, 10_000, Duration::from_secs_f64(10_000.0 / rate(size)));
+            let way = tuner.way();
+            ways.push(way);
+            tuner.ran(way, 1, 10_000, Duration::from_secs_f64(10_000.0 / rate(way)));
         }
-        sizes.dedup();
-        sizes
+        ways.dedup();
+        ways
     }
 
-    fn tuner(usual: usize) -> (tempfile::TempDir, Tuner) {
+    fn sizes(ways: &[Way], layout: Layout) -> Vec<usize> {
+        ways.iter().filter(|way| way.layout == layout).map(|way| way.size).collect()
+    }
+
+    const fn choices(usual: usize) -> Choices {
+        Choices { usual, sizes: true, threads: None }
+    }
+
+    fn tuner(choices: Choices) -> (tempfile::TempDir, Tuner) {
         let folder = tempfile::tempdir().unwrap();
-        let tuner = Tuner::new(usual, folder.path().join("x.json"), "cpu".to_owned());
+        let tuner = Tuner::new(choices, folder.path().join("x.json"), "cpu".to_owned());
         (folder, tuner)
     }
 
     #[test]
     fn the_fastest_size_is_chosen_and_kept() {
-        let (folder, first) = tuner(64);
-        let best_at_16 = |size: usize| 1e6 / (1.0 + (size as f64 / 16.0).log2().abs());
-        assert_eq!(tune(&first, best_at_16), [64, 32, 16, 8, 4]);
-        assert_eq!((first.size(), first.found().unwrap().batch_size), (16, 16));
-        let second = Tuner::new(64, folder.path().join("x.json"), "cpu".to_owned());
+        let (folder, first) = tuner(choices(64));
+        let best_at_16 = |way: Way| 1e6 / (1.0 + (way.size as f64 / 16.0).log2().abs());
+        assert_eq!(sizes(&tune(&first, best_at_16), Layout::Apart), [64, 32, 16, 8, 4]);
+        assert_eq!((first.way().size, first.found().unwrap().batch_size), (16, 16));
+        let again = |choices: Choices, name: &str| Tuner::new(choices, folder.path().join("x.json"), name.to_owned());
+        let second = again(choices(64), "cpu");
         assert_eq!(second.found(), first.found());
-        assert_eq!(second.size(), 16);
+        assert_eq!(second.way().size, 16);
         // Elsewhere it may be another one.
-        let other = Tuner::new(64, folder.path().join("x.json"), "cuda".to_owned());
-        assert_eq!((other.found(), other.size()), (None, 64));
+        let other = again(choices(64), "cuda");
+        assert_eq!((other.found(), other.way().size), (None, 64));
         // And what is not allowed any more is not used.
-        assert_eq!(Tuner::new(8, folder.path().join("x.json"), "cpu".to_owned()).size(), 8);
+        assert_eq!(again(choices(8), "cpu").way().size, 8);
+        assert_eq!(again(Choices { usual: 8, sizes: false, threads: None }, "cpu").way().size, 8);
     }
 
     #[test]
     fn noise_does_not_move_the_size_and_what_is_hopeless_is_not_tried_to_the_end() {
-        let (_folder, tuner) = tuner(1024);
-        assert_eq!(tune(&tuner, |size| size as f64 * 1000.0), [1024, 512, 256]);
-        assert_eq!(tuner.size(), 1024);
-        let (_folder, tuner) = self::tuner(8);
-        assert_eq!(tune(&tuner, |size| if size == 4 { 1.01e6 } else { 1e6 }), [8, 4, 2, 1]);
-        assert_eq!(tuner.size(), 8);
+        let (_folder, tuner) = tuner(choices(1024));
+        assert_eq!(sizes(&tune(&tuner, |way| way.size as f64 * 1000.0), Layout::Apart), [1024, 512, 256]);
+        assert_eq!(tuner.way().size, 1024);
+        let (_folder, tuner) = self::tuner(choices(8));
+        assert_eq!(sizes(&tune(&tuner, |way| if way.size == 4 { 1.01e6 } else { 1e6 }), Layout::Apart), [8, 4, 2, 1]);
+        assert_eq!(tuner.way().size, 8);
+    }
+
+    #[test]
+    fn a_shared_session_is_chosen_when_it_is_faster_than_all_others_together() {
+        let with_4_threads = |rate: f64| move |way: Way| if way.layout == Layout::Apart { 1e6 } else { rate };
+        let (folder, tuner) = tuner(Choices { threads: Some(4), ..choices(8) });
+        let ways = tune(&tuner, with_4_threads(4.5e6));
+        assert_eq!((sizes(&ways, Layout::Apart), sizes(&ways, Layout::Shared)), (vec![8, 4, 2, 1], vec![8, 4, 2, 1]));
+        assert_eq!(tuner.chosen().layout, Layout::Shared);
+        let found = tuner.found().unwrap();
+        assert_eq!((found.apart[&8], found.shared[&8]), (1e6, 4.5e6));
+        // Kept, but not for those who may not share.
+        let again = |threads| Tuner::new(Choices { threads, ..choices(8) }, folder.path().join("x.json"), "cpu".to_owned());
+        assert_eq!((again(Some(4)).chosen().layout, again(None).chosen().layout), (Layout::Shared, Layout::Apart));
+
+        // As fast as all together is noise, and what is much slower is soon given up.
+        for (rate, tried) in [(4.05e6, vec![8, 4, 2, 1]), (3e6, vec![8, 4])] {
+            let (_folder, tuner) = self::tuner(Choices { threads: Some(4), ..choices(8) });
+            let ways = tune(&tuner, with_4_threads(rate));
+            assert_eq!((tuner.chosen().layout, sizes(&ways, Layout::Shared)), (Layout::Apart, tried), "{rate}");
+        }
+    }
+
+    #[test]
+    fn a_size_that_is_given_is_the_only_one_in_either_layout_and_a_shared_session_that_cannot_be_had_is_left() {
+        let given = Choices { usual: 8, sizes: false, threads: Some(2) };
+        let (_folder, one) = tuner(given);
+        let ways = tune(&one, |_| 1e6);
+        assert_eq!(ways, [Layout::Apart, Layout::Shared].map(|layout| Way { layout, size: 8 }));
+        assert_eq!(one.chosen().layout, Layout::Apart);
+
+        let (_folder, other) = tuner(given);
+        while other.way().layout == Layout::Apart {
+            other.ran(other.way(), 1, 1000, TRIAL);
+        }
+        other.leave_shared("it does not load");
+        assert_eq!((other.way(), other.found().unwrap().shared), (Way { layout: Layout::Apart, size: 8 }, BTreeMap::new()));
+        // With nothing to choose from, nothing is tried.
+        let (_folder, none) = tuner(Choices { threads: None, ..given });
+        assert!(!none.ran(none.way(), 9, 9, TRIAL) && none.found().is_none());
     }
 
     #[test]
@@ -207,7 +383,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("x.json");
         fs::write(&file, "no JSON").unwrap();
-        let tuner = Tuner::new(2, file.clone(), "cpu".to_owned());
+        let tuner = Tuner::new(choices(2), file.clone(), "cpu".to_owned());
         tune(&tuner, |_| 1e6);
         assert_eq!(read(&file)["cpu"].batch_size, 2);
     }

@@ -3,7 +3,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arrow::{
@@ -17,13 +17,13 @@ use super::{
     attempt::{Attempt, Failure, Outcome, Work},
     batch::Batch,
     encode::{self, EncodeError},
-    featurize::{Featurized, Notes},
+    featurize::{Featurized, Group, Notes},
     infer::{self, Inferred},
     interpret::{interpret, prediction_fields},
-    models::lock,
+    models::{Loaded, lock},
     stages::{At, Mark},
     summarize::{add_sketches, summarize},
-    tune::Tuner,
+    tune::{Layout, Way},
 };
 use crate::{
     domain::{RecordError, Span, Stage, Summary},
@@ -75,12 +75,25 @@ pub(super) fn predict(index: usize, work: Work, busy: &BusySlot, mark: &Mark, ta
     attempt.tokens.add(&notes);
 
     let (id, span) = (attempt.task.attempt, attempt.span(&batch.provenance));
-    let mut session = loaded.session(index);
     let mut predicted = Vec::with_capacity(groups.len());
-    let tuner = loaded.tuner.as_ref().filter(|_| attempt.is_tuned());
+    let mut trial = Trial::begin(&loaded, &attempt);
+    let threads = loaded.sessions.shape(trial.way.layout).1 as u32;
     for group in groups {
-        let size = tuner.map_or(attempt.batch_size, Tuner::size);
-        let (rows, elements) = (group.rows.len(), group.inputs.iter().map(|(_, tensor)| tensor.data.len()).sum());
+        if trial.is_first_of_shared() {
+            *lock(busy) = Some(InRuntime { attempt: id, since: Instant::now(), records: group.rows.len() as u64, span });
+            mark.set(At::Infer);
+            let checked = loaded.sessions.check_shared(index, trial.way.size, &group, &attempt.interrupt);
+            mark.set(At::Nothing);
+            *lock(busy) = None;
+            if attempt.is_stopped() {
+                return Err(Failure::Stopped);
+            }
+            if let Err(why) = checked {
+                loaded.tuner.leave_shared(&why);
+                trial = Trial::begin(&loaded, &attempt);
+            }
+        }
+        let counts = trial.counts(&group);
         let mut inside_runtime = |inside: Option<usize>| {
             let records = inside.map(|records| records as u64);
             records.into_iter().for_each(|records| tally.batch(records));
@@ -89,11 +102,16 @@ pub(super) fn predict(index: usize, work: Work, busy: &BusySlot, mark: &Mark, ta
             }
             *lock(busy) = records.map(|records| InRuntime { attempt: id, since: Instant::now(), records, span });
         };
-        let started = Instant::now();
-        let ran = times.timed(mark, At::Infer, || session.run(group, size, &attempt.interrupt, &mut inside_runtime));
+        // Whoever waits for its turn waits for inference; what counts is the time of each thread in the runtime.
+        let (before, mut started) = (mark.set(At::Infer), Instant::now());
+        let enter = || started = Instant::now();
+        let ran = loaded.sessions.run(index, trial.way, group, &attempt.interrupt, enter, &mut inside_runtime);
+        let took = started.elapsed();
+        times.add(At::Infer, took * threads);
+        mark.set(before);
         let (outputs, refused) = ran.map_err(|e| failure_of(&e))?;
-        if rows >= size && refused.is_empty() {
-            tuner.into_iter().for_each(|tuner| tuner.ran(size, rows / size, elements, started.elapsed()));
+        if refused.is_empty() {
+            trial.add(counts, took);
         }
         errors.extend(refused.into_iter().map(|r| batch.provenance.error(r.row as usize, Stage::Infer, "inference_failed", r.detail)));
         // At once, group by group: a vector a token is much more than the vector a record that is made of them.
@@ -104,12 +122,57 @@ pub(super) fn predict(index: usize, work: Work, busy: &BusySlot, mark: &Mark, ta
             predicted.push(Predicted { rows, columns });
         }
     }
-    drop(session);
+    trial.end(&loaded);
 
     let rows = times.timed(mark, At::Interpret, || rows_of(&attempt, &batch, predicted, &notes, &mut errors))?;
     attempt.sort(&mut errors);
     let (rows, summary) = rows.unzip();
     Ok(Outcome { seq, rows, errors, summary: summary.unwrap_or_default() })
+}
+
+/// What one batch of records adds to what is known of a way to call the runtime.
+struct Trial {
+    way: Way,
+    tuned: bool,
+    /// Texts, which are grouped by their tokens.
+    texts: bool,
+    batches: usize,
+    elements: usize,
+    took: Duration,
+}
+
+impl Trial {
+    fn begin(loaded: &Loaded, attempt: &Attempt) -> Self {
+        let tuned = attempt.is_tuned();
+        let way = if tuned { loaded.tuner.way() } else { Way { size: attempt.batch_size, ..loaded.tuner.chosen() } };
+        Self { way, tuned, texts: attempt.task.pipeline.text.is_some(), batches: 0, elements: 0, took: Duration::ZERO }
+    }
+
+    /// Batches of the full size that a group has, and elements of its tensors; nothing where it is smaller than what is tried.
+    fn counts(&self, group: &Group) -> Option<(usize, usize)> {
+        let elements = group.inputs.iter().map(|(_, tensor)| tensor.data.len()).sum();
+        // A call of texts is never full; and the lengths among them are only alike in all that were handed over together.
+        let batches = if self.texts { usize::from(self.batches == 0) } else { group.rows.len() / self.way.size };
+        (self.texts || batches > 0).then_some((batches, elements))
+    }
+
+    fn add(&mut self, counts: Option<(usize, usize)>, took: Duration) {
+        if let Some((batches, elements)) = counts {
+            self.batches += batches;
+            self.elements += elements;
+            self.took += took;
+        }
+    }
+
+    fn is_first_of_shared(&self) -> bool {
+        self.tuned && self.way.layout == Layout::Shared && self.batches == 0
+    }
+
+    fn end(self, loaded: &Loaded) {
+        if self.tuned && loaded.tuner.ran(self.way, self.batches, self.elements, self.took) {
+            loaded.sessions.keep(loaded.tuner.chosen().layout);
+        }
+    }
 }
 
 /// Why an attempt ends by what the runtime said.

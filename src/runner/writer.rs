@@ -22,6 +22,7 @@ use super::{
     review::Queue,
     stages::At,
     table::Table,
+    tune::Layout,
 };
 use crate::{
     domain::{ChunkResult, PartFile, RecordError, Stage, chunk::Usage},
@@ -272,8 +273,11 @@ impl<'a> Writer<'a> {
             result.table = Some(attempt.times.timed(&attempt.writing, At::Put, || table.finish(&self.handle))?);
         }
         let stage_seconds = attempt.times.seconds();
-        let found = loaded.tuner.as_ref().filter(|_| attempt.is_tuned()).map(|tuner| (tuner.size(), tuner.found()));
-        let (batch_size, found) = found.unwrap_or((attempt.batch_size, None));
+        let chosen = loaded.tuner.chosen();
+        let batch_size = if attempt.is_tuned() { chosen.size } else { attempt.batch_size };
+        let found = loaded.tuner.found().filter(|_| attempt.is_tuned()).unwrap_or_default();
+        let shape = |layout: Layout| loaded.sessions.shape(layout);
+        let name = |layout: Layout| format!("{}x{}", shape(layout).0, shape(layout).1);
         result.usage = Usage {
             wall_seconds: started.elapsed().as_secs_f64(),
             inferring_seconds: match &loaded.occupancy {
@@ -286,7 +290,10 @@ impl<'a> Writer<'a> {
             bound_seconds: attempt.bound.seconds(),
             batch_size: loaded.room.fit(batch_size) as u32,
             batch_room: loaded.room.known().filter(|room| *room < batch_size).map(|room| room as u32),
-            batch_trials: found.into_iter().flat_map(|f| f.elements_per_second).map(|(size, rate)| (size.to_string(), rate)).collect(),
+            // One alone was not chosen.
+            batch_trials: found.apart.iter().filter(|_| found.apart.len() > 1).map(|(size, rate)| (size.to_string(), *rate)).collect(),
+            layout: name(chosen.layout),
+            layout_trials: found.layouts(shape(Layout::Apart).0).into_iter().map(|(layout, rate)| (name(layout), rate)).collect(),
             provider: loaded.provider.clone(),
             runtime: runtime.to_owned(),
             tokens: attempt.tokens.real.load(Ordering::Relaxed),

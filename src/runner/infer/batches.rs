@@ -20,6 +20,23 @@ pub struct Inferred {
     pub outputs: Vec<(String, Value)>,
 }
 
+impl Inferred {
+    /// Whether another one is the same to the bit.
+    pub fn same_bits(&self, other: &Self) -> bool {
+        let same = |(a, b): (&(String, Value), &(String, Value))| a.0 == b.0 && a.1.same_bits(&b.1);
+        self.rows == other.rows && self.outputs.len() == other.outputs.len() && self.outputs.iter().zip(&other.outputs).all(same)
+    }
+}
+
+impl Group {
+    /// The first rows.
+    pub fn first(&self, rows: usize) -> Self {
+        let rows = rows.min(self.rows.len());
+        let inputs = self.inputs.iter().map(|(name, tensor)| (name.clone(), slice(tensor, &(0..rows), rows))).collect();
+        Self { rows: self.rows[..rows].to_vec(), inputs }
+    }
+}
+
 /// A row that the runtime refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {

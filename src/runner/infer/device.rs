@@ -29,7 +29,7 @@ pub fn engines(model_dir: &Path) -> PathBuf {
 
 /// Whether this process may have so much memory and no more. The runtime's arena for the CPU then has to be off: it doubles what it
 /// holds, and near a limit takes all there is for one request, so that neither smaller batches nor threads have any left.
-pub(super) fn memory_is_limited() -> bool {
+pub fn memory_is_limited() -> bool {
     rustix::process::getrlimit(Resource::Data).current.is_some()
 }
 

@@ -16,7 +16,7 @@ mod values;
 
 pub use alone::Prepared;
 pub use batches::{Inferred, Refused};
-pub use device::{Device, Room, engines, has_devices};
+pub use device::{Device, Room, engines, has_devices, memory_is_limited};
 pub use interrupt::Interrupt;
 pub use providers::probe;
 pub use session::{LoadOptions, ModelFile, Session, init_runtime};

@@ -21,7 +21,7 @@ use super::{
     Device, Error, Interrupt, Room,
     device::{has_devices, is_out_of_memory, memory_is_limited},
     providers,
-    trees::Trees,
+    trees::{Found, Trees},
     values,
 };
 use crate::{
@@ -52,13 +52,18 @@ impl LoadOptions {
     pub fn of(providers: &[String], model_dir: &Path) -> Self {
         Self { providers: providers.to_vec(), intra_threads: 1, device: Device::default(), engines: super::engines(model_dir) }
     }
+
+    /// The provider that takes the model: the first, as none falls back on another for all of it.
+    pub fn provider(&self) -> &str {
+        self.providers.first().map_or("cpu", String::as_str)
+    }
 }
 
 /// A model's file, read for its sessions.
 #[derive(Debug)]
 pub struct ModelFile {
     path: PathBuf,
-    trees: Option<Trees>,
+    trees: Found,
     /// The runtime did not take the model with operators of our own.
     refused: AtomicBool,
 }
@@ -66,18 +71,24 @@ pub struct ModelFile {
 impl ModelFile {
     /// For these providers: where they are the CPU's alone, ensembles of trees are walked here and not by the runtime.
     pub fn open(path: PathBuf, providers: &[String]) -> Self {
-        let trees = if providers.iter().all(|provider| provider == "cpu") { Trees::find(&path) } else { None };
+        let trees = if providers.iter().all(|provider| provider == "cpu") { Trees::find(&path) } else { Found::None };
         Self { path, trees, refused: AtomicBool::new(false) }
     }
 
     /// Whether the trees in it are walked here, and not by the runtime.
     pub fn walks_trees(&self) -> bool {
-        self.trees.is_some() && !self.refused.load(Ordering::Relaxed)
+        matches!(self.trees, Found::Walked(_)) && !self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether several threads can share the work of one session: trees are walked by one thread here, and the runtime adds up those of
+    /// several threads in another order.
+    pub fn suits_threads(&self) -> bool {
+        matches!(self.trees, Found::None)
     }
 
     /// For the runtime alone.
     pub fn as_it_is(path: PathBuf) -> Self {
-        Self { path, trees: None, refused: AtomicBool::new(false) }
+        Self { path, trees: Found::None, refused: AtomicBool::new(false) }
     }
 }
 
@@ -85,7 +96,6 @@ impl ModelFile {
 #[derive(Debug)]
 pub struct Session {
     pub(super) inner: ort::session::Session,
-    provider: String,
     pub(super) fixed_batch: Option<usize>,
     pub(super) room: Arc<Room>,
     /// Its device's arena, in the words of [`SHRINK`].
@@ -177,9 +187,9 @@ impl Session {
     pub fn load(file: &ModelFile, signature: &Signature, options: &LoadOptions, room: &Arc<Room>) -> Result<Self, Error> {
         let load = |detail: String| Error::Load { code: "model_load_failed", detail };
         let wanted: Vec<&str> =
-            if options.providers.is_empty() { vec!["cpu"] } else { options.providers.iter().map(String::as_str).collect() };
+            if options.providers.is_empty() { vec![options.provider()] } else { options.providers.iter().map(String::as_str).collect() };
         let walked = match &file.trees {
-            Some(trees) if file.walks_trees() => {
+            Found::Walked(trees) if file.walks_trees() => {
                 let session = trees.session(for_providers(&wanted, options)?);
                 session
                     .inspect_err(|error| {
@@ -196,17 +206,11 @@ impl Session {
         };
         Ok(Self {
             inner,
-            provider: wanted[0].to_owned(),
             fixed_batch: signature.fixed_batch().map(|n| n as usize),
             room: room.clone(),
             arena: has_devices(wanted[0]).then(|| format!("gpu:{}", options.device.id)),
             outputs: signature.outputs.iter().map(|o| o.name.clone()).collect(),
         })
-    }
-
-    /// The provider that took the model.
-    pub fn provider(&self) -> &str {
-        &self.provider
     }
 
     /// Runs some rows of tensors as one batch.

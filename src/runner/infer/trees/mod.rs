@@ -34,6 +34,17 @@ const MOST_ENSEMBLES: usize = 1024;
 /// Where the runtime looks for the external data of a model that it gets as bytes (onnxruntime_session_options_config_keys.h).
 const DATA_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
+/// What a model's file has of trees.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// None, as far as was looked.
+    None,
+    /// Some, of which none is walked here.
+    Left,
+    /// Some that are.
+    Walked(Trees),
+}
+
 /// A model whose ensembles of trees are walked here.
 #[derive(Debug)]
 pub(super) struct Trees {
@@ -51,25 +62,23 @@ impl Trees {
         builder.with_operators(operator::domain(&self.ensembles)?)?.commit_from_memory(&self.model)
     }
 
-    /// Looks for ensembles in a model's file; `None` when there is none that can be walked here.
-    pub(super) fn find(file: &Path) -> Option<Self> {
-        match Self::read(file) {
-            Ok(found) => found,
-            Err(why) => {
-                tracing::info!("trees in {} are left to the runtime's own operator: {why}", file.display());
-                None
-            }
-        }
+    /// Looks for ensembles in a model's file.
+    pub(super) fn find(file: &Path) -> Found {
+        Self::read(file).unwrap_or_else(|why| {
+            tracing::info!("trees in {} are left to the runtime's own operator: {why}", file.display());
+            Found::Left
+        })
     }
 
-    fn read(file: &Path) -> Result<Option<Self>, String> {
+    fn read(file: &Path) -> Result<Found, String> {
         let said = |e: &dyn std::fmt::Display| e.to_string();
         if std::fs::metadata(file).map_err(|e| said(&e))?.len() > MOST_BYTES {
-            return Err(format!("the file has more than {} MiB, and was not looked through", MOST_BYTES >> 20));
+            tracing::info!("trees, if any, in {} are left to the runtime: it has more than {} MiB", file.display(), MOST_BYTES >> 20);
+            return Ok(Found::None);
         }
         let model = std::fs::read(file).map_err(|e| said(&e))?;
         // What cannot be read is the runtime's to refuse.
-        let Ok(Some(found)) = graph::find(&model) else { return Ok(None) };
+        let Ok(Some(found)) = graph::find(&model) else { return Ok(Found::None) };
         if found.functions {
             return Err("the model defines operators itself".to_owned());
         }
@@ -87,10 +96,10 @@ impl Trees {
             }
         }
         if ensembles.is_empty() {
-            return Ok(None);
+            return Ok(Found::Left);
         }
         let model = graph::replaced(&model, &found, &with).map_err(|e| said(&e))?;
-        Ok(Some(Self { model, folder: file.parent().unwrap_or(Path::new("")).to_owned(), ensembles }))
+        Ok(Found::Walked(Self { model, folder: file.parent().unwrap_or(Path::new("")).to_owned(), ensembles }))
     }
 }
 

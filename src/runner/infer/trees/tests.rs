@@ -251,7 +251,7 @@ fn models_of_the_usual_libraries_are_walked_here() {
     let models = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
     for model in ["churn-lightgbm", "churn-pipeline", "loan-default-xgboost", "loan-default-pipeline", "loan-anomaly"] {
         let file = models.join(model).join("model.onnx");
-        let trees = Trees::read(&file).unwrap().unwrap_or_else(|| panic!("{model} has trees that are left to the runtime"));
+        let Found::Walked(trees) = Trees::find(&file) else { panic!("{model} has trees that are left to the runtime") };
         let session = trees.session(super::super::session::builder().unwrap());
         assert!(session.is_ok(), "{model}: {:?}", session.err());
     }
@@ -307,7 +307,7 @@ fn external_data_come_from_the_folder_of_the_model_and_from_nowhere_else() {
     let nodes = [trees, add].map(|node| (1, node.encode_to_vec()));
     let model = graph::of_graph(nodes.into_iter().chain([(2, b"g".to_vec()), (5, weights.encode_to_vec())]).chain(declared));
     std::fs::write(folder.path().join("model.onnx"), model).unwrap();
-    let trees = Trees::read(&folder.path().join("model.onnx")).unwrap().unwrap();
+    let Found::Walked(trees) = Trees::find(&folder.path().join("model.onnx")) else { panic!("its trees are left to the runtime") };
     let session = |trees: &Trees| trees.session(super::super::session::builder().unwrap()).map(drop).map_err(|e| e.to_string());
     let missing = session(&trees).unwrap_err();
     assert!(missing.contains("weights.bin"), "{missing}");
