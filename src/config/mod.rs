@@ -189,7 +189,7 @@ pub struct Serve {
     /// Devices to compute on, each with a runner process: all, or numbers as CUDA counts them: 0,1
     #[arg(long, env = "NIGHTSHIFT_DEVICES", default_value = "all", value_name = "NUMBERS")]
     pub devices: Devices,
-    /// Most memory that a model's session may take on a device: 16GiB. No limit when absent
+    /// Most memory of a runner on its device: 16GiB; one that holds more ends what it has in hand and is replaced. No limit when absent
     #[arg(long, env = "NIGHTSHIFT_DEVICE_MEMORY_LIMIT", value_name = "SIZE", value_parser = size::bytes)]
     pub device_memory_limit: Option<u64>,
     /// Threads of a runner that prepare records and run the model, on a processor each in a session of its own; the cores, shared among the
@@ -342,7 +342,7 @@ pub struct Runner {
     /// The device's number
     #[arg(long, default_value_t = 0)]
     pub device: u32,
-    /// Most memory of a session on the device, bytes
+    /// Most memory on the device, bytes
     #[arg(long)]
     pub device_memory_limit: Option<u64>,
     /// What stores may be asked to bear

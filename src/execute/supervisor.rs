@@ -54,7 +54,7 @@ pub struct RunnerOptions {
     pub workers: usize,
     /// Devices by number, each with a runner of its own; one at least.
     pub devices: Vec<u32>,
-    /// Most memory of a session on a device, bytes.
+    /// Most memory of a runner on its device, bytes.
     pub device_memory_limit: Option<u64>,
     /// Most memory of the process, bytes.
     pub memory_limit: Option<u64>,
@@ -166,6 +166,7 @@ impl Supervisor {
             status: status.clone(),
             process: None,
             attempts: HashMap::new(),
+            waiting: Vec::new(),
             meter,
             worked: now,
             failed_starts: 0,
@@ -227,6 +228,22 @@ pub(super) struct Process {
     /// Since when.
     ready: Option<Instant>,
     heard: Instant,
+    /// Whether an attempt has ended in it.
+    has_ended_one: bool,
+    on_device: OnDevice,
+}
+
+/// How a runner stands with the limit on its device's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnDevice {
+    /// No attempt has ended yet: what its models need is not known.
+    Fresh,
+    /// After the first attempt it was within the limit.
+    Within,
+    /// It went beyond after that: it is handed nothing more, and replaced when all attempts have ended.
+    Beyond,
+    /// After the first attempt it was beyond the limit already, as another one would be.
+    Never,
 }
 
 struct Actor {
@@ -236,6 +253,8 @@ struct Actor {
     status: RunnerStatus,
     process: Option<Process>,
     attempts: HashMap<u64, InFlight>,
+    /// For the next process.
+    waiting: Vec<(Box<ChunkTask>, oneshot::Sender<Ran>)>,
     meter: Meter,
     /// When the process last had something to do.
     worked: Instant,
@@ -252,6 +271,7 @@ impl Actor {
                     Some(Request::Run(task, reply)) => self.begin(task, reply),
                     Some(Request::Cancel(attempt)) => self.cancel(attempt, None),
                     Some(Request::Shutdown(reply)) => {
+                        self.leave_waiting();
                         self.shutdown().await;
                         let _gone = reply.send(());
                     }
@@ -264,6 +284,7 @@ impl Actor {
                 // Without a process there is nothing to look at: an idle service sleeps.
                 _ = tick.tick(), if self.process.is_some() => self.check().await,
             }
+            self.replace().await;
         }
     }
 
@@ -279,6 +300,10 @@ impl Actor {
     }
 
     fn begin(&mut self, task: Box<ChunkTask>, reply: oneshot::Sender<Ran>) {
+        if self.is_beyond() {
+            self.waiting.push((task, reply));
+            return;
+        }
         if self.process.is_none() {
             match spawn(&self.options) {
                 Ok(process) => {
@@ -308,6 +333,10 @@ impl Actor {
     }
 
     fn cancel(&mut self, attempt: u64, verdict: Option<Box<Loss>>) {
+        if let Some(at) = self.waiting.iter().position(|(task, _)| task.attempt == attempt) {
+            let _gone = self.waiting.swap_remove(at).1.send(Ran::nowhere(Ended::Stopped));
+            return;
+        }
         let Some(in_flight) = self.attempts.get_mut(&attempt) else { return };
         in_flight.stopping.get_or_insert_with(Instant::now);
         if in_flight.verdict.is_none() {
@@ -329,8 +358,9 @@ impl Actor {
                 }
                 tracing::info!(runtime, device = self.device(), workers = self.options.workers, "runner is ready, ONNX Runtime {runtime}");
             }
-            FromRunner::Beat { loading, busy, counts, .. } => {
+            FromRunner::Beat { loading, busy, counts, device_memory, .. } => {
                 self.metrics.add(counts);
+                device_memory.into_iter().for_each(|held| self.weigh(held));
                 let load_ms = self.options.load_timeout.as_millis() as u64;
                 if let Some(loading) = loading.filter(|l| l.for_ms > load_ms) {
                     return self.loading_too_long(&loading.attempts).await;
@@ -372,8 +402,66 @@ impl Actor {
         }
     }
 
+    fn is_beyond(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.on_device == OnDevice::Beyond)
+    }
+
+    /// Holds what the runner has of its device's memory against what it may have.
+    fn weigh(&mut self, held: u64) {
+        let (device, Some(limit), Some(process)) = (self.device(), self.options.device_memory_limit, &mut self.process) else { return };
+        match process.on_device {
+            OnDevice::Fresh if process.has_ended_one => {
+                process.on_device = if held <= limit { OnDevice::Within } else { OnDevice::Never };
+                if held <= limit {
+                    tracing::debug!(device, held, limit, "the runner holds {held} bytes of its device's memory, within what it may");
+                } else {
+                    tracing::warn!(
+                        device,
+                        held,
+                        limit,
+                        "a runner holds {held} bytes of its device's memory after its first chunk, more than the {limit} that it may \
+                         (--device-memory-limit): another one would as well, so it stays"
+                    );
+                }
+            }
+            OnDevice::Within if held > limit => {
+                tracing::warn!(
+                    device,
+                    held,
+                    limit,
+                    "the runner holds {held} bytes of its device's memory, more than the {limit} that it may (--device-memory-limit): \
+                     it is replaced when the chunks in flight are done"
+                );
+                self.metrics.runner_ended(RunnerEnd::DeviceMemory);
+                process.on_device = OnDevice::Beyond;
+            }
+            _ => {}
+        }
+    }
+
+    fn leave_waiting(&mut self) {
+        for (_, reply) in self.waiting.drain(..) {
+            let _gone = reply.send(Ran::nowhere(Ended::Stopped));
+        }
+    }
+
+    /// Lets a runner go that is beyond its limit and has nothing in hand any more, and hands what waited to the next one.
+    async fn replace(&mut self) {
+        if self.is_beyond() && self.attempts.is_empty() {
+            self.shutdown().await;
+        }
+        if !self.waiting.is_empty() && !self.is_beyond() {
+            for (task, reply) in std::mem::take(&mut self.waiting) {
+                self.begin(task, reply);
+            }
+        }
+    }
+
     fn answer(&mut self, attempt: u64, mut in_flight: InFlight, ended: impl FnOnce(&mut InFlight) -> Ended) {
         self.worked = Instant::now();
+        if let Some(process) = &mut self.process {
+            process.has_ended_one = true;
+        }
         let held = self.meter.end(attempt, self.worked);
         let ended = ended(&mut in_flight);
         let _gone = in_flight.reply.send(Ran { ended, held });
@@ -559,5 +647,5 @@ pub(super) fn spawn(options: &RunnerOptions) -> io::Result<Process> {
     drop(command);
     let (outbox, frames) = frames::over(UnixStream::from_std(ours)?);
     let now = Instant::now();
-    Ok(Process { child, frames, outbox, started: now, ready: None, heard: now })
+    Ok(Process { child, frames, outbox, started: now, ready: None, heard: now, has_ended_one: false, on_device: OnDevice::Fresh })
 }

@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use super::{
     ahead::Ahead,
     attempt::{Attempt, Failure, Work},
+    device_memory::DeviceMemory,
     infer,
     isolate::Isolated,
     models::{Loaded, Models, lock},
@@ -54,6 +55,8 @@ pub(super) struct Engine {
     tally: Tally,
     work: Sender<Work>,
     voice: Voice,
+    /// Where it is limited.
+    device_memory: Option<DeviceMemory>,
     running: Mutex<HashMap<u64, Arc<Attempt>>>,
 }
 
@@ -77,6 +80,13 @@ impl Engine {
             thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
         }
         let models = Models::new(workers, device);
+        let device_memory = device.memory_limit.and_then(|_| match DeviceMemory::open() {
+            Ok(memory) => Some(memory),
+            Err(error) => {
+                tracing::warn!(%error, "the driver does not tell what a runner holds of its device's memory: the limit is that of its arenas alone");
+                None
+            }
+        });
         let Reach { stores, connections, handle } = reach;
         Ok(Arc::new(Self {
             stores,
@@ -90,6 +100,7 @@ impl Engine {
             tally,
             work,
             voice,
+            device_memory,
             running: Mutex::default(),
         }))
     }
@@ -103,7 +114,8 @@ impl Engine {
             busy.map(|b| Busy { attempt: b.attempt, for_ms: b.since.elapsed().as_millis() as u64, records: b.records, span: b.span });
         let busy = busy.collect();
         let progress = lock(&self.running).iter().map(|(id, attempt)| (*id, attempt.records.load(Ordering::Relaxed))).collect();
-        FromRunner::Beat { loading, busy, progress, counts: self.tally.take() }
+        let device_memory = self.device_memory.as_ref().and_then(DeviceMemory::held);
+        FromRunner::Beat { loading, busy, progress, counts: self.tally.take(), device_memory }
     }
 
     /// Looks what holds each attempt up, and counts it for the time since the last look, the `turn`th; whether there is any attempt.

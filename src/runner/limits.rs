@@ -257,7 +257,8 @@ impl Limits {
         let mut rates = Vec::new();
         for (sessions, threads) in layouts {
             let file = ModelFile::as_it_is(task.model_dir.join(&task.model.file));
-            let options = LoadOptions { intra_threads: threads, device: self.device, ..LoadOptions::of(&task.providers, &task.model_dir) };
+            let device = self.device.shared_by(sessions);
+            let options = LoadOptions { intra_threads: threads, device, ..LoadOptions::of(&task.providers, &task.model_dir) };
             let room = Arc::new(Room::default());
             let loaded = (0..sessions).map(|_| Session::load(&file, &task.pipeline.signature, &options, &room));
             let mut loaded = loaded.collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;

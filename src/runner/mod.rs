@@ -27,6 +27,7 @@ pub mod tensor;
 
 mod ahead;
 mod attempt;
+mod device_memory;
 mod direct;
 mod engine;
 mod isolate;

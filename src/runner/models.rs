@@ -118,8 +118,8 @@ impl Models {
         let assets =
             Assets::load(folder, &task.pipeline, on_device).map_err(|detail| infer::Error::Load { code: "model_load_failed", detail })?;
         let file = ModelFile::open(folder.join(&task.model.file), &task.providers);
-        let options = LoadOptions { device: self.device, ..LoadOptions::of(&task.providers, folder) };
         let count = if on_device { self.workers.min(RUNS_PER_DEVICE) } else { self.workers };
+        let options = LoadOptions { device: self.device.shared_by(count), ..LoadOptions::of(&task.providers, folder) };
         let (provider, room) = (options.provider().to_owned(), Arc::new(Room::default()));
         let fixed = task.pipeline.signature.fixed_batch().map(|fixed| fixed.max(1) as usize);
         let choices = Choices {

@@ -258,6 +258,9 @@ pub enum FromRunner {
         progress: Vec<(u64, u64)>,
         /// What was counted since the last beat.
         counts: Counts,
+        /// What the runner holds of its device's memory, bytes; `None` where nobody limits it, or the driver does not tell.
+        #[serde(default)]
+        device_memory: Option<u64>,
     },
     /// What an attempt in isolation is about to do.
     At {

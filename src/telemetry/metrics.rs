@@ -85,6 +85,8 @@ pub enum RunnerEnd {
     LoadTimeout,
     /// An attempt did not stop when asked, and only a kill ends that.
     Stuck,
+    /// It held more of its device's memory than it may.
+    DeviceMemory,
 }
 
 /// What became of one attempt to deliver a webhook.
@@ -152,7 +154,7 @@ impl AttemptEnd {
 }
 
 impl RunnerEnd {
-    const ALL: [Self; 5] = [Self::Crashed, Self::NotStarted, Self::Silent, Self::LoadTimeout, Self::Stuck];
+    const ALL: [Self; 6] = [Self::Crashed, Self::NotStarted, Self::Silent, Self::LoadTimeout, Self::Stuck, Self::DeviceMemory];
 
     fn name(self) -> &'static str {
         match self {
@@ -161,6 +163,7 @@ impl RunnerEnd {
             Self::Silent => "silent",
             Self::LoadTimeout => "load_timeout",
             Self::Stuck => "stuck",
+            Self::DeviceMemory => "device_memory",
         }
     }
 }

@@ -12,8 +12,21 @@ use rustix::process::Resource;
 pub struct Device {
     /// Its number among those that the provider sees.
     pub id: u32,
-    /// Most memory that a session may take there for tensors, bytes; what the provider needs beside them comes on top.
+    /// Most memory that the process may take there, bytes.
     pub memory_limit: Option<u64>,
+}
+
+impl Device {
+    /// The same device for one of so many sessions that share what the process may take.
+    pub fn shared_by(self, sessions: usize) -> Self {
+        Self { memory_limit: self.memory_limit.map(|bytes| bytes / sessions.max(1) as u64), ..self }
+    }
+
+    /// Most memory of one session's arena, which has weights and tensors. A quarter is left for what lies outside of it: the driver's
+    /// context and the provider's workspaces, of which nobody says how large they become.
+    pub(super) fn arena_limit(self) -> Option<u64> {
+        self.memory_limit.map(|bytes| bytes / 4 * 3)
+    }
 }
 
 /// Whether a provider computes on a device of its own, with memory of its own.
@@ -90,6 +103,13 @@ mod tests {
             assert!(is_out_of_memory(message), "{message}");
         }
         assert!(!is_out_of_memory("Gather: indices element out of data bounds, idx=9"));
+    }
+
+    #[test]
+    fn sessions_share_three_quarters_of_what_the_process_may_take() {
+        let device = Device { id: 1, memory_limit: Some(8 << 30) };
+        assert_eq!((device.shared_by(2).id, device.shared_by(2).arena_limit()), (1, Some(3 << 30)));
+        assert_eq!(Device::default().shared_by(2).arena_limit(), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub(super) fn dispatch(name: &str, options: &LoadOptions) -> Result<Option<Execu
         "cuda" => {
             // Batches of one size ask for the same memory again and again: an arena that doubles would take twice as much for nothing.
             let mut cuda = ep::CUDA::default().with_device_id(device).with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested);
-            if let Some(bytes) = options.device.memory_limit {
+            if let Some(bytes) = options.device.arena_limit() {
                 cuda = cuda.with_memory_limit(usize::try_from(bytes).unwrap_or(usize::MAX));
             }
             Ok(Some(cuda.build().error_on_failure()))
