@@ -152,7 +152,9 @@ impl Tuner {
             tried.elements += elements as f64;
             tried.seconds += took.as_secs_f64();
         }
-        if tried.is_done() {
+        let enough = tried.batches > 0 && tried.seconds >= TRIAL.as_secs_f64();
+        // Batches of texts take seconds: a shared session that is slow is not waited for twice.
+        if tried.is_done() || (enough && way.layout == Layout::Shared && state.together(way) < HOPELESS * state.fastest()) {
             state.next();
         }
         state.found.is_some()
@@ -214,11 +216,16 @@ impl State {
         sessions as f64 * self.rate(way)
     }
 
+    /// What the fastest way gave so far.
+    fn fastest(&self) -> f64 {
+        let best = [Layout::Apart, Layout::Shared].into_iter().filter_map(|layout| self.best(layout));
+        best.map(|way| self.together(way)).fold(0.0, f64::max)
+    }
+
     /// Goes on to the next way, or chooses.
     fn next(&mut self) {
         let Some(last) = self.to_try.pop() else { return };
-        let best = [Layout::Apart, Layout::Shared].into_iter().filter_map(|layout| self.best(layout));
-        let best = best.map(|way| self.together(way)).fold(0.0, f64::max);
+        let best = self.fastest();
         // Sizes are tried from the largest down.
         let larger = Way { size: last.size * 2, ..last };
         let hopeless = [last, larger].iter().all(|way| self.tried.contains_key(way) && self.together(*way) < HOPELESS * best);
