@@ -113,7 +113,7 @@ async fn the_batch_size_is_found_by_trying_on_real_records_is_told_and_is_kept_f
 async fn sessions_of_one_thread_and_one_of_all_threads_are_tried_the_better_is_told_and_kept_and_either_gives_the_same_bytes() {
     let (s3, mut service) = world(ServiceOptions::default().arg("--workers", "2")).await;
     let picture = fixture("data/photos/china.jpg");
-    for n in 0..230 {
+    for n in 0..340 {
         s3.put("lake", &format!("in/imagenet-tags/more/{n:03}.jpg"), &picture);
     }
     for n in 0..56 {

@@ -108,13 +108,13 @@ fn fake_driver(folder: &std::path::Path) -> (ServiceOptions, std::path::PathBuf)
     let told = folder.join("told");
     let options = ServiceOptions::default().env("LD_LIBRARY_PATH", folder.to_str().expect("UTF-8"));
     let options = options.env("NIGHTSHIFT_FAKE_DRIVER", told.to_str().expect("UTF-8"));
-    (options.arg("--device-memory-limit", "1GiB").arg("--workers", "1"), told)
+    (options.arg("--device-memory-limit", "1GiB").arg("--workers", "1").arg("--chunk-slots", "2"), told)
 }
 
 fn slow(s3: &S3Server) -> Value {
     s3.create_bucket("lake");
     s3.put_fixture("models/awkward/slow.onnx", "lake", "slow/x.onnx");
-    for n in 0..5 {
+    for n in 0..8 {
         s3.put("lake", &format!("in/{n}.jsonl"), b"{\"x\": [1, 2, 3, 4]}\n");
     }
     json!({
@@ -148,18 +148,20 @@ async fn a_runner_that_comes_to_hold_too_much_of_its_device_is_replaced_between_
     let first = service.runner_pids();
     tell("own 1500000000 1600000000");
     logged(&service, "it is replaced when the chunks in flight are done").await;
+    let until = std::time::Instant::now() + PATIENCE;
     while service.runner_pids() == first {
+        assert!(std::time::Instant::now() < until, "it was not replaced:\n{}", service.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     tell("own 400000000 900000000");
     let job = service.wait(&id, PATIENCE).await;
     assert_eq!(job["state"], "completed", "{job:#}");
     let chunks = service.get_all(&format!("/v1/jobs/{id}/chunks")).await;
-    assert_eq!(chunks.len(), 5);
+    assert_eq!(chunks.len(), 8);
     assert!(chunks.iter().all(|chunk| chunk["crashes"] == 0 && chunk["claims"] == 1), "{chunks:#?}");
     let output = golden::Output::read(&s3, "lake", "out/");
     output.check_invariants();
-    assert_eq!((output.rows.len(), service.log().matches("loaded model").count()), (5, 2));
+    assert_eq!((output.rows.len(), service.log().matches("loaded model").count()), (8, 2));
     let metrics = service.client().get(service.url("/metrics")).send().await.expect("metrics").text().await.expect("text");
     assert!(metrics.contains("nightshift_runner_restarts_total{reason=\"device_memory\"} 1"), "{metrics}");
 }

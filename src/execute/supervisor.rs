@@ -40,6 +40,8 @@ const TICK: Duration = Duration::from_millis(200);
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long a runner may take to load the runtime library.
 const START: Duration = Duration::from_secs(60);
+/// A runner that holds too much of its device's memory sooner than this after another one did is not replaced: models take long to load.
+const REPLACE_AGAIN: Duration = Duration::from_secs(600);
 /// How long an attempt may take to stop once asked.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -166,6 +168,7 @@ impl Supervisor {
             status: status.clone(),
             process: None,
             attempts: HashMap::new(),
+            replaced: None,
             waiting: Vec::new(),
             meter,
             worked: now,
@@ -228,21 +231,21 @@ pub(super) struct Process {
     /// Since when.
     ready: Option<Instant>,
     heard: Instant,
-    /// Whether an attempt has ended in it.
-    has_ended_one: bool,
+    /// Whether a chunk was done in it, so that its models are loaded.
+    has_done_one: bool,
     on_device: OnDevice,
 }
 
 /// How a runner stands with the limit on its device's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OnDevice {
-    /// No attempt has ended yet: what its models need is not known.
+    /// No chunk is done yet: what its models need is not known.
     Fresh,
-    /// After the first attempt it was within the limit.
+    /// After the first chunk it was within the limit.
     Within,
     /// It went beyond after that: it is handed nothing more, and replaced when all attempts have ended.
     Beyond,
-    /// After the first attempt it was beyond the limit already, as another one would be.
+    /// Another one would be beyond as well, or nobody knows: it is not looked at any more.
     Never,
 }
 
@@ -253,6 +256,8 @@ struct Actor {
     status: RunnerStatus,
     process: Option<Process>,
     attempts: HashMap<u64, InFlight>,
+    /// When a process was last found to hold too much of its device's memory.
+    replaced: Option<Instant>,
     /// For the next process.
     waiting: Vec<(Box<ChunkTask>, oneshot::Sender<Ran>)>,
     meter: Meter,
@@ -360,7 +365,7 @@ impl Actor {
             }
             FromRunner::Beat { loading, busy, counts, device_memory, .. } => {
                 self.metrics.add(counts);
-                device_memory.into_iter().for_each(|held| self.weigh(held));
+                self.weigh(device_memory);
                 let load_ms = self.options.load_timeout.as_millis() as u64;
                 if let Some(loading) = loading.filter(|l| l.for_ms > load_ms) {
                     return self.loading_too_long(&loading.attempts).await;
@@ -373,7 +378,12 @@ impl Actor {
                     self.cancel(busy.attempt, Some(Box::new(loss)));
                 }
             }
-            FromRunner::Done { attempt, result } => self.end(attempt, Ended::Done(result)),
+            FromRunner::Done { attempt, result } => {
+                if let Some(process) = &mut self.process {
+                    process.has_done_one = true;
+                }
+                self.end(attempt, Ended::Done(result));
+            }
             FromRunner::Failed { attempt, problem, retryable } => self.end(attempt, Ended::Failed { problem, retryable }),
             FromRunner::Stopped { attempt } => match self.attempts.get_mut(&attempt).and_then(|a| a.verdict.take()) {
                 Some(loss) => self.end(attempt, Ended::Lost(loss)),
@@ -407,10 +417,20 @@ impl Actor {
     }
 
     /// Holds what the runner has of its device's memory against what it may have.
-    fn weigh(&mut self, held: u64) {
+    fn weigh(&mut self, held: Option<u64>) {
         let (device, Some(limit), Some(process)) = (self.device(), self.options.device_memory_limit, &mut self.process) else { return };
+        let Some(held) = held else {
+            if process.on_device == OnDevice::Fresh && process.has_done_one {
+                process.on_device = OnDevice::Never;
+                tracing::warn!(
+                    device,
+                    "the driver does not tell what the runner holds of its device's memory: the limit is that of its arenas alone"
+                );
+            }
+            return;
+        };
         match process.on_device {
-            OnDevice::Fresh if process.has_ended_one => {
+            OnDevice::Fresh if process.has_done_one => {
                 process.on_device = if held <= limit { OnDevice::Within } else { OnDevice::Never };
                 if held <= limit {
                     tracing::debug!(device, held, limit, "the runner holds {held} bytes of its device's memory, within what it may");
@@ -419,10 +439,20 @@ impl Actor {
                         device,
                         held,
                         limit,
-                        "a runner holds {held} bytes of its device's memory after its first chunk, more than the {limit} that it may \
-                         (--device-memory-limit): another one would as well, so it stays"
+                        "with what it has loaded, the runner holds {held} bytes of its device's memory, more than the {limit} that it may \
+                         (--device-memory-limit), after its first chunk: another one would as well, so it stays"
                     );
                 }
+            }
+            OnDevice::Within if held > limit && self.replaced.is_some_and(|at| at.elapsed() < REPLACE_AGAIN) => {
+                process.on_device = OnDevice::Never;
+                tracing::warn!(
+                    device,
+                    held,
+                    limit,
+                    "the runner holds {held} bytes of its device's memory, more than the {limit} that it may (--device-memory-limit), soon \
+                     after another one did: it stays, as its models need that much"
+                );
             }
             OnDevice::Within if held > limit => {
                 tracing::warn!(
@@ -434,6 +464,7 @@ impl Actor {
                 );
                 self.metrics.runner_ended(RunnerEnd::DeviceMemory);
                 process.on_device = OnDevice::Beyond;
+                self.replaced = Some(Instant::now());
             }
             _ => {}
         }
@@ -459,9 +490,6 @@ impl Actor {
 
     fn answer(&mut self, attempt: u64, mut in_flight: InFlight, ended: impl FnOnce(&mut InFlight) -> Ended) {
         self.worked = Instant::now();
-        if let Some(process) = &mut self.process {
-            process.has_ended_one = true;
-        }
         let held = self.meter.end(attempt, self.worked);
         let ended = ended(&mut in_flight);
         let _gone = in_flight.reply.send(Ran { ended, held });
@@ -647,5 +675,5 @@ pub(super) fn spawn(options: &RunnerOptions) -> io::Result<Process> {
     drop(command);
     let (outbox, frames) = frames::over(UnixStream::from_std(ours)?);
     let now = Instant::now();
-    Ok(Process { child, frames, outbox, started: now, ready: None, heard: now, has_ended_one: false, on_device: OnDevice::Fresh })
+    Ok(Process { child, frames, outbox, started: now, ready: None, heard: now, has_done_one: false, on_device: OnDevice::Fresh })
 }

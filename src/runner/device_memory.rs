@@ -18,8 +18,8 @@ impl DeviceMemory {
         Nvml::init().map(Self)
     }
 
-    /// Bytes on all devices, of which a runner has one; `None` where the driver does not tell.
-    pub(super) fn held(&self) -> Option<u64> {
+    /// Bytes on all devices, of which a runner has one; `None` where the driver does not tell. `has_model` says whether there can be any.
+    pub(super) fn held(&self, has_model: bool) -> Option<u64> {
         let own = std::process::id();
         let devices: Vec<Device<'_>> = (0..self.0.device_count().ok()?).filter_map(|index| self.0.device_by_index(index).ok()).collect();
         let seen: Vec<Vec<Tenant>> = devices.iter().map(tenants).collect();
@@ -29,7 +29,7 @@ impl DeviceMemory {
         }
         // In a container the driver may know this process by another number, or not how much is its. Who is alone on the only device has all.
         match (&devices[..], &seen[..]) {
-            ([device], [tenants]) if tenants.len() == 1 => tenants[0].1.or_else(|| Some(device.memory_info().ok()?.used)),
+            ([device], [tenants]) if has_model && tenants.len() == 1 => tenants[0].1.or_else(|| Some(device.memory_info().ok()?.used)),
             _ => None,
         }
     }

@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -15,7 +18,6 @@ use tokio::runtime::Handle;
 use super::{
     ahead::Ahead,
     attempt::{Attempt, Failure, Work},
-    device_memory::DeviceMemory,
     infer,
     isolate::Isolated,
     models::{Loaded, Models, lock},
@@ -55,8 +57,8 @@ pub(super) struct Engine {
     tally: Tally,
     work: Sender<Work>,
     voice: Voice,
-    /// Where it is limited.
-    device_memory: Option<DeviceMemory>,
+    /// What the process holds of its device's memory, bytes; 0 where that is not known.
+    device_memory: AtomicU64,
     running: Mutex<HashMap<u64, Arc<Attempt>>>,
 }
 
@@ -79,14 +81,7 @@ impl Engine {
             let run = move || worker::run(index, &take, &busy[index], &marks[index], &tally);
             thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
         }
-        let models = Models::new(workers, device);
-        let device_memory = device.memory_limit.and_then(|_| match DeviceMemory::open() {
-            Ok(memory) => Some(memory),
-            Err(error) => {
-                tracing::warn!(%error, "the driver does not tell what a runner holds of its device's memory: the limit is that of its arenas alone");
-                None
-            }
-        });
+        let models = Models::new(workers, device, runtime.clone());
         let Reach { stores, connections, handle } = reach;
         Ok(Arc::new(Self {
             stores,
@@ -100,7 +95,7 @@ impl Engine {
             tally,
             work,
             voice,
-            device_memory,
+            device_memory: AtomicU64::new(0),
             running: Mutex::default(),
         }))
     }
@@ -114,8 +109,18 @@ impl Engine {
             busy.map(|b| Busy { attempt: b.attempt, for_ms: b.since.elapsed().as_millis() as u64, records: b.records, span: b.span });
         let busy = busy.collect();
         let progress = lock(&self.running).iter().map(|(id, attempt)| (*id, attempt.records.load(Ordering::Relaxed))).collect();
-        let device_memory = self.device_memory.as_ref().and_then(DeviceMemory::held);
+        let device_memory = Some(self.device_memory.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0);
         FromRunner::Beat { loading, busy, progress, counts: self.tally.take(), device_memory }
+    }
+
+    /// Whether any model was loaded.
+    pub(super) fn has_model(&self) -> bool {
+        self.models.has_any()
+    }
+
+    /// The process holds so much of its device's memory, from what is known now.
+    pub(super) fn holds(&self, bytes: Option<u64>) {
+        self.device_memory.store(bytes.unwrap_or_default(), Ordering::Relaxed);
     }
 
     /// Looks what holds each attempt up, and counts it for the time since the last look, the `turn`th; whether there is any attempt.

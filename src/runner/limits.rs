@@ -104,7 +104,8 @@ impl Limits {
     pub fn new(library: &Path, stores: Stores, handle: Handle, workers: usize, device: Device) -> Result<Self, String> {
         let runtime = infer::init_runtime(library)?;
         // Stages run on one thread: one session is enough.
-        Ok(Self { stores, handle, runtime, workers, device, models: Models::new(1, device) })
+        let models = Models::new(1, device, runtime.clone());
+        Ok(Self { stores, handle, runtime, workers, device, models })
     }
 
     /// Runs chunks stage by stage. What they write is removed again.

@@ -57,6 +57,8 @@ impl Loaded {
 pub(super) struct Models {
     workers: usize,
     device: Device,
+    /// Version of the runtime library.
+    runtime: String,
     /// Most recently used last.
     kept: Mutex<Vec<Arc<Loaded>>>,
     one_at_a_time: Mutex<()>,
@@ -66,10 +68,11 @@ pub(super) struct Models {
 }
 
 impl Models {
-    pub(super) fn new(workers: usize, device: Device) -> Self {
+    pub(super) fn new(workers: usize, device: Device, runtime: String) -> Self {
         Self {
             workers,
             device,
+            runtime,
             kept: Mutex::default(),
             one_at_a_time: Mutex::default(),
             loading: Mutex::default(),
@@ -103,6 +106,11 @@ impl Models {
         Ok(loaded)
     }
 
+    /// Whether a model was loaded.
+    pub(super) fn has_any(&self) -> bool {
+        !lock(&self.kept).is_empty()
+    }
+
     fn kept(&self, task: &ChunkTask) -> Option<Arc<Loaded>> {
         let mut kept = lock(&self.kept);
         let at = kept.iter().position(|l| l.is(task))?;
@@ -132,7 +140,7 @@ impl Models {
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let walked = if file.walks_trees() { ", trees walked" } else { "" };
-        let machine = format!("{provider}, {count} sessions, {cores} cores{walked}");
+        let machine = format!("{provider} of ONNX Runtime {}, {count} sessions, {cores} cores{walked}", self.runtime);
         let tuner = Tuner::new(choices, folder.with_extension("tuning.json"), machine);
         let layout = tuner.chosen().layout;
         let (model, signature) = (folder.join(&task.model.file), task.pipeline.signature.clone());

@@ -8,6 +8,7 @@ use std::{
     os::{fd::AsFd, unix::net::UnixStream},
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -15,6 +16,7 @@ use std::{
 use rustix::process::{Resource, Rlimit};
 
 use super::{
+    device_memory::DeviceMemory,
     direct::{self, Outputs},
     engine::{Engine, Reach},
     infer,
@@ -94,6 +96,10 @@ pub fn run(options: Options) -> io::Result<()> {
         })?;
     }
 
+    if device.memory_limit.is_some() {
+        watch_memory(&engine)?;
+    }
+
     let mut frames = BufReader::new(socket);
     loop {
         match read_frame::<ToRunner>(&mut frames) {
@@ -129,6 +135,25 @@ pub fn run(options: Options) -> io::Result<()> {
             }
         }
     }
+}
+
+/// Asks the driver what the process holds of its device's memory, on a thread of its own: a driver in trouble may not answer.
+fn watch_memory(engine: &Arc<Engine>) -> io::Result<()> {
+    let memory = match DeviceMemory::open() {
+        Ok(memory) => memory,
+        Err(error) => {
+            tracing::info!(%error, "the driver's library cannot be asked");
+            return Ok(());
+        }
+    };
+    let engine = engine.clone();
+    thread::Builder::new().name("device".to_owned()).spawn(move || {
+        loop {
+            engine.holds(memory.held(engine.has_model()));
+            thread::sleep(BEAT);
+        }
+    })?;
+    Ok(())
 }
 
 fn direct_answer(task: InferTask) -> FromRunner {

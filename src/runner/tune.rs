@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::models::lock;
+use super::{models::lock, sessions::Refused};
 
 /// A way is tried for as long, but for its first rows, for which memory is allocated; and with this many batches at least.
 const TRIAL: Duration = Duration::from_millis(60);
@@ -161,15 +161,21 @@ impl Tuner {
     }
 
     /// A session cannot be shared, for this reason: that is not tried any more.
-    pub(super) fn leave_shared(&self, why: &str) {
+    pub(super) fn leave_shared(&self, why: &Refused) {
         let mut state = lock(&self.0);
         if state.choices.threads.take().is_none() {
             return;
         }
-        tracing::warn!("the workers keep a session each for {}: {why}", state.name);
+        match why {
+            Refused::Load(why) => tracing::warn!(%why, "a shared session for {} cannot be had: the workers keep one each", state.name),
+            Refused::Differs(records) => {
+                tracing::info!("several threads give other bits for {records} records than one does, for {}: one it is", state.name);
+            }
+        }
         state.tried.retain(|way, _| way.layout == Layout::Apart);
         if state.to_try.last().is_some_and(|way| way.layout == Layout::Shared) {
-            state.choose();
+            // What may pass is tried again by the next runner.
+            state.choose(matches!(why, Refused::Differs(_)));
         }
     }
 }
@@ -236,11 +242,11 @@ impl State {
         if last.layout == Layout::Apart && self.choices.threads.is_some() {
             self.to_try = self.choices.ways(Layout::Shared);
         } else {
-            self.choose();
+            self.choose(true);
         }
     }
 
-    fn choose(&mut self) {
+    fn choose(&mut self, keep: bool) {
         self.to_try.clear();
         let usual = Way { layout: Layout::Apart, size: self.choices.usual };
         let better = |way: Option<Way>, than: Way| way.filter(|way| self.together(*way) > BETTER * self.together(than)).unwrap_or(than);
@@ -263,7 +269,7 @@ impl State {
             chosen.size
         );
         let found = Found { layout: chosen.layout, batch_size: chosen.size, apart, shared };
-        if let Err(error) = write(&self.file, name, &found) {
+        if keep && let Err(error) = write(&self.file, name, &found) {
             tracing::warn!(%error, "{} cannot be written: the batch size will be looked for again", self.file.display());
         }
         self.found = Some(found);
@@ -374,11 +380,12 @@ mod tests {
         assert_eq!(ways, [Layout::Apart, Layout::Shared].map(|layout| Way { layout, size: 8 }));
         assert_eq!(one.chosen().layout, Layout::Apart);
 
-        let (_folder, other) = tuner(given);
+        let (folder, other) = tuner(given);
         while other.way().layout == Layout::Apart {
             other.ran(other.way(), 1, 1000, TRIAL);
         }
-        other.leave_shared("it does not load");
+        other.leave_shared(&Refused::Load(crate::runner::infer::Error::Output("it does not load".to_owned())));
+        assert!(read(&folder.path().join("x.json")).is_empty(), "the next runner tries again");
         assert_eq!((other.way(), other.found().unwrap().shared), (Way { layout: Layout::Apart, size: 8 }, BTreeMap::new()));
         // With nothing to choose from, nothing is tried.
         let (_folder, none) = tuner(Choices { threads: None, ..given });

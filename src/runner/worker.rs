@@ -18,9 +18,10 @@ use super::{
     batch::Batch,
     encode::{self, EncodeError},
     featurize::{Featurized, Group, Notes},
-    infer::{self, Inferred},
+    infer::{self, Inferred, Interrupt},
     interpret::{interpret, prediction_fields},
     models::{Loaded, lock},
+    sessions::{Ran, Refused},
     stages::{At, Mark},
     summarize::{add_sketches, summarize},
     tune::{Layout, Way},
@@ -77,40 +78,27 @@ pub(super) fn predict(index: usize, work: Work, busy: &BusySlot, mark: &Mark, ta
     let (id, span) = (attempt.task.attempt, attempt.span(&batch.provenance));
     let mut predicted = Vec::with_capacity(groups.len());
     let mut trial = Trial::begin(&loaded, &attempt);
-    let threads = loaded.sessions.shape(trial.way.layout).1 as u32;
     for group in groups {
-        if trial.is_first_of_shared() {
-            *lock(busy) = Some(InRuntime { attempt: id, since: Instant::now(), records: group.rows.len() as u64, span });
-            mark.set(At::Infer);
-            let checked = loaded.sessions.check_shared(index, trial.way.size, &group, &attempt.interrupt);
-            mark.set(At::Nothing);
-            *lock(busy) = None;
-            if attempt.is_stopped() {
-                return Err(Failure::Stopped);
-            }
-            if let Err(why) = checked {
-                loaded.tuner.leave_shared(&why);
-                trial = Trial::begin(&loaded, &attempt);
-            }
-        }
-        let counts = trial.counts(&group);
-        let mut inside_runtime = |inside: Option<usize>| {
+        let in_runtime = |inside: Option<usize>| {
             let records = inside.map(|records| records as u64);
-            records.into_iter().for_each(|records| tally.batch(records));
-            if let Some(device) = &loaded.occupancy {
-                if records.is_some() { device.enter(id, Instant::now()) } else { device.leave(id, Instant::now()) }
-            }
             *lock(busy) = records.map(|records| InRuntime { attempt: id, since: Instant::now(), records, span });
         };
-        // Whoever waits for its turn waits for inference; what counts is the time of each thread in the runtime.
-        let (before, mut started) = (mark.set(At::Infer), Instant::now());
-        let enter = || started = Instant::now();
-        let ran = loaded.sessions.run(index, trial.way, group, &attempt.interrupt, enter, &mut inside_runtime);
-        let took = started.elapsed();
-        times.add(At::Infer, took * threads);
+        // Whoever waits for its turn waits for inference.
+        let before = mark.set(At::Infer);
+        trial.decide(&loaded, index, &group, &attempt.interrupt, &mut |inside| in_runtime(inside));
+        let counts = trial.counts(&group);
+        let mut inside_runtime = |inside: Option<usize>| {
+            inside.into_iter().for_each(|records| tally.batch(records as u64));
+            if let Some(device) = &loaded.occupancy {
+                if inside.is_some() { device.enter(id, Instant::now()) } else { device.leave(id, Instant::now()) }
+            }
+            in_runtime(inside);
+        };
+        let ran = loaded.sessions.run(index, trial.way, group, &attempt.interrupt, &mut inside_runtime);
         mark.set(before);
-        let (outputs, refused) = ran.map_err(|e| failure_of(&e))?;
-        if refused.is_empty() {
+        let Ran { outputs, refused, layout, took } = ran.map_err(|e| failure_of(&e))?;
+        times.add(At::Infer, took * loaded.sessions.shape(layout).1 as u32);
+        if refused.is_empty() && layout == trial.way.layout {
             trial.add(counts, took);
         }
         errors.extend(refused.into_iter().map(|r| batch.provenance.error(r.row as usize, Stage::Infer, "inference_failed", r.detail)));
@@ -164,8 +152,17 @@ impl Trial {
         }
     }
 
-    fn is_first_of_shared(&self) -> bool {
-        self.tuned && self.way.layout == Layout::Shared && self.batches == 0
+    /// Before the first group: whether the shared session, where it is to be tried, can be.
+    fn decide(&mut self, loaded: &Loaded, worker: usize, group: &Group, interrupt: &Interrupt, busy: &mut dyn FnMut(Option<usize>)) {
+        if !self.tuned || self.way.layout == Layout::Apart || self.batches > 0 {
+            return;
+        }
+        match loaded.sessions.is_shared(worker, self.way.size, group, interrupt, busy) {
+            Ok(true) => return,
+            Ok(false) | Err(Refused::Load(infer::Error::Interrupted)) => {}
+            Err(refused) => loaded.tuner.leave_shared(&refused),
+        }
+        self.way.layout = Layout::Apart;
     }
 
     fn end(self, loaded: &Loaded) {
