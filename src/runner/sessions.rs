@@ -131,7 +131,7 @@ impl Sessions {
 
     /// Whether the shared session can be used now. The first worker that asks loads it, and holds it against its own: they must not differ
     /// by a bit on the first records of a group, nor on the first alone, which some operators add up in another order. The others go on as
-    /// they did until that is done. `busy` is told before the new session runs, and after.
+    /// they did until that is done. `busy` is told before it is loaded and before each run, and after.
     pub(super) fn is_shared(
         &self,
         worker: usize,
@@ -170,7 +170,11 @@ impl Sessions {
         busy: &mut dyn FnMut(Option<usize>),
     ) -> Result<Session, Refused> {
         let file = ModelFile::open(self.recipe.file.clone(), &self.recipe.options.providers);
-        let mut new = self.recipe.session(&file, Layout::Shared).map_err(Refused::Load)?;
+        // Watched like a batch: where it does not end, the chunk goes on in isolation, where nothing is tried.
+        busy(Some(1));
+        let loaded = self.recipe.session(&file, Layout::Shared);
+        busy(None);
+        let mut new = loaded.map_err(Refused::Load)?;
         for records in [size, 1] {
             let first = group.first(records);
             let way = Way { layout: Layout::Apart, size: records };
