@@ -9,6 +9,7 @@
 mod commit;
 #[cfg(test)]
 mod deaf_tests;
+mod device_limit;
 pub mod earlier;
 mod executor;
 mod finalize;

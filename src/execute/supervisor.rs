@@ -23,6 +23,7 @@ use tokio::{
 };
 
 use super::{
+    device_limit::DeviceLimit,
     frames::{self, Outbox},
     meter::{Held, Meter},
 };
@@ -40,8 +41,6 @@ const TICK: Duration = Duration::from_millis(200);
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long a runner may take to load the runtime library.
 const START: Duration = Duration::from_secs(60);
-/// A runner that holds too much of its device's memory sooner than this after another one did is not replaced: models take long to load.
-const REPLACE_AGAIN: Duration = Duration::from_secs(600);
 /// How long an attempt may take to stop once asked.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -161,6 +160,7 @@ impl Supervisor {
         let status = RunnerStatus::new(options.library.clone());
         let now = Instant::now();
         let meter = Meter::new(options.workers, now);
+        let device_limit = DeviceLimit::new(options.devices.first().copied().unwrap_or_default(), options.device_memory_limit);
         let actor = Actor {
             options,
             metrics,
@@ -168,7 +168,7 @@ impl Supervisor {
             status: status.clone(),
             process: None,
             attempts: HashMap::new(),
-            replaced: None,
+            device_limit,
             waiting: Vec::new(),
             meter,
             worked: now,
@@ -231,22 +231,6 @@ pub(super) struct Process {
     /// Since when.
     ready: Option<Instant>,
     heard: Instant,
-    /// Whether a chunk was done in it, so that its models are loaded.
-    has_done_one: bool,
-    on_device: OnDevice,
-}
-
-/// How a runner stands with the limit on its device's memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum OnDevice {
-    /// No chunk is done yet: what its models need is not known.
-    Fresh,
-    /// After the first chunk it was within the limit.
-    Within,
-    /// It went beyond after that: it is handed nothing more, and replaced when all attempts have ended.
-    Beyond,
-    /// Another one would be beyond as well, or nobody knows: it is not looked at any more.
-    Never,
 }
 
 struct Actor {
@@ -256,8 +240,7 @@ struct Actor {
     status: RunnerStatus,
     process: Option<Process>,
     attempts: HashMap<u64, InFlight>,
-    /// When a process was last found to hold too much of its device's memory.
-    replaced: Option<Instant>,
+    device_limit: DeviceLimit,
     /// For the next process.
     waiting: Vec<(Box<ChunkTask>, oneshot::Sender<Ran>)>,
     meter: Meter,
@@ -305,7 +288,7 @@ impl Actor {
     }
 
     fn begin(&mut self, task: Box<ChunkTask>, reply: oneshot::Sender<Ran>) {
-        if self.is_beyond() {
+        if self.device_limit.is_beyond() {
             self.waiting.push((task, reply));
             return;
         }
@@ -313,6 +296,7 @@ impl Actor {
             match spawn(&self.options) {
                 Ok(process) => {
                     self.show(process.child.id());
+                    self.device_limit.started();
                     self.process = Some(process);
                 }
                 Err(error) => {
@@ -365,7 +349,9 @@ impl Actor {
             }
             FromRunner::Beat { loading, busy, counts, device_memory, .. } => {
                 self.metrics.add(counts);
-                self.weigh(device_memory);
+                if self.device_limit.weigh(device_memory) {
+                    self.metrics.runner_ended(RunnerEnd::DeviceMemory);
+                }
                 let load_ms = self.options.load_timeout.as_millis() as u64;
                 if let Some(loading) = loading.filter(|l| l.for_ms > load_ms) {
                     return self.loading_too_long(&loading.attempts).await;
@@ -379,9 +365,7 @@ impl Actor {
                 }
             }
             FromRunner::Done { attempt, result } => {
-                if let Some(process) = &mut self.process {
-                    process.has_done_one = true;
-                }
+                self.device_limit.done();
                 self.end(attempt, Ended::Done(result));
             }
             FromRunner::Failed { attempt, problem, retryable } => self.end(attempt, Ended::Failed { problem, retryable }),
@@ -412,64 +396,6 @@ impl Actor {
         }
     }
 
-    fn is_beyond(&self) -> bool {
-        self.process.as_ref().is_some_and(|process| process.on_device == OnDevice::Beyond)
-    }
-
-    /// Holds what the runner has of its device's memory against what it may have.
-    fn weigh(&mut self, held: Option<u64>) {
-        let (device, Some(limit), Some(process)) = (self.device(), self.options.device_memory_limit, &mut self.process) else { return };
-        let Some(held) = held else {
-            if process.on_device == OnDevice::Fresh && process.has_done_one {
-                process.on_device = OnDevice::Never;
-                tracing::warn!(
-                    device,
-                    "the driver does not tell what the runner holds of its device's memory: the limit is that of its arenas alone"
-                );
-            }
-            return;
-        };
-        match process.on_device {
-            OnDevice::Fresh if process.has_done_one => {
-                process.on_device = if held <= limit { OnDevice::Within } else { OnDevice::Never };
-                if held <= limit {
-                    tracing::debug!(device, held, limit, "the runner holds {held} bytes of its device's memory, within what it may");
-                } else {
-                    tracing::warn!(
-                        device,
-                        held,
-                        limit,
-                        "with what it has loaded, the runner holds {held} bytes of its device's memory, more than the {limit} that it may \
-                         (--device-memory-limit), after its first chunk: another one would as well, so it stays"
-                    );
-                }
-            }
-            OnDevice::Within if held > limit && self.replaced.is_some_and(|at| at.elapsed() < REPLACE_AGAIN) => {
-                process.on_device = OnDevice::Never;
-                tracing::warn!(
-                    device,
-                    held,
-                    limit,
-                    "the runner holds {held} bytes of its device's memory, more than the {limit} that it may (--device-memory-limit), soon \
-                     after another one did: it stays, as its models need that much"
-                );
-            }
-            OnDevice::Within if held > limit => {
-                tracing::warn!(
-                    device,
-                    held,
-                    limit,
-                    "the runner holds {held} bytes of its device's memory, more than the {limit} that it may (--device-memory-limit): \
-                     it is replaced when the chunks in flight are done"
-                );
-                self.metrics.runner_ended(RunnerEnd::DeviceMemory);
-                process.on_device = OnDevice::Beyond;
-                self.replaced = Some(Instant::now());
-            }
-            _ => {}
-        }
-    }
-
     fn leave_waiting(&mut self) {
         for (_, reply) in self.waiting.drain(..) {
             let _gone = reply.send(Ran::nowhere(Ended::Stopped));
@@ -478,10 +404,11 @@ impl Actor {
 
     /// Lets a runner go that is beyond its limit and has nothing in hand any more, and hands what waited to the next one.
     async fn replace(&mut self) {
-        if self.is_beyond() && self.attempts.is_empty() {
+        if self.process.is_some() && self.device_limit.is_beyond() && self.attempts.is_empty() {
             self.shutdown().await;
         }
-        if !self.waiting.is_empty() && !self.is_beyond() {
+        if self.process.is_none() && !self.waiting.is_empty() {
+            self.device_limit.started();
             for (task, reply) in std::mem::take(&mut self.waiting) {
                 self.begin(task, reply);
             }
@@ -675,5 +602,5 @@ pub(super) fn spawn(options: &RunnerOptions) -> io::Result<Process> {
     drop(command);
     let (outbox, frames) = frames::over(UnixStream::from_std(ours)?);
     let now = Instant::now();
-    Ok(Process { child, frames, outbox, started: now, ready: None, heard: now, has_done_one: false, on_device: OnDevice::Fresh })
+    Ok(Process { child, frames, outbox, started: now, ready: None, heard: now })
 }

@@ -149,16 +149,14 @@ impl Sessions {
             }
         }
         let checked = self.checked(worker, size, group, interrupt, busy);
-        let interrupted = matches!(checked, Err(Refused::Load(infer::Error::Interrupted)));
         let state = match &checked {
             Ok(_) => State::Ready,
-            Err(_) if interrupted => State::Untried,
+            Err(Refused::Load(infer::Error::Interrupted)) => State::Untried,
             Err(_) => State::Closed,
         };
-        let session = checked.inspect_err(|_| *lock(&self.state) = state)?;
-        *self.shared.lock() = Some(session);
+        let stored = checked.map(|session| *self.shared.lock() = Some(session));
         *lock(&self.state) = state;
-        Ok(true)
+        stored.map(|()| true)
     }
 
     fn checked(
